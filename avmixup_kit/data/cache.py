@@ -1,0 +1,139 @@
+"""Decoded data sets kept beside their source, so that a second start does not decode again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import uuid
+import warnings
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Class names, and for each split images, uint8 (N, H, W, C), and labels, int64 (N,)."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, tuple[Tensor, Tensor]]
+
+
+def cached(
+    source: Path,
+    files: Callable[[], Iterable[Path]],
+    decode: Callable[[], Decoded],
+    option: str = "",
+    folder: str | Path | None = None,
+) -> Decoded:
+    """What `decode()` returns, from a cache file where one fits the files' sizes and times.
+
+    The cache stands in `folder`, else in $AVMIXUP_CACHE, else beside `source`, and where that
+    cannot be written in the user's cache folder. It is written whole or not at all; a cache
+    that is damaged or of another state of the source is made anew.
+
+    Args:
+        source: the absolute path of the folder or archive; it names the cache.
+        files: lists the files on which the result depends, before and after decoding.
+        option: how the data were decoded, part of the cache's name.
+    """
+    places = _places(source, option, folder)
+    fingerprint = _fingerprint(source, files(), option)
+    for place in places:
+        found = _read(place, fingerprint)
+        if found is not None:
+            return found
+    decoded = decode()
+    # Decoding may have downloaded the files.
+    _write(places, decoded, _fingerprint(source, files(), option))
+    return decoded
+
+
+def _places(source: Path, option: str, folder: str | Path | None) -> list[Path]:
+    suffix = f"{option and '-' + option}.avmixup-cache.pt"
+    # Elsewhere than beside the source, two sources may have one name.
+    key = hashlib.sha256(str(source).encode()).hexdigest()[:12]
+    apart = f"{source.name}-{key}{suffix}"
+    chosen = folder or os.environ.get("AVMIXUP_CACHE")
+    if chosen:
+        return [Path(chosen) / apart]
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return [source.with_name(source.name + suffix), user / "avmixup_kit" / apart]
+
+
+def _fingerprint(source: Path, files: Iterable[Path], option: str) -> str:
+    """A digest of names below `source`'s folder, sizes and times, so that a moved folder fits."""
+    digest = hashlib.sha256(repr((FORMAT, option)).encode())
+    above = str(source.parent)
+    for file in files:
+        digest.update(str(file).removeprefix(above).encode())
+        state = file.stat() if file.exists() else None
+        digest.update(f"\0{state and (state.st_size, state.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+def _checksum(decoded: Decoded) -> int:
+    value = zlib.crc32(repr(decoded.classes).encode())
+    for name, tensors in sorted(decoded.splits.items()):
+        value = zlib.crc32(name.encode(), value)
+        for tensor in tensors:
+            value = zlib.crc32(tensor.numpy().data, value)
+    return value
+
+
+def _read(place: Path, fingerprint: str) -> Decoded | None:
+    """What the cache file holds, or None where it is absent, of another source, or damaged."""
+    if not place.is_file():
+        return None
+    try:
+        content: dict[str, Any] = torch.load(place, weights_only=True, mmap=True)
+        if content["fingerprint"] != fingerprint:
+            return None
+        decoded = Decoded(tuple(content["classes"]), content["splits"])
+        if _checksum(decoded) == content["checksum"]:
+            return decoded
+        reason = "its checksum differs"
+    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0]
+    warnings.warn(f"{place}: damaged cache, decoding again ({reason})", stacklevel=4)
+    return None
+
+
+def _write(places: list[Path], decoded: Decoded, fingerprint: str) -> None:
+    """Write the cache at the first of `places` that takes it; warn where none does."""
+    content = {
+        "fingerprint": fingerprint,
+        "checksum": _checksum(decoded),
+        "classes": list(decoded.classes),
+        "splits": decoded.splits,
+    }
+    reasons = []
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(place, content)
+            return
+        except (OSError, RuntimeError) as error:  # RuntimeError: torch's word for a full disk
+            reasons.append(f"{place} ({str(error).splitlines()[0]})")
+    warnings.warn(
+        f"no cache written, the next start decodes again: {'; '.join(reasons)}", stacklevel=4
+    )
+
+
+def _write_whole(place: Path, content: dict[str, Any]) -> None:
+    # Not by tempfile, whose files nobody else may read.
+    partial = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+    try:
+        with partial.open("xb") as stream:
+            torch.save(content, stream)
+        os.replace(partial, place)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,342 @@
+"""The named data sets: where each comes from, and its splits and augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from avmixup_kit.data.archives import IMAGES, Decoder, files, members
+from avmixup_kit.data.cache import Decoded, cached
+from avmixup_kit.data.splits import Augmentation, Data, Split, choose, select
+
+# `originals` is imported where it is used: it needs torchvision, whose import takes seconds.
+
+# Augmentations, the default arguments below.
+NONE = Augmentation()
+CROP = Augmentation(pad=2)
+CROP_AND_FLIP = Augmentation(pad=2, flip=True)
+WIDE_CROP_AND_FLIP = Augmentation(pad=4, flip=True)
+
+
+def digits(
+    *,
+    validation: float | int = 0.1,
+    seed: int = 0,
+    augmentation: Augmentation = NONE,
+    device: torch.device | str = "cpu",
+) -> Data:
+    """scikit-learn's 1 797 handwritten digits, 8x8 grey, epsilon 0.15; needs no download.
+
+    Pixels 0..16 become round(255 v / 16). A quarter of the images, the same for every `seed`
+    and each class in proportion, is the test split. Unlike the paper's images these have
+    strokes of nearly the full range, which 8/255 hardly moves: hence the larger epsilon.
+    """
+    from sklearn.datasets import load_digits
+
+    source = cast(Any, load_digits())
+    pixels = np.round(source.images * 255 / 16).astype(np.uint8)[..., None]
+    labels = source.target.astype(np.int64)
+    test = choose(labels, len(labels) // 4, seed=0)
+    train = np.setdiff1d(np.arange(len(labels)), test)
+    decoded = Decoded(
+        tuple(str(name) for name in source.target_names),
+        {
+            "train": (torch.from_numpy(pixels[train]), torch.from_numpy(labels[train])),
+            "test": (torch.from_numpy(pixels[test]), torch.from_numpy(labels[test])),
+        },
+    )
+    return _data("digits", decoded, validation, seed, augmentation, device, epsilon=0.15)
+
+
+def fashion_mnist(
+    root: str | Path = "data",
+    *,
+    download: bool = True,
+    validation: float | int = 0.02,
+    seed: int = 0,
+    augmentation: Augmentation = CROP,
+    device: torch.device | str = "cpu",
+    cache: str | Path | None = None,
+) -> Data:
+    """Fashion-MNIST, 70 000 grey images of clothes, 28x28.
+
+    `root` holds the four .gz files, or FashionMNIST/raw below it does, as torchvision has it.
+    No flip: the shoes of the test images all point one way.
+    """
+    from avmixup_kit.data import originals
+
+    root = Path(root).absolute()
+    decoded = cached(
+        root / "fashion_mnist",
+        partial(originals.fashion_mnist_files, root),
+        partial(originals.fashion_mnist, root, download),
+        folder=cache,
+    )
+    return _data("fashion_mnist", decoded, validation, seed, augmentation, device)
+
+
+def cifar10(
+    root: str | Path = "data",
+    *,
+    download: bool = True,
+    validation: float | int = 0.02,
+    seed: int = 0,
+    augmentation: Augmentation = CROP_AND_FLIP,
+    device: torch.device | str = "cpu",
+    cache: str | Path | None = None,
+) -> Data:
+    """CIFAR-10, 60 000 colour images of ten classes, 32x32.
+
+    `root` holds cifar-10-python.tar.gz or its folder. Padded by 2 as in the authors' code, on
+    which the paper is silent; many others pad by 4.
+    """
+    from avmixup_kit.data import originals
+
+    root = Path(root).absolute()
+    decoded = cached(
+        root / "cifar10",
+        partial(originals.cifar_files, originals.tv.CIFAR10, root),
+        partial(originals.cifar, originals.tv.CIFAR10, root, download),
+        folder=cache,
+    )
+    return _data("cifar10", decoded, validation, seed, augmentation, device)
+
+
+def cifar100(
+    root: str | Path = "data",
+    *,
+    download: bool = True,
+    validation: float | int = 0.02,
+    seed: int = 0,
+    augmentation: Augmentation = CROP_AND_FLIP,
+    device: torch.device | str = "cpu",
+    cache: str | Path | None = None,
+) -> Data:
+    """CIFAR-100, 60 000 colour images with their hundred fine labels, 32x32.
+
+    `root` holds cifar-100-python.tar.gz or its folder. Padded by 2 as in the authors' code.
+    """
+    from avmixup_kit.data import originals
+
+    root = Path(root).absolute()
+    decoded = cached(
+        root / "cifar100",
+        partial(originals.cifar_files, originals.tv.CIFAR100, root),
+        partial(originals.cifar, originals.tv.CIFAR100, root, download),
+        folder=cache,
+    )
+    return _data("cifar100", decoded, validation, seed, augmentation, device)
+
+
+def svhn(
+    root: str | Path = "data",
+    *,
+    download: bool = True,
+    validation: float | int = 0.02,
+    seed: int = 0,
+    augmentation: Augmentation = CROP,
+    device: torch.device | str = "cpu",
+    cache: str | Path | None = None,
+) -> Data:
+    """SVHN's 99 289 cropped house-number digits, 32x32 colour, without its extra images.
+
+    `root` holds train_32x32.mat and test_32x32.mat. No flip: a mirrored 2 is no 2.
+    """
+    from avmixup_kit.data import originals
+
+    root = Path(root).absolute()
+    decoded = cached(
+        root / "svhn",
+        partial(originals.svhn_files, root),
+        partial(originals.svhn, root, download),
+        folder=cache,
+    )
+    return _data("svhn", decoded, validation, seed, augmentation, device)
+
+
+def tiny_imagenet(
+    root: str | Path = "data",
+    *,
+    download: bool = True,
+    validation: float | int = 0.02,
+    seed: int = 0,
+    augmentation: Augmentation = WIDE_CROP_AND_FLIP,
+    device: torch.device | str = "cpu",
+    cache: str | Path | None = None,
+) -> Data:
+    """Tiny ImageNet, 200 classes of 64x64 colour images.
+
+    `root` is the folder tiny-imagenet-200 or an archive of it, or holds one of them. The test
+    split is the original's validation images, since its test images have no labels, and
+    `validation` is held out of training. Padded by 4, CIFAR's 2 at twice the size.
+    """
+    from avmixup_kit.data import originals
+
+    root = Path(root).absolute()
+    decoded = cached(
+        (root if root.is_dir() else root.parent) / "tiny_imagenet",
+        lambda: _sources(originals.tiny_imagenet_source(root)),
+        partial(originals.tiny_imagenet, root, download),
+        folder=cache,
+    )
+    return _data("tiny_imagenet", decoded, validation, seed, augmentation, device)
+
+
+def image_folder(
+    path: str | Path,
+    *,
+    size: int | tuple[int, int] | None = None,
+    validation: float | int | None = None,
+    seed: int = 0,
+    augmentation: Augmentation = NONE,
+    device: torch.device | str = "cpu",
+    cache: str | Path | None = None,
+) -> Data:
+    """A user's own images: train/<class>/<image> and test/<class>/<image>, as RGB.
+
+    Args:
+        path: a folder, or an archive of one (.zip, .tar, .tar.gz, .tar.xz, ...), which is read
+            in place. A single folder above train and test does no harm. Without test, val takes
+            its place; beside test, val is the validation split.
+        size: (height, width), or one number for both, to which every image is resized, its
+            proportions not kept. None demands images of one size.
+        validation: how many training images, or which part of them, to hold out. None is a
+            tenth, or the val folder where there is one beside test.
+        augmentation: none unless given, because nothing is known of the images.
+
+    Raises:
+        FileNotFoundError: there is nothing at path.
+        ValueError: no images, sizes that differ, class folders that differ between splits, an
+            image or archive that cannot be read, or an argument out of range.
+    """
+    path = Path(path).absolute()
+    size = _size(size)
+    decoded = cached(
+        path,
+        lambda: _sources(path),
+        lambda: _decode_folder(path, size),
+        option="" if size is None else f"{size[0]}x{size[1]}",
+        folder=cache,
+    )
+    name = path.name.split(".")[0]
+    return _data(name, decoded, validation, seed, augmentation, device)
+
+
+DATASETS: dict[str, Callable[..., Data]] = {
+    loader.__name__: loader
+    for loader in (digits, fashion_mnist, cifar10, cifar100, svhn, tiny_imagenet, image_folder)
+}
+
+
+def load(name: str, **options: Any) -> Data:
+    """The data set called `name`; `options` are the arguments of the function of that name.
+
+    Raises:
+        ValueError: there is no data set of that name.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"name={name!r}: allowed is one of {', '.join(DATASETS)}")
+    return DATASETS[name](**options)
+
+
+def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    pair = size if isinstance(size, tuple | list) else (size, size)
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+        raise ValueError(f"size={size!r}: allowed is an integer > 0, or (height, width), or None")
+    return pair[0], pair[1]
+
+
+def _sources(path: Path) -> list[Path]:
+    """The files on which a decoded copy of `path` depends."""
+    return list(files(path)) if path.is_dir() else [path] if path.exists() else []
+
+
+def _decode_folder(path: Path, size: tuple[int, int] | None) -> Decoded:
+    decoder = Decoder(size)
+    for name, content in members(path, lambda name: name.suffix.lower() in IMAGES):
+        # One folder may stand above train and test.
+        for depth, part in enumerate(name.parts[:2]):
+            if part in ("train", "test", "val"):
+                if len(name.parts) < depth + 3:
+                    raise ValueError(
+                        f"{path}: {name} stands in no class folder: "
+                        f"allowed is {part}/<class>/<image>"
+                    )
+                decoder.add(part, name.parts[depth + 1], str(name), content)
+                break
+    found = {split: set(decoder.labels(split)) for split in decoder.splits}
+    if "train" not in found or not found.keys() & {"test", "val"}:
+        raise ValueError(
+            f"path={str(path)!r}: found images in {', '.join(sorted(found)) or 'no split'}: "
+            "allowed is train/<class>/<image> and test/<class>/<image> (or val)"
+        )
+    for split, labels in found.items():
+        odd = sorted(labels ^ found["train"])
+        if odd:
+            raise ValueError(
+                f"path={str(path)!r}: {len(found['train'])} classes in train and {len(labels)} in "
+                f"{split}: allowed are the same class folders in both, {odd[0]!r} is in one alone"
+            )
+    classes = tuple(sorted(found["train"]))
+    index = {label: i for i, label in enumerate(classes)}
+    return Decoded(classes, {split: decoder.tensors(split, index) for split in found})
+
+
+def _data(
+    name: str,
+    decoded: Decoded,
+    validation: float | int | None,
+    seed: int,
+    augmentation: Augmentation,
+    device: torch.device | str,
+    epsilon: float = 8 / 255,
+) -> Data:
+    """Data with `validation` images held out of training, each class in proportion."""
+
+    def split(part: str, index: np.ndarray, of: str = "train", held_out: bool = True) -> Split:
+        images, labels = decoded.splits[of]
+        chosen = torch.from_numpy(index)
+        kind = NONE if held_out else augmentation
+        pixels = select(images.permute(0, 3, 1, 2), chosen, kind.pad)
+        return Split(pixels, labels[chosen], decoded.classes, kind, f"{name}/{part}")
+
+    everything = {part: np.arange(len(labels)) for part, (_, labels) in decoded.splits.items()}
+    if {"val", "test"} <= everything.keys():
+        if validation is not None:
+            raise ValueError(
+                f"validation={validation!r}: allowed is None, {name} has a val folder of its own"
+            )
+        train, held_out = everything["train"], split("validation", everything["val"], "val")
+    else:
+        labels = decoded.splits["train"][1].numpy()
+        chosen = choose(labels, _count(validation, len(labels)), seed)
+        train = np.setdiff1d(everything["train"], chosen, assume_unique=True)
+        held_out = split("validation", chosen)
+    last = "test" if "test" in everything else "val"
+    return Data(
+        name,
+        train=split("train", train, held_out=False),
+        validation=held_out,
+        test=split("test", everything[last], last),
+        epsilon=epsilon,
+    ).to(device)
+
+
+def _count(validation: float | int | None, available: int) -> int:
+    """How many of `available` training images to hold out; None is a tenth."""
+    validation = 0.1 if validation is None else validation
+    if isinstance(validation, float) and 0 <= validation < 1:
+        return round(validation * available)
+    if type(validation) is int and 0 <= validation < available:
+        return validation
+    raise ValueError(
+        f"validation={validation!r}: allowed is a part in [0, 1) or a count from 0 to "
+        f"{available - 1}, of {available} training images"
+    )

@@ -1,0 +1,347 @@
+"""Images as one uint8 tensor per split on a device, and their augmentation there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Zero-pad by `pad` pixels a side, crop a window of the old size, flip left to right.
+
+    Each of the (2 pad + 1)^2 windows is equally likely, and with `flip` so is each side.
+    `Augmentation()` leaves images as they are.
+
+    Raises:
+        ValueError: pad is not an integer >= 0, or flip is not a bool.
+    """
+
+    pad: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pad, int) or isinstance(self.pad, bool) or self.pad < 0:
+            raise ValueError(f"pad={self.pad!r}: allowed is an integer >= 0 (pixels a side)")
+        if not isinstance(self.flip, bool):
+            raise ValueError(f"flip={self.flip!r}: allowed is True or False")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images of one split, their labels, and how a batch of them is augmented.
+
+    Attributes:
+        images: uint8 (N, C, H, W), stored as channels_last.
+        labels: int64 (N,), each in [0, len(classes)).
+        classes: the name of each class.
+        augmentation: what `batch` does when it is given a generator.
+        name: which data these are, for logs: "digits/train".
+
+    Raises:
+        ValueError: shapes, types, devices or labels that do not fit each other.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    augmentation: Augmentation = Augmentation()
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.ndim != 4 or images.dtype != torch.uint8:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} and type {images.dtype}: "
+                "allowed is uint8 (N, C, H, W)"
+            )
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"labels of shape {tuple(labels.shape)} and type {labels.dtype}: "
+                f"allowed is int64 ({len(images)},), one for each image"
+            )
+        if labels.device != images.device:
+            raise ValueError(
+                f"labels on {labels.device}: allowed is the images' device, {images.device}"
+            )
+        if len(self) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
+            raise ValueError(
+                f"labels from {int(labels.min())} to {int(labels.max())}: "
+                f"allowed is 0 to {len(self.classes) - 1}, there are {len(self.classes)} classes"
+            )
+        if self.augmentation.pad >= min(images.shape[2:]):
+            raise ValueError(
+                f"pad={self.augmentation.pad}: allowed is 0 to {min(images.shape[2:]) - 1} "
+                f"for images of {images.shape[2]}x{images.shape[3]}"
+            )
+        object.__setattr__(self, "images", _placed(images, self.augmentation.pad, images.device))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        shape = "x".join(str(side) for side in self.shape)
+        return (
+            f"<Split {self.name}: {len(self)} images of {shape}, {self.num_classes} classes, "
+            f"{self.augmentation}, on {self.device}>"
+        )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 over sizes, class names, pixels and labels, the same on every device."""
+        digest = hashlib.sha256(repr((tuple(self.images.shape), self.classes)).encode())
+        digest.update(self._nhwc.cpu().numpy().data)
+        digest.update(self.labels.cpu().numpy().data)
+        return digest.hexdigest()
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same split on `device`.
+
+        Raises:
+            ValueError: CUDA is asked for and there is none.
+        """
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device={str(device)!r}: allowed is 'cpu', torch finds no CUDA here")
+        images = _placed(self.images, self.augmentation.pad, device)
+        return replace(self, images=images, labels=self.labels.to(device))
+
+    def subset(self, indices: int | Sequence[int] | Tensor) -> Split:
+        """The images at `indices` or under a mask; of a number n, n, each class in proportion.
+
+        Which n images is fixed: the same split and n always give the same ones.
+
+        Raises:
+            ValueError: n is outside [0, N].
+        """
+        if isinstance(indices, int | np.integer):
+            if not 0 <= indices <= len(self):
+                raise ValueError(f"indices={indices}: allowed is 0 to {len(self)}, or a list")
+            indices = torch.from_numpy(choose(self.labels.cpu().numpy(), int(indices), seed=0))
+        index = torch.as_tensor(indices, device=self.device)
+        index = index.nonzero()[:, 0] if index.dtype == torch.bool else index.to(torch.int64)
+        images = select(self.images, index, self.augmentation.pad)
+        return replace(self, images=images, labels=self.labels[index])
+
+    def batch(
+        self, indices: Sequence[int] | Tensor, rng: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x, float32 (B, C, H, W) in [0, 1] as channels_last, and y, one-hot float32 (B, K).
+
+        Augmented if and only if `rng`, a generator on the images' device, is given; then all
+        randomness is drawn from it.
+
+        Raises:
+            ValueError: rng lives on another device.
+        """
+        index = torch.as_tensor(indices, dtype=torch.int64).to(self.device, non_blocking=True)
+        y = self._one_hot.index_select(0, self.labels.index_select(0, index))
+        if rng is None or self.augmentation == Augmentation():
+            pixels = self._nhwc.index_select(0, index)
+        else:
+            pixels = self._augmented(index, rng)
+        # Division of a float tensor in place: dividing the bytes themselves is ten times slower.
+        return pixels.float().div_(255).permute(0, 3, 1, 2), y
+
+    def _augmented(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        """uint8 (B, H, W, C), one window of each image at `index`, some of them flipped."""
+        if rng.device.type != self.device.type:
+            raise ValueError(f"rng on {rng.device}: allowed is the images' device, {self.device}")
+        windows = (2 * self.augmentation.pad + 1) ** 2
+        sides = 2 if self.augmentation.flip else 1
+        # One draw over all outcomes is uniform over windows and sides, and independent.
+        outcome = torch.randint(sides * windows, (len(index),), generator=rng, device=self.device)
+        if not self.augmentation.flip:
+            return self._windows(index, outcome)
+        flipped = self._flipped_by_choice if self.images.is_cuda else self._flipped_by_order
+        return flipped(index, outcome, windows)
+
+    def _flipped_by_choice(self, index: Tensor, outcome: Tensor, windows: int) -> Tensor:
+        """One window of each image, flipped from outcome `windows` on; the host need not wait."""
+        pixels = self._windows(index, outcome % windows)
+        return torch.where((outcome >= windows)[:, None, None, None], _mirrored(pixels), pixels)
+
+    def _flipped_by_order(self, index: Tensor, outcome: Tensor, windows: int) -> Tensor:
+        """The same, in half the time on a CPU: those to flip are made to stand together."""
+        outcome, order = outcome.sort()
+        pixels = self._windows(index.index_select(0, order), outcome % windows)
+        first = int(torch.searchsorted(outcome, windows))
+        pixels[first:] = _mirrored(pixels[first:])
+        return pixels.index_select(0, order.argsort())
+
+    def _windows(self, index: Tensor, window: Tensor) -> Tensor:
+        """uint8 (B, H, W, C), of each image at `index` the window of that number, row by row.
+
+        Every window is a run of H * W pixels in memory, which begins up to pad * (W + 1) pixels
+        before its image; what it holds of another row or image is where the zeros belong.
+        """
+        channels, height, width = self.shape
+        area = height * width
+        margin = _margin(self.images.shape, self.augmentation.pad)
+        runs = self.images.as_strided(
+            (self.images.numel() // channels + 2 * margin // channels - area + 1, area * channels),
+            (channels, 1),
+            self.images.storage_offset() - margin,
+        )
+        start = torch.add(self._shift.index_select(0, window), index, alpha=area)
+        pixels = runs.index_select(0, start)
+        pixels &= self._inside.index_select(0, window)
+        return pixels.view(-1, height, width, channels)
+
+    @property
+    def _nhwc(self) -> Tensor:
+        return self.images.permute(0, 2, 3, 1)
+
+    @cached_property
+    def _one_hot(self) -> Tensor:
+        return torch.eye(self.num_classes, device=self.device)
+
+    @cached_property
+    def _shift(self) -> Tensor:
+        """int64 ((2 pad + 1)^2,): by how many pixels each window begins after the first."""
+        sides = torch.arange(2 * self.augmentation.pad + 1, device=self.device)
+        return (sides[:, None] * self.shape[2] + sides).flatten()
+
+    @cached_property
+    def _inside(self) -> Tensor:
+        """uint8 ((2 pad + 1)^2, H * W * C): 255 where a window shows the image, 0 for padding."""
+        channels, height, width = self.shape
+        pad = self.augmentation.pad
+        frame = torch.zeros(
+            height + 2 * pad, width + 2 * pad, channels, dtype=torch.uint8, device=self.device
+        )
+        frame[pad : pad + height, pad : pad + width] = 255
+        windows = frame.unfold(0, height, 1).unfold(1, width, 1)
+        return windows.permute(0, 1, 3, 4, 2).reshape((2 * pad + 1) ** 2, -1)
+
+
+def _mirrored(pixels: Tensor) -> Tensor:
+    """`pixels` (B, H, W, C) flipped left to right."""
+    # Only in this order of axes does torch flip whole pixels at once.
+    return pixels.permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
+
+
+def select(images: Tensor, index: Tensor, pad: int = 0) -> Tensor:
+    """`images` (N, C, H, W) at `index`, as channels_last, with the room that `pad` asks for."""
+    chosen = _room((len(index), *images.shape[1:]), pad, images.device)
+    torch.index_select(images.permute(0, 2, 3, 1), 0, index, out=chosen.permute(0, 2, 3, 1))
+    return chosen
+
+
+def _placed(images: Tensor, pad: int, device: torch.device | str) -> Tensor:
+    """`images` on `device` as channels_last with room around them, copied only if need be."""
+    before = images.storage_offset()
+    after = images.untyped_storage().nbytes() - before - images.numel()
+    fits = min(before, after) >= _margin(images.shape, pad)
+    if (
+        fits
+        and images.permute(0, 2, 3, 1).is_contiguous()
+        and images.device == torch.device(device)
+    ):
+        return images
+    return _room(images.shape, pad, device).copy_(images)
+
+
+def _room(shape: Sequence[int], pad: int, device: torch.device | str) -> Tensor:
+    """uint8 zeros of `shape` (N, C, H, W), as channels_last, inside a margin."""
+    count, channels, height, width = shape
+    size, margin = count * channels * height * width, _margin(shape, pad)
+    flat = torch.zeros(size + 2 * margin, dtype=torch.uint8, device=device)
+    return flat[margin : margin + size].view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _margin(shape: Sequence[int], pad: int) -> int:
+    """Bytes before the first and after the last image that their windows reach into."""
+    return pad * (shape[3] + 1) * shape[1]
+
+
+def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Sorted indices of `count` of `labels`, drawn with each class in proportion.
+
+    Every class gets the whole part of its share; what is left goes to the largest remainders.
+    """
+    # RandomState: NumPy keeps its stream the same for ever, which default_rng does not promise.
+    rng = np.random.RandomState(seed)
+    classes, sizes = np.unique(labels, return_counts=True)
+    shares = count * sizes / max(len(labels), 1)
+    quota = np.floor(shares).astype(int)
+    largest = np.argsort(quota - shares, kind="stable")
+    quota[largest[: count - quota.sum()]] += 1
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == k))[:n]
+        for k, n in zip(classes, quota, strict=True)
+    ]
+    return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *chosen]))
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Three splits of one dataset and the radius of the perturbations that suit it.
+
+    `validation` is held out of training, to choose checkpoints on; `test` is for the end.
+
+    Raises:
+        ValueError: the splits' classes or image shapes differ, or epsilon is outside (0, 1].
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    epsilon: float = 8 / 255
+
+    def __post_init__(self) -> None:
+        for split in (self.validation, self.test):
+            if split.classes != self.train.classes:
+                raise ValueError(
+                    f"{split.name} has {split.num_classes} classes: allowed are the same names in "
+                    f"the same order as the {self.train.num_classes} of {self.train.name}"
+                )
+            if split.shape != self.train.shape:
+                raise ValueError(
+                    f"{split.name} has images of shape {split.shape}: "
+                    f"allowed is {self.train.shape}, as in {self.train.name}"
+                )
+        if not 0 < self.epsilon <= 1:
+            raise ValueError(f"epsilon={self.epsilon}: allowed is 0 < epsilon <= 1 (8 is 8 / 255)")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.train.classes
+
+    @property
+    def num_classes(self) -> int:
+        return self.train.num_classes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return self.train.shape
+
+    def to(self, device: torch.device | str) -> Data:
+        """The same data on `device`."""
+        return replace(
+            self,
+            train=self.train.to(device),
+            validation=self.validation.to(device),
+            test=self.test.to(device),
+        )

@@ -1,0 +1,111 @@
+"""The paper's Gaussian toy models, Section 3.1: exact errors, bounds, flows. numpy and scipy only.
+
+model       Example 1, Definitions 1-3: errors, sampling, fitting
+laws        the law of those errors over training sets
+bounds      Theorem 1, Corollary 1
+features    Examples 2-3, Definition 4, Theorems 2-3, presets S1-S6
+objectives  losses: hard labels, label smoothing, AVmixup
+flow        adversarial feature overfitting: paths and where they end
+soft        what soft labels prescribe
+finite      training on drawn data
+"""
+
+from .bounds import (
+    alignment_bound,
+    epsilon_exact,
+    epsilon_for_error,
+    epsilon_paper,
+    epsilon_tight,
+    probability,
+    robust_error_bound,
+    slope,
+    slope_tight,
+    standard_error_bound,
+    theorem_1_probability,
+    vacuous,
+)
+from .features import (
+    PRESETS,
+    FeatureModel,
+    Groups,
+    Preset,
+    rise_factor,
+    theorem_2_weight,
+    theorem_3_weight,
+    untied_weight,
+)
+from .finite import SampleTraining, sample_means, train_on_sample
+from .flow import (
+    Flow,
+    Stationary,
+    effective_epsilon,
+    expected_loss,
+    flow,
+    loss_slope,
+    stationary_point,
+    time_to_share,
+)
+from .laws import (
+    ErrorLaw,
+    critical_epsilon,
+    error_law,
+    mean_abs,
+    robust_errors_exact,
+    robust_errors_fast,
+    typical_z,
+)
+from .model import error_at, fit, robust_error, sample, standard_error
+from .objectives import AVmixup, LabelSmoothing
+from .soft import low_noise_share, matching_gamma, matching_smoothing, zero_crossing
+
+__all__ = [
+    "PRESETS",
+    "AVmixup",
+    "ErrorLaw",
+    "FeatureModel",
+    "Flow",
+    "Groups",
+    "LabelSmoothing",
+    "Preset",
+    "SampleTraining",
+    "Stationary",
+    "alignment_bound",
+    "critical_epsilon",
+    "effective_epsilon",
+    "epsilon_exact",
+    "epsilon_for_error",
+    "epsilon_paper",
+    "epsilon_tight",
+    "error_at",
+    "error_law",
+    "expected_loss",
+    "fit",
+    "flow",
+    "loss_slope",
+    "low_noise_share",
+    "matching_gamma",
+    "matching_smoothing",
+    "mean_abs",
+    "probability",
+    "rise_factor",
+    "robust_error",
+    "robust_error_bound",
+    "robust_errors_exact",
+    "robust_errors_fast",
+    "sample",
+    "sample_means",
+    "slope",
+    "slope_tight",
+    "standard_error",
+    "standard_error_bound",
+    "stationary_point",
+    "theorem_1_probability",
+    "theorem_2_weight",
+    "theorem_3_weight",
+    "time_to_share",
+    "train_on_sample",
+    "typical_z",
+    "untied_weight",
+    "vacuous",
+    "zero_crossing",
+]

@@ -1,0 +1,206 @@
+"""Theorem 1 and Corollary 1: the paper's bounds, the tight condition, and the truth beside them."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .arguments import broadcast, choice, real
+from .laws import mean_abs
+from .model import z_score
+
+NOISE = ("independent", "any", "shared")
+
+
+def _size(n: ArrayLike, sigma: ArrayLike, name: str = "sigma") -> tuple[np.ndarray, np.ndarray]:
+    n, sigma = real("n", n, 1), real(name, sigma, 0)
+    broadcast(**{"n": n, name: sigma})
+    return np.sqrt(n), sigma
+
+
+def alignment_bound(n: ArrayLike, sigma: ArrayLike) -> np.ndarray:
+    r"""Return a_n(σ) = (2√n - 1) / (2√n + 4σ), the alignment ⟨w, θ*⟩/√d of f_{n,σ} from below.
+
+    It holds with probability `probability(d, sigma)`.
+
+    Args:
+        n: size of the training set, >= 1, so that a_n > 0.
+        sigma: standard deviation, >= 0.
+    """
+    root, sigma = _size(n, sigma)
+    return ((2 * root - 1) / (2 * root + 4 * sigma))[()]
+
+
+def robust_error_bound(
+    d: ArrayLike, n: ArrayLike, sigma: ArrayLike, epsilon: ArrayLike, log10: bool = False
+) -> np.ndarray:
+    r"""Return the Chernoff bound exp(-d (a_n(σ) - ε)² / (2σ²)) on f_{n,σ}'s robust error.
+
+    Where ε > a_n(σ) nothing is known and the bound is 1. At σ = 0 it is 0 for ε < a_n, else 1.
+
+    Args:
+        d: dimension, >= 1.
+        n: size of the training set, >= 1.
+        sigma: standard deviation, >= 0.
+        epsilon: radius of the attack, >= 0.
+        log10: return log10 of the bound, finite where it underflows.
+    """
+    d, epsilon = real("d", d, 1), real("epsilon", epsilon, 0)
+    slack = alignment_bound(n, sigma)
+    sigma = real("sigma", sigma, 0)
+    broadcast(d=d, n=np.asarray(slack), sigma=sigma, epsilon=epsilon)
+    z = np.maximum(z_score(np.sqrt(d) * (slack - epsilon), sigma), 0.0)
+    exponent = -0.5 * z * z
+    return exponent / np.log(10.0) if log10 else np.exp(exponent)
+
+
+def standard_error_bound(
+    d: ArrayLike, n: ArrayLike, sigma: ArrayLike, log10: bool = False
+) -> np.ndarray:
+    r"""Return the Chernoff bound exp(-d a_n(σ)² / (2σ²)) on f_{n,σ}'s standard error.
+
+    Ranges as in `robust_error_bound`, of which it is ε = 0.
+    """
+    return robust_error_bound(d, n, sigma, 0.0, log10)
+
+
+def epsilon_for_error(d: ArrayLike, n: ArrayLike, sigma: ArrayLike, beta: ArrayLike) -> np.ndarray:
+    r"""Return a_n(σ) - σ √(2 log(1/β)/d): up to this radius the robust error bound is at most β.
+
+    Schmidt et al., Theorem 21, from which Theorem 1 follows. Negative where no radius will do.
+
+    Args:
+        d: dimension, >= 1.
+        n: size of the training set, >= 1.
+        sigma: standard deviation, >= 0.
+        beta: error wanted, in (0, 1].
+    """
+    d, beta = real("d", d, 1), real("beta", beta, 0, 1, open_low=True)
+    slack = alignment_bound(n, sigma)
+    sigma = real("sigma", sigma, 0)
+    broadcast(d=d, n=np.asarray(slack), sigma=sigma, beta=beta)
+    return (slack - sigma * np.sqrt(-2 * np.log(beta) / d))[()]
+
+
+def _condition(
+    n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    root, sigma_s = _size(n, sigma_s, "sigma_s")
+    nu = real("nu", nu, 0, 1)
+    broadcast(n=root, sigma_s=sigma_s, nu=nu)
+    return root, sigma_s, nu
+
+
+def epsilon_paper(n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike) -> np.ndarray:
+    r"""Return Equation (5): (2√n - 1)(1 - ν) / (2√n + 4σ_s), up to which Theorem 1 is claimed.
+
+    Unlike the paper, read "the upper bounds are equal" as "both errors are at most the standard
+    bound": the two bounds are equal only at `epsilon_tight`.
+
+    Args:
+        n: size of the training set, >= 1.
+        sigma_s: standard deviation of the standard model, >= 0.
+        nu: σ_r / σ_s in [0, 1].
+    """
+    root, sigma_s, nu = _condition(n, sigma_s, nu)
+    return ((2 * root - 1) * (1 - nu) / (2 * root + 4 * sigma_s))[()]
+
+
+def epsilon_tight(n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike) -> np.ndarray:
+    r"""Return a_n(νσ_s) - ν a_n(σ_s), the radius at which Theorem 1's two bounds are equal.
+
+    For every smaller radius the robust bound of f_{n,νσ_s} is below the standard bound of
+    f_{n,σ_s}; it is never less than Equation (5). Arguments as in `epsilon_paper`.
+    """
+    root, sigma_s, nu = _condition(n, sigma_s, nu)
+    top = 2 * root - 1
+    # one fraction, so that nu = 1 gives 0 and never a rounding error below Equation (5)
+    bottom = (2 * root + 4 * nu * sigma_s) * (2 * root + 4 * sigma_s)
+    return (top * (1 - nu) * (2 * root + 4 * sigma_s * (1 + nu)) / bottom)[()]
+
+
+def epsilon_exact(n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike) -> np.ndarray:
+    r"""Return the radius at which the errors themselves, not their bounds, are typically equal.
+
+    (1 - ν √((1 + ν²s²)/(1 + s²))) / h(νs) with s = σ_s/√n and h = `mean_abs`: there the robust
+    error of f_{n,νσ_s} concentrates, as d grows and |θ*_i| = 1, where the standard error of
+    f_{n,σ_s} does. Arguments as in `epsilon_paper`.
+    """
+    root, sigma_s, nu = _condition(n, sigma_s, nu)
+    s = sigma_s / root
+    return ((1 - nu * np.hypot(1.0, nu * s) / np.hypot(1.0, s)) / mean_abs(nu * s))[()]
+
+
+def probability(d: ArrayLike, sigma: ArrayLike, sharp: bool = False) -> np.ndarray:
+    r"""Return 1 - 2 exp(-d / (8(σ² + 1))), at least 0: one factor of Theorem 1's probability.
+
+    Args:
+        d: dimension, >= 1.
+        sigma: standard deviation, >= 0.
+        sharp: return 1 - exp(-d/2) - exp(-d/(8σ²)) instead, the step before it in the proof.
+    """
+    d, sigma = real("d", d, 1), real("sigma", sigma, 0)
+    broadcast(d=d, sigma=sigma)
+    if sharp:
+        failure = np.exp(-d / 2) + np.exp(-np.square(z_score(np.sqrt(d / 8), sigma)))
+    else:
+        failure = 2 * np.exp(-d / 8 / (sigma * sigma + 1))
+    return np.maximum(1 - failure, 0.0)
+
+
+def theorem_1_probability(
+    d: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike, noise: str = "independent"
+) -> np.ndarray:
+    r"""Return the probability that Theorem 1 promises, from its two factors p_s and p_r, each >= 0.
+
+    Unlike the paper, each factor is taken as at least 0: two negative factors have a positive
+    product that means nothing.
+
+    Args:
+        d: dimension, >= 1.
+        sigma_s: standard deviation of the standard model, >= 0.
+        nu: σ_r / σ_s in [0, 1].
+        noise: how the two training sets are drawn. "independent": p_s p_r, the paper's product.
+            "any": the union bound 1 - (1 - p_s) - (1 - p_r), for whatever dependence. "shared":
+            the same noise scaled by σ_s and by σ_r; the good events are nested, so p_s alone.
+    """
+    choice("noise", noise, NOISE)
+    sigma_s, nu = real("sigma_s", sigma_s, 0), real("nu", nu, 0, 1)
+    d = real("d", d, 1)
+    broadcast(d=d, sigma_s=sigma_s, nu=nu)
+    standard, robust = probability(d, sigma_s), probability(d, nu * sigma_s)
+    if noise == "independent":
+        return standard * robust
+    if noise == "any":
+        return np.maximum(standard + robust - 1, 0.0)
+    return standard + 0.0 * nu
+
+
+def slope(n: ArrayLike, sigma_s: ArrayLike) -> np.ndarray:
+    r"""Return Equation (6): π_{n,σ_s} = (2√n - 1) / (σ_s (2√n + 4σ_s)), inf at σ_s = 0.
+
+    Equation (5) is exactly π (σ_s - σ_r): its radius grows at this rate as σ_r falls.
+
+    Args:
+        n: size of the training set, >= 1.
+        sigma_s: standard deviation of the standard model, >= 0.
+    """
+    root, sigma_s = _size(n, sigma_s, "sigma_s")
+    return z_score((2 * root - 1) / (2 * root + 4 * sigma_s), sigma_s)
+
+
+def slope_tight(n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike) -> np.ndarray:
+    r"""Return the rate at which `epsilon_tight` grows as σ_r = νσ_s falls, inf at σ_s = 0.
+
+    π_{n,σ_s} + 4(2√n - 1)/(2√n + 4σ_r)², which depends on σ_r: Corollary 1 does not hold for the
+    tight condition. Arguments as in `epsilon_paper`.
+    """
+    root, sigma_s, nu = _condition(n, sigma_s, nu)
+    return slope(root**2, sigma_s) + 4 * (2 * root - 1) / (2 * root + 4 * nu * sigma_s) ** 2
+
+
+def vacuous(d: ArrayLike, n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike) -> np.ndarray:
+    """Return True where Theorem 1 says nothing: its error bound is >= 1/2 or its probability is 0.
+
+    Arguments as in `standard_error_bound` and `theorem_1_probability`.
+    """
+    useless = standard_error_bound(d, n, sigma_s) >= 0.5
+    return useless | (theorem_1_probability(d, sigma_s, nu) <= 0)

@@ -1,0 +1,425 @@
+"""Training as an iterator: one optimiser step per ``next()``, settings turned in between."""
+
+import copy
+import math
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from avmixup_kit.data import Split
+from avmixup_kit.methods import Method, parse
+
+Precision = Literal["float32", "bf16"]
+Schedule = Callable[[int], Method]
+
+
+class TrainingDiverged(FloatingPointError):
+    """The loss or the weights stopped being finite numbers."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a dial: from ``step`` on, ``change`` is in force."""
+
+    step: int
+    change: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready record; values are the code that rebuilds them."""
+        return {"step": self.step, "change": {k: repr(v) for k, v in self.change.items()}}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Turn":
+        """Return the turn that ``to_json`` wrote."""
+        change = {key: parse(value) for key, value in record["change"].items()}
+        return cls(int(record["step"]), change)
+
+
+class Dial:
+    """The one thing that moves: a method whose settings are turned between training steps.
+
+    ``turn`` swaps the whole immutable method at once, so a step never sees a half-turned dial, and
+    records when. It may be called from any thread.
+
+    Args:
+        method: what is in force at step 0.
+        turns: turns to come, of an earlier run: replaying them repeats that run.
+    """
+
+    def __init__(self, method: Method, turns: "list[Turn] | tuple[Turn, ...]" = ()) -> None:
+        if not isinstance(method, Method):
+            raise TypeError(f"method = {method!r} is not allowed: a Method, such as avmixup()")
+        self.initial = method
+        self._method = method
+        self._turns: list[Turn] = []
+        self._ahead = sorted(turns, key=lambda turn: turn.step)
+        self._next_step = 0
+        self._lock = threading.Lock()
+        check = method
+        for turn in self._ahead:
+            check = _apply(check, turn.change)
+
+    @property
+    def method(self) -> Method:
+        """The method the next step will use."""
+        return self._method
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Every turn that is in force, oldest first."""
+        return tuple(self._turns)
+
+    def turn(self, **change: Any) -> Method:
+        """Change settings from the next step on, and return the new method.
+
+        ``dial.turn(gamma=3.0)``; ``dial.turn(method=methods.pgd())`` swaps the method. A refused
+        value raises ValueError and leaves everything as it was.
+        """
+        with self._lock:
+            method = _apply(self._method, change)
+            self._turns.append(Turn(self._next_step, change))
+            self._method = method
+        return method
+
+    def __call__(self, step: int) -> Method:
+        """Return the method of ``step``; turns made later act at a later step."""
+        with self._lock:
+            while self._ahead and self._ahead[0].step <= step:
+                turn = self._ahead.pop(0)
+                self._method = _apply(self._method, turn.change)
+                self._turns.append(turn)
+            self._next_step = step + 1
+            return self._method
+
+    def expect(self, turns: list[Turn]) -> None:
+        """Add turns to come, those that are expected already left out."""
+        with self._lock:
+            others = [turn for turn in self._ahead if turn not in turns]
+            self._ahead = sorted([*turns, *others], key=lambda turn: turn.step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as plain values that ``torch.load(weights_only=True)`` accepts."""
+        with self._lock:
+            return {
+                "initial": repr(self.initial),
+                "turns": [turn.to_json() for turn in self._turns],
+                "ahead": [turn.to_json() for turn in self._ahead],
+                "next_step": self._next_step,
+            }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved dial: its first method, its turns, and those still to come."""
+        initial = parse(state["initial"])
+        turns = [Turn.from_json(record) for record in state["turns"]]
+        method = initial
+        for turn in turns:
+            method = _apply(method, turn.change)
+        with self._lock:
+            self.initial, self._method, self._turns = initial, method, turns
+            self._ahead = [Turn.from_json(record) for record in state["ahead"]]
+            self._next_step = int(state["next_step"])
+
+
+def _apply(method: Method, change: dict[str, Any]) -> Method:
+    if not change:
+        raise ValueError("turn() needs a change, such as gamma=3.0")
+    rest = dict(change)
+    method = rest.pop("method", method)
+    return method.replace(**rest) if rest else method
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How weights are updated; the defaults are the paper's for CIFAR (Section 5.1).
+
+    Args:
+        steps: optimiser steps in all.
+        batch_size: images a step.
+        lr, momentum, nesterov: SGD's. The paper uses 0.1 (SVHN 0.01) and momentum 0.9.
+        weight_decay: L2 factor on convolution and dense kernels; ``decay_all`` extends it to
+            biases and batch norm, as Feature Scatter's and TRADES' code do.
+        decay_at: fractions of ``steps`` after which the learning rate is multiplied by
+            ``decay_factor``.
+        seed: of data order, augmentation, attack starts and mixing weights.
+        precision: ``"float32"``, or ``"bf16"`` autocast on hardware that has it.
+    """
+
+    steps: int
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 2e-4
+    decay_all: bool = False
+    decay_at: tuple[float, ...] = (0.5, 0.75)
+    decay_factor: float = 0.1
+    seed: int = 0
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"{name} = {value!r} is not allowed: a whole number, {least} or more"
+                )
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr = {self.lr!r} is not allowed: a positive number")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum = {self.momentum!r} is not allowed: from 0 up to 1")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay = {self.weight_decay!r} is not allowed: 0 or more")
+        if not all(0 < at <= 1 for at in self.decay_at):
+            raise ValueError(
+                f"decay_at = {self.decay_at!r} is not allowed: fractions of the run, in (0, 1]"
+            )
+        if not 0 < self.decay_factor <= 1:
+            raise ValueError(f"decay_factor = {self.decay_factor!r} is not allowed: in (0, 1]")
+        if self.precision not in get_args(Precision):
+            raise ValueError(
+                f"precision = {self.precision!r} is not allowed: one of "
+                f"{', '.join(get_args(Precision))}"
+            )
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of ``step`` (0 is the first)."""
+        return self.lr * self.decay_factor ** sum(step >= at * self.steps for at in self.decay_at)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one optimiser step did: its number (from 0), mean loss, learning rate and method."""
+
+    step: int
+    loss_tensor: Tensor = field(repr=False)
+    lr: float
+    method: Method
+
+    @property
+    def loss(self) -> float:
+        """The loss as a number; on CUDA, asking waits for the step to end."""
+        return float(self.loss_tensor)
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 itself instead of emulating it.
+
+    On a CPU without it, autocast measured 14 times slower than float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.backends.cpu.get_cpu_capability() == "AVX512" and (
+            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        )
+    return False
+
+
+class Training(Iterator[Record]):
+    """An iterator that trains: each ``next()`` is one optimiser step (Algorithm 1).
+
+    The same seed, settings and turns give the same weights, bit for bit on a CPU; so does a run
+    that was saved with ``state_dict`` and taken up again.
+
+    Args:
+        model: from images (N, C, H, W) in [0, 1] to logits (N, K); trained in place, on the device
+            it is on.
+        split: training images; moved to the model's device.
+        method: a Method, a Dial, or any function from step to Method.
+        steps: optimiser steps in all.
+        settings: fields of Settings by name (seed, batch_size, lr, ...).
+
+    Raises:
+        ValueError: an illegal setting; fewer images than one batch; a model with another number of
+            classes than the data; bf16 on a device that only emulates it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        method: Method | Dial | Schedule,
+        steps: int | None = None,
+        *,
+        settings: Settings | None = None,
+        **changes: Any,
+    ) -> None:
+        if settings is None:
+            if steps is None:
+                raise ValueError("steps is missing: how many optimiser steps to train")
+            settings = Settings(steps, **changes)
+        elif steps is not None or changes:
+            raise ValueError("pass either settings or steps and its companions, not both")
+        self.settings = settings
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.split = split.to(self.device)
+        self.dial = method if isinstance(method, Dial) else None
+        self.method = method.initial if isinstance(method, Dial) else method
+        self.schedule: Schedule = (lambda step: method) if isinstance(method, Method) else method
+        self._next_step = 0
+        self._order: Tensor | None = None
+        self._epoch = -1
+        self.rng = Generator(device=self.device).manual_seed(settings.seed)
+        self._check(model)
+        kernels = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+        decay = settings.weight_decay
+        self.optimiser = torch.optim.SGD(
+            [
+                {"params": kernels, "weight_decay": decay},
+                {"params": others, "weight_decay": decay if settings.decay_all else 0.0},
+            ],
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+        )
+
+    def _check(self, model: nn.Module) -> None:
+        size = self.settings.batch_size
+        if len(self.split) < size:
+            raise ValueError(
+                f"batch_size = {size} is not allowed: {self.split.name} has only "
+                f"{len(self.split)} images"
+            )
+        if self.settings.precision == "bf16" and not native_bf16(self.device):
+            raise ValueError(
+                f"precision = 'bf16' is not allowed on this {self.device.type}: it would be "
+                "emulated, many times slower; use 'float32'"
+            )
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            outputs = model(self.split.batch(torch.zeros(1, dtype=torch.long))[0]).shape[-1]
+        model.train(was_training)
+        if outputs != self.split.num_classes:
+            raise ValueError(
+                f"the model has {outputs} classes, {self.split.name} has {self.split.num_classes}"
+            )
+
+    @property
+    def step(self) -> int:
+        """How many steps are done: the number of the next one."""
+        return self._next_step
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are in all."""
+        return self.settings.steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in one pass over the data; the rest of a pass is dropped."""
+        return len(self.split) // self.settings.batch_size
+
+    def indices(self, step: int) -> Tensor:
+        """Return the training images of ``step``, (batch_size,), from the seed and step alone."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch or self._order is None:
+            state = np.random.SeedSequence((self.settings.seed, epoch)).generate_state(1, np.uint64)
+            order = Generator().manual_seed(int(state[0]) >> 1)
+            self._order = torch.randperm(len(self.split), generator=order).to(self.device)
+            self._epoch = epoch
+        size = self.settings.batch_size
+        return self._order[batch * size : (batch + 1) * size]
+
+    def __next__(self) -> Record:
+        if self._next_step >= self.settings.steps:
+            raise StopIteration
+        step = self._next_step
+        method = self.schedule(step)
+        lr = self.settings.lr_at(step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        x, y = self.split.batch(self.indices(step), self.rng)
+        bf16 = self.settings.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            delta = method.perturb(self.model, x, y, self.rng)
+            with torch.no_grad():
+                x_hat, y_hat = method.mix(x, delta, y, self.rng)
+            self.model.train()
+            loss = method.loss(self.model, x, x_hat, y_hat)
+        if self.device.type == "cpu" or step % 50 == 0 or step == self.settings.steps - 1:
+            self._stop_if_diverged(loss, step, lr, method)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self._next_step = step + 1
+        return Record(step, loss.detach(), lr, method)
+
+    def _stop_if_diverged(self, loss: Tensor, step: int, lr: float, method: Method) -> None:
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"the loss is {value} at step {step} with lr = {lr:g} and {method!r}: training "
+                "stopped before using it; a smaller lr usually helps"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of all that a bit-identical continuation needs: tensors, plain values."""
+        return {
+            "step": self._next_step,
+            "model": {name: t.clone() for name, t in self.model.state_dict().items()},
+            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
+            "generator": self.rng.get_state(),
+            "settings": _plain(asdict(self.settings)),
+            "data": self.split.checksum,
+            "dial": self.dial.state_dict() if self.dial else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], *, new_settings: bool = False) -> None:
+        """Take up a saved training where it stood.
+
+        ``new_settings=True`` allows settings to differ (to fork a run); data never may.
+
+        Raises:
+            ValueError: other settings, other training images, or weights of another architecture.
+        """
+        mine = _plain(asdict(self.settings))
+        if not new_settings and state["settings"] != mine:
+            changed = ", ".join(
+                f"{key} was {state['settings'].get(key)!r}, is {mine[key]!r}"
+                for key in mine
+                if state["settings"].get(key) != mine[key]
+            )
+            raise ValueError(f"the saved training had other settings: {changed}")
+        if state["data"] != self.split.checksum:
+            raise ValueError(
+                f"the saved training used other images than {self.split.name} "
+                f"(checksum {state['data'][:12]}, here {self.split.checksum[:12]})"
+            )
+        load_weights(self.model, state["model"])
+        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        self.rng.set_state(state["generator"].cpu())
+        self._next_step = int(state["step"])
+        if self.dial and state["dial"]:
+            self.dial.load_state_dict(state["dial"])
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy saved weights into a model.
+
+    Raises:
+        ValueError: they belong to another architecture; the model is left as it was.
+    """
+    mine = model.state_dict()
+    wrong = [
+        name
+        for name in sorted(mine.keys() | weights.keys())
+        if name not in mine or name not in weights or mine[name].shape != weights[name].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"the checkpoint is of another architecture: {len(wrong)} of {len(mine)} tensors "
+            f"differ, the first is {wrong[0]}"
+        )
+    model.load_state_dict(weights)
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}

@@ -1,0 +1,248 @@
+"""Verdicts: exact, cheap, and independent of batch size, order and whatever else runs."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import avmixup_kit as av
+from avmixup_kit import evaluation
+from avmixup_kit.attacks import ascend, ball
+from avmixup_kit.evaluation import Evaluation, craft, evaluate, starts, transfer_matrix
+from avmixup_kit.losses import KLToClean, TransportDistance
+
+EPSILON = 0.15
+
+
+@pytest.fixture(scope="module")
+def split(digits):
+    return digits.test.subset(120)
+
+
+def brute_force(model, split, attack, seed=0):
+    """Every iterate's verdict of every image, nothing skipped: bool (steps + 1, N)."""
+    x, y = split.batch(torch.arange(len(split)))
+    delta = starts(split, torch.arange(len(split)), attack, seed)
+    delta = torch.clamp(delta, *ball(x, attack.epsilon))
+    verdicts = []
+    for step in range(attack.steps + 1):
+        with torch.no_grad():
+            verdicts.append(model(x + delta).argmax(1) == y.argmax(1))
+        if step < attack.steps:
+            delta = ascend(
+                lambda x_hat: attack.objective(model(x_hat), y, None).sum(),
+                x, delta, attack.epsilon, attack.step, 1,
+            )  # fmt: skip
+    with torch.no_grad():
+        clean = model(x).argmax(1) == y.argmax(1)
+    return clean, torch.stack(verdicts)
+
+
+@pytest.mark.parametrize("attack", [av.pgd(20, EPSILON), av.cw(20, EPSILON)], ids=["PGD", "CW"])
+@pytest.mark.parametrize("batch_size", [7, 32, 500])
+def test_any_iterate_verdicts_are_those_of_attacking_everything(trained, split, attack, batch_size):
+    clean, iterates = brute_force(trained, split, attack)
+    short = replace(attack, steps=10)
+    result = evaluate(trained, split, [short, attack], batch_size=batch_size)
+    assert torch.equal(result.of("Clean"), clean)
+    assert torch.equal(result.of(attack.name), clean & iterates.all(0))
+    assert torch.equal(result.of(short.name), clean & iterates[:11].all(0))
+    assert 0.05 < result.accuracy(attack.name) < result.accuracy("Clean")
+    last = evaluate(trained, split, [short, attack], batch_size=batch_size, rule="last")
+    assert torch.equal(last.of(attack.name), clean & iterates[20])
+    assert torch.equal(last.of(short.name), clean & iterates[10])
+
+
+def test_verdicts_do_not_depend_on_batch_size_order_or_company(trained, split, network):
+    attacks = [av.fgsm(EPSILON), av.pgd(10, EPSILON), av.cw(5, EPSILON)]
+    whole = evaluate(trained, split, attacks)
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(3))
+    shuffled = evaluate(trained, split.subset(order), attacks, batch_size=11)
+    assert torch.equal(shuffled.correct, whole.correct[:, order])
+    alone = evaluate(trained, split.subset(order[:30]), attacks[1:2], batch_size=3)
+    assert torch.equal(alone.of("PGD10"), whole.of("PGD10")[order[:30]])
+
+
+def test_starts_differ_between_images_seeds_and_restarts_and_fill_the_ball(split):
+    part = torch.arange(len(split))
+    attack = av.pgd(1, EPSILON)
+    first = starts(split, part, attack, 0)
+    assert first.abs().max() <= EPSILON
+    assert float(first.std()) == pytest.approx(EPSILON / 3**0.5, rel=0.02)
+    assert abs(float(first.mean())) < 0.005
+    assert len(first.flatten(1)[:, 0].unique()) == len(split)
+    for other in (starts(split, part, attack, 1), starts(split, part, attack, 0, restart=1)):
+        assert not torch.equal(first, other)
+        assert abs(np.corrcoef(first.flatten(), other.flatten())[0, 1]) < 0.05
+    assert torch.equal(starts(split, part.flip(0), attack, 0), first.flip(0))
+
+
+def test_restarts_only_ever_fool_more(trained, split):
+    one = evaluate(trained, split, [av.pgd(3, EPSILON)]).correct[1]
+    four = evaluate(trained, split, [av.pgd(3, EPSILON, restarts=4)]).correct[1]
+    assert not (four & ~one).any()
+    assert four.sum() < one.sum()
+
+
+class Counting(nn.Module):
+    """Counts the images that pass forward, and those whose gradient is asked for."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.images, self.gradients = model, 0, 0
+
+    def forward(self, x):
+        self.images += len(x)
+        if x.requires_grad:
+            x.register_hook(self._count)
+        return self.model(x)
+
+    def _count(self, grad):
+        self.gradients += len(grad)
+
+
+def test_only_standing_examples_cost_gradients(trained, digits):
+    """At 45 % clean and about 28 % robust accuracy: at least 2.5 times fewer than attacking all.
+
+    Labels of more than half of the images are replaced by wrong ones, which makes the trained
+    network one of 45 % clean accuracy; the radius is chosen for about 28 % robust accuracy.
+    """
+    split = digits.test.subset(400)
+    labels = split.labels.clone()
+    labels[180:] = (labels[180:] + 1) % 10
+    split = replace(split, labels=labels)
+    model = Counting(trained)
+    epsilon = next(
+        e / 100
+        for e in range(4, 30)
+        if evaluate(trained, split, [av.pgd(20, e / 100)]).accuracy("PGD20") < 0.29
+    )
+    result = evaluate(model, split, [av.pgd(20, epsilon)])
+    assert 0.40 < result.accuracy() < 0.47
+    assert 0.24 < result.accuracy("PGD20") < 0.29
+    assert model.gradients == result.gradients[1]
+    everything = 20 * len(split)
+    assert everything / model.gradients >= 2.5
+    clean, iterates = brute_force(trained, split, av.pgd(20, epsilon))
+    assert torch.equal(result.of("PGD20"), clean & iterates.all(0))
+
+
+def test_pgd10_comes_free_with_pgd20(trained, split):
+    both, one = Counting(trained), Counting(trained)
+    a = evaluate(both, split, [av.pgd(10, EPSILON), av.pgd(20, EPSILON)])
+    b = evaluate(one, split, [av.pgd(20, EPSILON)])
+    assert both.gradients == one.gradients == b.gradients[1] == a.gradients[2]
+    alone = evaluate(trained, split, [av.pgd(10, EPSILON)])
+    assert torch.equal(a.of("PGD10"), alone.of("PGD10"))
+
+
+def test_evaluation_leaves_model_and_generators_as_they_were(network, split):
+    network.train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    everyone = torch.random.get_rng_state()
+    evaluate(network, split, [av.pgd(3, EPSILON, batch_norm="train")])
+    assert network.training
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in network.parameters())
+    assert torch.equal(everyone, torch.random.get_rng_state())
+
+
+def test_what_is_crafted_is_what_was_evaluated(trained, split):
+    attack = av.pgd(6, EPSILON)
+    part = torch.arange(len(split))
+    delta = torch.cat([craft(attack, trained, split, p, seed=2) for p in part.split(50)])
+    x, y = split.batch(part)
+    assert delta.abs().max() <= EPSILON
+    assert (x + delta).min() >= 0
+    with torch.no_grad():
+        right = trained(x + delta).argmax(1) == y.argmax(1)
+    clean_and_last = evaluate(trained, split, [attack], seed=2, rule="last")
+    assert torch.equal(clean_and_last.correct[1], right & clean_and_last.of("Clean"))
+
+
+def test_an_attack_with_a_reference_is_evaluated_image_by_image(trained, split):
+    kl = av.Attack(KLToClean(), EPSILON, None, 8, "normal")
+    wide = evaluate(trained, split, [kl], batch_size=200)
+    narrow = evaluate(trained, split, [kl], batch_size=9)
+    assert torch.equal(wide.correct, narrow.correct)
+    assert wide.accuracy("KL8") < wide.accuracy() - 0.05
+
+
+def test_the_transfer_matrix_is_table_2(trained, digits, split):
+    other = av.small_cnn(digits, seed=9)
+    for _ in av.Training(other, digits.train, av.standard(), 100, batch_size=64, seed=9):
+        pass
+    matrix = transfer_matrix({"PGD": trained, "Standard": other}, split, av.pgd(10, EPSILON))
+    assert matrix.accuracy.shape == (2, 2)
+    own = evaluate(other, split, [av.pgd(10, EPSILON)], rule="last")
+    assert torch.equal(matrix.correct[1, 1], own.of("PGD10"))
+    delta = craft(av.pgd(10, EPSILON), other, split, torch.arange(len(split)))
+    x, y = split.batch(torch.arange(len(split)))
+    with torch.no_grad():
+        clean = trained(x).argmax(1) == y.argmax(1)
+        right = trained(x + delta).argmax(1) == y.argmax(1)
+    assert torch.equal(matrix.correct[0, 1], clean & right)
+    assert matrix.accuracy[0, 1] > matrix.accuracy[0, 0]
+    assert "defender \\ PGD10 from" in str(matrix)
+
+
+def test_wilson_and_mcnemar_are_the_textbooks():
+    # Wilson (1927) by hand: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
+    z, n, p = 1.959963984540054, 50, 0.8
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / (1 + z * z / n)
+    assert av.wilson(40, 50) == pytest.approx((centre - half, centre + half), rel=1e-9)
+    assert av.wilson(0, 10)[0] == 0
+    a = torch.tensor([True] * 8 + [False] * 2 + [True] * 10)
+    b = torch.tensor([False] * 8 + [True] * 2 + [True] * 10)
+    assert av.mcnemar(a, b) == pytest.approx(2 * (1 + 10 + 45) / 1024)
+    assert av.mcnemar(a, a) == 1.0
+
+
+def test_a_table_shows_n_and_intervals_and_survives_saving(trained, split, tmp_path):
+    result = evaluate(trained, split, [av.pgd(5, EPSILON), av.cw(5, EPSILON)], seed=3)
+    assert "95 % interval" in str(result)
+    assert str(len(split)) in str(result)
+    assert "worst case" in str(result)
+    assert torch.equal(result.worst(), result.correct[0] & result.correct[1] & result.correct[2])
+    result.save(tmp_path / "correct.npz")
+    back = Evaluation.load(tmp_path / "correct.npz")
+    assert torch.equal(back.correct, result.correct)
+    assert back.to_json() == result.to_json()
+    assert json.loads(json.dumps(result.to_json()))["n"] == len(split)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda m, s: evaluate(m, s, rule="best"),
+            "rule = 'best' is not allowed: one of any, last",
+        ),
+        (lambda m, s: evaluate(m, s, batch_size=0), "batch_size = 0 is not allowed"),
+        (lambda m, s: evaluate(m, s.subset([])), "no images to evaluate"),
+        (lambda m, s: evaluate(m, s, [av.pgd(2), av.pgd(2)]), "two attacks are called PGD2"),
+        (
+            lambda m, s: evaluate(m, s, [av.Attack(TransportDistance())]),
+            "FS10 cannot be evaluated: its images influence each other",
+        ),
+        (lambda m, s: evaluate(av.small_cnn(7), s), "the class counts disagree"),
+        (lambda m, s: evaluate(m, s).of("PGD20"), "'PGD20' was not evaluated: one of Clean"),
+        (lambda m, s: evaluation.wilson(3, 2), "successes = 3 of n = 2 is not allowed"),
+        (lambda m, s: av.mcnemar(torch.ones(3), torch.ones(4)), "3 and 4 examples cannot be"),
+    ],
+)
+def test_a_bad_call_is_named(trained, split, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(trained, split)
+
+
+def test_a_model_that_returns_no_numbers_is_named(digits, split):
+    broken = av.small_cnn(digits)
+    with torch.no_grad():
+        broken.head.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="logits that are not finite"):
+        evaluate(broken, split)
