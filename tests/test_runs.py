@@ -1,0 +1,356 @@
+"""Run folders: whole files only, refusals that lose nothing, and resume after kill -9."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import avmixup_kit as av
+from avmixup_kit import methods, runs
+from avmixup_kit.training import Dial, Training, TrainingDiverged, Turn
+
+EPSILON = 0.15
+STEPS = 30
+
+
+def new(digits, method=None, steps=STEPS, **settings):
+    method = Dial(methods.avmixup(epsilon=EPSILON, steps=1)) if method is None else method
+    network = av.small_cnn(digits, seed=2, base_channels=4)
+    return Training(network, digits.train, method, steps, batch_size=16, seed=4, **settings)
+
+
+def finish(records):
+    return [record.loss for record in records]
+
+
+def weights(path):
+    return runs.load_checkpoint(path)["model"]
+
+
+def identical(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_folder_holds_settings_log_and_checkpoints(digits, tmp_path):
+    run = new(digits)
+    losses = finish(runs.log(run, tmp_path / "run", checkpoint_every=10, keep_every=20))
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["method"] == repr(methods.avmixup(epsilon=EPSILON, steps=1))
+    assert methods.parse(about["method"]) == run.dial.method
+    assert about["checksum"] == digits.train.checksum
+    assert {"settings", "architecture", "torch", "machine", "commit", "dirty"} <= about.keys()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == losses
+    assert [line["step"] for line in lines] == list(range(STEPS))
+    assert (tmp_path / "run" / "step_000020.pt").exists()
+    loaded = runs.load_model(tmp_path / "run")
+    assert identical(loaded.state_dict(), run.model.state_dict())
+    assert not loaded.training
+    assert not list((tmp_path / "run").glob(".*part"))
+
+
+def measure(training):
+    return {"accuracy": float(training.step % 7), "other": 1.0}
+
+
+def test_curves_are_logged_and_the_best_is_kept_by_validation(digits, tmp_path):
+    finish(runs.log(new(digits), tmp_path, curves=measure, curves_every=5, best="accuracy"))
+    steps, values = runs.curves_of(tmp_path)["accuracy"]
+    assert steps == [5, 10, 15, 20, 25, 30]
+    assert values == [5.0, 3.0, 1.0, 6.0, 4.0, 2.0]
+    assert runs.load_checkpoint(tmp_path / "best.pt")["training"]["step"] == 20
+
+
+def test_measuring_curves_does_not_change_the_run(digits, tmp_path):
+    from avmixup_kit.demo import robust_curves
+
+    finish(runs.log(new(digits, steps=6), tmp_path / "a"))
+    curves = robust_curves(digits, 20)
+    finish(runs.log(new(digits, steps=6), tmp_path / "b", curves=curves, curves_every=2))
+    assert identical(weights(tmp_path / "a/latest.pt"), weights(tmp_path / "b/latest.pt"))
+    assert len(runs.curves_of(tmp_path / "b")["PGD10, validation"][0]) == 3
+
+
+def interrupted(digits, folder, stop, dial=None, **options):
+    """Run until ``stop`` steps are done, then walk away without saving."""
+    records = runs.log(new(digits, dial), folder, checkpoint_every=7, **options)
+    for record in records:
+        if record.step + 1 == stop:
+            break
+    records.close()
+
+
+@pytest.mark.parametrize("stop", [1, 6, 7, 8, 20, 29])
+def test_an_interrupted_run_ends_bit_identical(digits, tmp_path, stop):
+    whole = finish(runs.log(new(digits), tmp_path / "whole"))
+    interrupted(digits, tmp_path / "part", stop, curves=measure, curves_every=5)
+    finish(
+        runs.log(new(digits), tmp_path / "part", resume=True, curves=measure, curves_every=5)
+    )
+    assert identical(weights(tmp_path / "whole/latest.pt"), weights(tmp_path / "part/latest.pt"))
+    lines = [json.loads(x) for x in (tmp_path / "part/log.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines if "loss" in line] == whole
+    assert runs.curves_of(tmp_path / "part")["accuracy"][0] == [5, 10, 15, 20, 25, 30]
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_turns_made_after_the_last_checkpoint_are_not_lost(digits, tmp_path, replayed):
+    turns = [Turn(3, {"gamma": 3.0}), Turn(10, {"lambda2": 0.4}), Turn(25, {"gamma": 1.5})]
+    first = methods.avmixup(epsilon=EPSILON, steps=1)
+    whole = new(digits, Dial(first, turns))
+    finish(runs.log(whole, tmp_path / "whole"))
+    part = new(digits, Dial(first, turns if replayed else turns[:1]))
+    records = runs.log(part, tmp_path / "part", checkpoint_every=7)
+    for record in records:
+        if not replayed and record.step == 9:
+            part.dial.turn(lambda2=0.4)
+        if record.step == 12:
+            break
+    records.close()
+    again = new(digits, Dial(first))
+    for record in runs.log(again, tmp_path / "part", resume=True):
+        if not replayed and record.step == 24:
+            again.dial.turn(gamma=1.5)
+    assert list(again.dial.turns) == turns
+    assert runs.turns_of(tmp_path / "part") == turns
+    assert identical(weights(tmp_path / "whole/latest.pt"), weights(tmp_path / "part/latest.pt"))
+
+
+def test_a_turn_between_checkpoint_and_kill_counts_once(digits, tmp_path):
+    part = new(digits)
+    records = runs.log(part, tmp_path, checkpoint_every=1)
+    for record in records:
+        if record.step == 4:
+            part.dial.turn(gamma=3.0)
+            part.dial.turn(gamma=3.0)
+        if record.step == 5:
+            break
+    records.close()
+    again = new(digits)
+    finish(runs.log(again, tmp_path, resume=True))
+    assert again.dial.turns == (Turn(5, {"gamma": 3.0}), Turn(5, {"gamma": 3.0}))
+    assert len(runs.turns_of(tmp_path)) == 2
+
+
+def test_exported_turns_repeat_a_live_run(digits, tmp_path):
+    live = new(digits)
+    for record in runs.log(live, tmp_path / "live"):
+        if record.step in (2, 11):
+            live.dial.turn(gamma=1.0 + record.step)
+    runs.export_turns(live.dial, tmp_path / "turns.jsonl")
+    assert runs.turns_of(tmp_path / "turns.jsonl") == runs.turns_of(tmp_path / "live")
+    dial = Dial(methods.avmixup(epsilon=EPSILON, steps=1), runs.turns_of(tmp_path / "turns.jsonl"))
+    finish(runs.log(new(digits, dial), tmp_path / "headless"))
+    live_weights = weights(tmp_path / "live/latest.pt")
+    assert identical(live_weights, weights(tmp_path / "headless/latest.pt"))
+
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+import avmixup_kit as av
+from avmixup_kit import methods, runs
+data = av.digits()
+dial = av.Dial(methods.avmixup(epsilon=0.15, steps=1), [av.Turn(40, {"gamma": 3.0})])
+network = av.small_cnn(data, seed=2, base_channels=4)
+training = av.Training(network, data.train, dial, 150, batch_size=16, seed=4)
+for record in runs.log(training, sys.argv[1], resume=sys.argv[2] == "resume", checkpoint_every=9):
+    print(record.step, flush=True)
+"""
+
+
+def start(folder, how):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder), how], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_kill_9_at_random_moments_then_resume_is_bit_identical(digits, tmp_path):
+    chance = random.Random(int(os.environ.get("AVMIXUP_TEST_SEED", "0")))
+    whole = start(tmp_path / "whole", "new")
+    assert whole.communicate()[0].split()[-1] == "149"
+    how, kills = "new", 0
+    for _ in range(4):
+        process = start(tmp_path / "part", how)
+        for _ in range(chance.randrange(15, 45)):
+            assert process.stdout.readline()
+        time.sleep(chance.random() * 0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        kills += process.returncode == -signal.SIGKILL
+        how = "resume"
+    last = start(tmp_path / "part", how)
+    last.communicate()
+    assert last.returncode == 0
+    assert kills == 4
+    assert identical(weights(tmp_path / "whole/latest.pt"), weights(tmp_path / "part/latest.pt"))
+    logs = [
+        [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+        for run in ("whole", "part")
+    ]
+    assert logs[0] == logs[1]
+
+
+# -------------------------------------------------------------------------------------- bad input
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(digits, tmp_path):
+    finish(runs.log(new(digits, steps=2), tmp_path))
+    before = (tmp_path / "latest.pt").read_bytes()
+    with pytest.raises(FileExistsError, match="already holds a run: resume it or choose another"):
+        finish(runs.log(new(digits, steps=2), tmp_path))
+    assert (tmp_path / "latest.pt").read_bytes() == before
+    with pytest.raises(FileNotFoundError, match="holds no run to resume"):
+        finish(runs.log(new(digits, steps=2), tmp_path / "empty", resume=True))
+
+
+def test_a_run_folder_in_use_is_refused(digits, tmp_path):
+    process = start(tmp_path, "new")
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(BlockingIOError, match="is in use by another process"):
+            finish(runs.log(new(digits), tmp_path, resume=True))
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda d: new(d, steps=31), "another run with another settings"),
+        (lambda d: new(d, methods.pgd(EPSILON)), "another method"),
+    ],
+)
+def test_another_runs_settings_are_refused(digits, tmp_path, other, message):
+    finish(runs.log(new(digits), tmp_path))
+    before = (tmp_path / "latest.pt").read_bytes()
+    with pytest.raises(ValueError, match=message.split()[-1]):
+        finish(runs.log(other(digits), tmp_path, resume=True))
+    assert (tmp_path / "latest.pt").read_bytes() == before
+
+
+def test_another_networks_and_other_images_are_refused(digits, tmp_path):
+    finish(runs.log(new(digits), tmp_path))
+    wide = Training(
+        av.small_cnn(digits), digits.train, Dial(methods.avmixup(epsilon=EPSILON, steps=1)), STEPS,
+        batch_size=16, seed=4,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="holds a run with another architecture: small_cnn"):
+        finish(runs.log(wide, tmp_path, resume=True))
+    fewer = Training(
+        av.small_cnn(digits, seed=2, base_channels=4), digits.train.subset(100),
+        Dial(methods.avmixup(epsilon=EPSILON, steps=1)), STEPS, batch_size=16, seed=4,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="holds a run with another checksum"):
+        finish(runs.log(fewer, tmp_path, resume=True))
+
+
+@pytest.mark.parametrize("damage", ["cut", "byte", "empty", "text"])
+def test_a_damaged_checkpoint_is_named(digits, tmp_path, damage):
+    finish(runs.log(new(digits, steps=2), tmp_path))
+    path = tmp_path / "latest.pt"
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    elif damage == "byte":
+        # In the middle of the largest tensor's bytes, where only a checksum can tell.
+        content[len(content) // 2] ^= 1
+    elif damage == "empty":
+        content = bytearray()
+    else:
+        content = bytearray(b"not a checkpoint")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"latest.pt is truncated, altered or no checkpoint"):
+        runs.load_model(tmp_path)
+
+
+def test_a_missing_checkpoint_and_one_without_a_network_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        runs.load_model(tmp_path)
+    runs.save_checkpoint(tmp_path / "latest.pt", {"weights": torch.zeros(1)})
+    with pytest.raises(ValueError, match="holds no network of avmixup_kit"):
+        runs.load_model(tmp_path)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'evil'}",)
+
+    torch.save({"architecture": "x", "model": Evil()}, tmp_path / "latest.pt")
+    with pytest.raises(ValueError, match="no checkpoint"):
+        runs.load_model(tmp_path)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(digits, tmp_path, monkeypatch):
+    records = runs.log(new(digits), tmp_path, checkpoint_every=5)
+    for record in records:
+        if record.step == 6:
+            break
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    before = (tmp_path / "latest.pt").read_bytes()
+    with pytest.raises(OSError, match=r"could not write .*latest.pt \(No space left on device\)"):
+        finish(records)
+    monkeypatch.undo()
+    assert (tmp_path / "latest.pt").read_bytes() == before
+    assert not list(tmp_path.glob(".*part"))
+    finish(runs.log(new(digits), tmp_path, resume=True))
+    finish(runs.log(new(digits), tmp_path / "whole"))
+    assert identical(weights(tmp_path / "latest.pt"), weights(tmp_path / "whole/latest.pt"))
+
+
+def test_a_diverging_run_keeps_its_last_good_checkpoint(digits, tmp_path):
+    run = new(digits)
+    with pytest.raises(TrainingDiverged, match="the loss is nan at step 12"):
+        for record in runs.log(run, tmp_path, checkpoint_every=5):
+            if record.step == 11:
+                with torch.no_grad():
+                    run.model.head.weight.fill_(float("nan"))
+    saved = runs.load_checkpoint(tmp_path / "latest.pt")
+    assert saved["training"]["step"] == 10
+    assert all(t.isfinite().all() for t in saved["model"].values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(digits, tmp_path):
+    run = new(digits, steps=10)
+    with pytest.raises(TrainingDiverged, match=r"head.weight is no longer finite after step 9"):
+        for record in runs.log(run, tmp_path, checkpoint_every=1):
+            if record.step == 8:
+                run.optimiser.param_groups[0]["params"][-1].register_hook(lambda g: g * torch.inf)
+    assert runs.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == 9
+
+
+def test_bad_arguments_are_named(digits, tmp_path):
+    run = new(digits, steps=2)
+    with pytest.raises(ValueError, match="checkpoint_every = 0 is not allowed"):
+        runs.log(run, tmp_path, checkpoint_every=0)
+    with pytest.raises(ValueError, match="best = 'x' needs curves"):
+        runs.log(run, tmp_path, best="x")
+    with pytest.raises(ValueError, match="best = 'x' is not allowed: one of accuracy, other"):
+        finish(runs.log(run, tmp_path, curves=measure, best="x"))
+
+
+def test_provenance_names_commit_versions_and_machine():
+    about = runs.provenance()
+    assert about["torch"] == torch.__version__
+    assert about["machine"]
+    if (Path(__file__).parents[1] / ".git").exists():
+        assert len(about["commit"]) == 40
