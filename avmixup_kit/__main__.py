@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -153,12 +154,17 @@ class Train:
             curves_every=self.curves_every,
             best="PGD10, validation",
         )
-        bar = tqdm(total=self.settings.steps, unit="step", desc=str(self.folder))
-        for record in records:
-            bar.update(record.step + 1 - bar.n)
-            if record.step % 20 == 0:
-                bar.set_postfix(loss=f"{record.loss:.3f}")
-        bar.close()
+        first = next(records, None)  # what is wrong with the folder is told before a bar appears
+        if first is not None:
+            for record in tqdm(
+                chain([first], records),
+                total=training.steps,
+                initial=first.step,
+                unit="step",
+                desc=str(self.folder),
+            ):
+                if record.step % 100 == 0:
+                    tqdm.write(f"step {record.step}: loss {record.loss:.4f}, lr {record.lr:g}")
         for name, (steps, values) in runs.curves_of(self.folder).items():
             print(f"{name}: {values[-1]:.2%} after {steps[-1]} steps")
 
@@ -248,11 +254,9 @@ def choose_device(name: str) -> torch.device:
 
 def main() -> None:
     """Run a command; what a user can put right is told in one line, with exit status 2."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"train": Train, "evaluate": Evaluate, "demo": Demo}, prog="python -m avmixup_kit"
-    )
+    commands = {"train": Train, "evaluate": Evaluate, "demo": Demo}
     try:
-        command()
+        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m avmixup_kit")()
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

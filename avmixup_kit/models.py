@@ -381,11 +381,14 @@ def build(name: str, data: Images | int | None = None, **settings: object) -> Ne
     """Return the network of this name (a key of ``NAMES``) for a data set or number of classes.
 
     Raises:
-        ValueError: no network has this name.
+        ValueError: no network has this name, or it has no such setting.
     """
     if name not in NAMES:
         raise ValueError(f"network = {name!r} is not allowed: one of {', '.join(NAMES)}")
-    return NAMES[name](data, **settings)
+    try:
+        return NAMES[name](data, **settings)
+    except TypeError as error:
+        raise ValueError(f"network {name}: {error}") from error
 
 
 def from_architecture(text: str, *, seed: int = 0) -> Network:

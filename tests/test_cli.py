@@ -1,0 +1,148 @@
+"""The command line does what the notebooks do, headless, and parses nothing that it ignores."""
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+
+import avmixup_kit as av
+from avmixup_kit import __main__ as cli
+from avmixup_kit import methods, runs
+
+SHORT = ["--steps", "4", "--batch-size", "16", "--base-channels", "4", "--curve-images", "10"]
+
+
+def call(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["avmixup_kit", *map(str, words)])
+    cli.main()
+
+
+def test_train_evaluate_and_transfer(monkeypatch, tmp_path, capsys, digits):
+    call(monkeypatch, "train", tmp_path / "a", "--gamma", "3.0", "--attack-steps", "1", *SHORT)
+    assert "PGD10, validation: " in capsys.readouterr().out
+    about = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert methods.parse(about["method"]) == methods.avmixup(3.0, epsilon=0.15, steps=1)
+    call(monkeypatch, "train", tmp_path / "b", "--method", "standard", *SHORT)
+    capsys.readouterr()
+    call(
+        monkeypatch, "evaluate", tmp_path / "a", "--images", "30", "--steps", "2", "4",
+        "--transfer-from", tmp_path / "b",
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    result = json.loads((tmp_path / "a" / "evaluation.json").read_text())
+    assert list(result["accuracy"]) == ["Clean", "FGSM", "PGD2", "PGD4", "CW20"]
+    assert result["n"] == 30
+    assert f"PGD20 from {tmp_path / 'b'}: " in out
+    network = runs.load_model(tmp_path / "a")
+    attacks = [av.fgsm(0.15), av.pgd(2, 0.15), av.pgd(4, 0.15), av.cw(20, 0.15)]
+    direct = av.evaluate(network, digits.test.subset(30), attacks)
+    assert torch.equal(runs.Evaluation.load(tmp_path / "a/correct.npz").correct, direct.correct)
+
+
+def test_train_is_the_library_and_resume_goes_on(monkeypatch, tmp_path, digits):
+    words = ["--method", "pgd", "--attack-steps", "1", "--seed", "3", *SHORT]
+    call(monkeypatch, "train", tmp_path / "whole", *words)
+    network = av.small_cnn(digits, seed=3, base_channels=4).to(memory_format=torch.channels_last)
+    training = av.Training(
+        network, digits.train, av.Dial(methods.pgd(0.15, steps=1)), 4, batch_size=16, seed=3
+    )
+    records = runs.log(training, tmp_path / "part", checkpoint_every=1)
+    next(records)
+    next(records)
+    records.close()
+    call(monkeypatch, "train", tmp_path / "part", *words, "--resume")
+    states = [runs.load_checkpoint(tmp_path / run / "latest.pt") for run in ("whole", "part")]
+    for name, tensor in states[0]["model"].items():
+        assert torch.equal(tensor, states[1]["model"][name])
+
+
+def test_exported_turns_are_replayed(monkeypatch, tmp_path):
+    dial = av.Dial(av.avmixup(epsilon=0.15))
+    dial(0)
+    dial.turn(gamma=4.0)
+    runs.export_turns(dial, tmp_path / "turns.jsonl")
+    call(
+        monkeypatch, "train", tmp_path / "run", "--turns", tmp_path / "turns.jsonl",
+        "--attack-steps", "1", *SHORT,
+    )  # fmt: skip
+    assert runs.turns_of(tmp_path / "run") == list(dial.turns)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gamma", "0.5"], "gamma = 0.5 is not allowed"),
+        (["--method", "pgd", "--gamma", "2"], "method pgd: .*gamma"),
+        (["--method", "standard", "--epsilon", "0.1"], "method standard: .*epsilon"),
+        (["--epsilon", "8"], r"epsilon = 8.0 is not allowed.*write 8 / 255"),
+        (["--lr", "0"], "lr = 0.0 is not allowed"),
+        (["--network", "wrn-16-8", "--base-channels", "3"], "base_channels"),
+        (["--data", "image_folder"], "--root is missing"),
+        (["--data", "image_folder", "--root", "nowhere-at-all"], "nowhere-at-all"),
+        (["--device", "cuda"], "device = 'cuda' is not allowed: this machine has no CUDA"),
+        (["--batch-size", "2000"], "batch_size = 2000 is not allowed"),
+        (["--resume"], "holds no run to resume"),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_line(monkeypatch, tmp_path, capsys, words, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "train", tmp_path / "run", "--steps", "4", *words)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert re.search(message, error), error
+    assert error.strip().count("\n") == 0
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "x"], ["train", "x", "--steps", "4", "--nonsense"], ["fly"],
+              ["train", "x", "--steps", "4", "--network", "resnet"]],
+)  # fmt: skip
+def test_an_unknown_word_is_refused(monkeypatch, capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, *words)
+    assert stop.value.code == 2
+
+
+def test_a_diverging_training_exits_with_3(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "train", tmp_path / "run", "--lr", "1e30", "--method", "standard", *SHORT)
+    assert stop.value.code == 3
+    assert re.search("no longer finite|the loss is", capsys.readouterr().err)
+
+
+def test_every_name_on_the_command_line_is_one_of_the_library():
+    from typing import get_args
+
+    from avmixup_kit import data, models
+
+    assert set(get_args(cli.MethodName)) == set(methods.BY_NAME)
+    assert set(get_args(cli.NetworkName)) == set(models.NAMES)
+    assert set(get_args(cli.DataName)) == set(data.DATASETS)
+
+
+def test_the_demonstration_writes_table_page_and_run_folders(monkeypatch, tmp_path, capsys):
+    call(monkeypatch, "demo", "--folder", tmp_path, "--steps", "4")
+    table = capsys.readouterr().out
+    for name in ("Standard", "PGD", "LS0.8", "AVmixup"):
+        assert name in table
+        assert (tmp_path / name / "correct.npz").exists()
+    for column in ("Clean", "FGSM", "PGD20", "CW20"):
+        assert column in table
+    assert "[" in table
+    assert (tmp_path / "table.txt").read_text().strip() in table
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["command"] == "python -m avmixup_kit demo --steps 4 --seed 0"
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<img ") == 8 * 5
+    assert "PGD10, validation" in page
+    assert "upper bounds until a stronger" in page
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", markup), "the page fetches something"
+    assert "<script src" not in page
+    call(monkeypatch, "demo", "--folder", tmp_path, "--steps", "4")  # taken up: nothing to do
+    assert capsys.readouterr().out == table
