@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from avmixup_kit.labels import one_hot
 from avmixup_kit.losses import LabelCrossEntropy, Margin, Objective
+from avmixup_kit.shapes import Images
 
 BatchNorm = Literal["eval", "batch", "train"]
 Start = Literal["uniform", "normal", "zero"]
@@ -32,7 +33,7 @@ def check_epsilon(epsilon: float) -> None:
         )
 
 
-def ball(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+def ball(x: Images, epsilon: float) -> tuple[Images, Images]:
     """Return the lowest and highest allowed delta of every pixel, both shaped like x.
 
     Clamping a perturbation between them keeps |delta| <= epsilon and x + delta in [0, 1] exactly,
@@ -43,12 +44,12 @@ def ball(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 
 def ascend(
     objective: Callable[[Tensor], Tensor],
-    x: Tensor,
-    start: Tensor,
+    x: Images,
+    start: Images,
     epsilon: float,
     step_size: float,
     steps: int,
-) -> Tensor:
+) -> Images:
     """Return the perturbation (N, C, H, W) after ``steps`` signed gradient steps up ``objective``.
 
     Args:
@@ -104,8 +105,8 @@ class NoAttack:
     """The perturbation that is always zero: Standard and Mixup train on it."""
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, rng: Generator | None = None
-    ) -> Tensor:
+        self, model: nn.Module, x: Images, y: Tensor, rng: Generator | None = None
+    ) -> Images:
         return torch.zeros_like(x)
 
 
@@ -170,7 +171,7 @@ class Attack:
             name += f"x{self.restarts}"
         return name if self.source is None else f"{name} (transfer)"
 
-    def first_delta(self, x: Tensor, rng: Generator | None) -> Tensor:
+    def first_delta(self, x: Images, rng: Generator | None) -> Images:
         """Return the start (N, C, H, W), drawn from ``rng`` alone."""
         if self.start == "zero":
             return torch.zeros_like(x)
@@ -184,8 +185,8 @@ class Attack:
         return torch.clamp(noise, *ball(x, self.epsilon)) if self.clip_start else noise
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, rng: Generator | None = None
-    ) -> Tensor:
+        self, model: nn.Module, x: Images, y: Tensor, rng: Generator | None = None
+    ) -> Images:
         """Return delta (N, C, H, W). Model, gradients and the global generator stay as they were.
 
         Args:

@@ -4,13 +4,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from avmixup_kit.shapes import Labels
+
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     """Return labels (N,) of integers in [0, num_classes) as one-hot float32 (N, num_classes)."""
     return F.one_hot(labels, num_classes).to(torch.float32)
 
 
-def smooth(y: Tensor, lam: float) -> Tensor:
+def smooth(y: Labels, lam: float) -> Labels:
     """Return phi(y, lambda), the paper's label smoothing (Definition 6), shape (N, K).
 
     phi puts ``lam`` on the true class and (1 - lam) / (K - 1) on each other; ``y`` is one-hot.

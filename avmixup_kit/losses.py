@@ -1,21 +1,22 @@
 """What weights descend (means over the batch) and what attacks climb (sums over the batch)."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avmixup_kit import transport
+from avmixup_kit.shapes import Images, Labels, Logits, PerExample, Scalar
 
 
-def soft_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+def soft_cross_entropy(logits: Logits, y: Labels) -> PerExample:
     """Return the cross-entropy of each example, (N,), for logits (N, K) and soft labels (N, K)."""
     return -(y * F.log_softmax(logits, dim=1)).sum(1)
 
 
-def margin(logits: Tensor, y: Tensor) -> Tensor:
+def margin(logits: Logits, y: Labels) -> PerExample:
     """Return z_y - max over j != y of z_j of each example, (N,): negative means misclassified.
 
     ``y`` is one-hot (N, K); its largest entry names the true class.
@@ -25,7 +26,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return logits.gather(1, true).squeeze(1) - rival
 
 
-def kl_divergence(logits: Tensor, logits_hat: Tensor) -> Tensor:
+def kl_divergence(logits: Logits, logits_hat: Logits) -> PerExample:
     """Return KL(softmax(logits) || softmax(logits_hat)) of each example, (N,)."""
     log_p = F.log_softmax(logits, dim=1)
     return (log_p.exp() * (log_p - F.log_softmax(logits_hat, dim=1))).sum(1)
@@ -34,17 +35,18 @@ def kl_divergence(logits: Tensor, logits_hat: Tensor) -> Tensor:
 # ------------------------------------------------------------------------- what weights descend
 
 
+@runtime_checkable
 class Loss(Protocol):
     """What one training step descends: a scalar from model, x, x_hat (N, C, H, W), y_hat (N, K)."""
 
-    def __call__(self, model: nn.Module, x: Tensor, x_hat: Tensor, y_hat: Tensor) -> Tensor: ...
+    def __call__(self, model: nn.Module, x: Images, x_hat: Images, y_hat: Labels) -> Scalar: ...
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
     """Mean soft-label cross-entropy on x_hat alone, Algorithm 1 line 9."""
 
-    def __call__(self, model: nn.Module, x: Tensor, x_hat: Tensor, y_hat: Tensor) -> Tensor:
+    def __call__(self, model: nn.Module, x: Images, x_hat: Images, y_hat: Labels) -> Scalar:
         return soft_cross_entropy(model(x_hat), y_hat).mean()
 
 
@@ -63,7 +65,7 @@ class Trades:
         if not 0.0 <= self.beta < float("inf"):
             raise ValueError(f"beta = {self.beta!r} is not allowed: a finite number, 0 or more")
 
-    def __call__(self, model: nn.Module, x: Tensor, x_hat: Tensor, y_hat: Tensor) -> Tensor:
+    def __call__(self, model: nn.Module, x: Images, x_hat: Images, y_hat: Labels) -> Scalar:
         clean = model(x)
         divergence = kl_divergence(clean, model(x_hat)).mean()
         return soft_cross_entropy(clean, y_hat).mean() + self.beta * divergence
@@ -72,6 +74,7 @@ class Trades:
 # ---------------------------------------------------------------------------- what attacks climb
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What an attack climbs: the value of each example, (N,), from its adversarial logits (N, K).
 
@@ -81,9 +84,9 @@ class Objective(Protocol):
 
     name: ClassVar[str]
 
-    def reference(self, model: nn.Module, x: Tensor) -> Tensor | None: ...
+    def reference(self, model: nn.Module, x: Images) -> Tensor | None: ...
 
-    def __call__(self, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor: ...
+    def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample: ...
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,10 @@ class LabelCrossEntropy:
 
     name: ClassVar[str] = "PGD"
 
-    def reference(self, model: nn.Module, x: Tensor) -> None:
+    def reference(self, model: nn.Module, x: Images) -> None:
         return None
 
-    def __call__(self, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
+    def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         return soft_cross_entropy(logits, y)
 
 
@@ -113,10 +116,10 @@ class Margin:
         if not 0.0 <= self.kappa < float("inf"):
             raise ValueError(f"kappa = {self.kappa!r} is not allowed: a finite number, 0 or more")
 
-    def reference(self, model: nn.Module, x: Tensor) -> None:
+    def reference(self, model: nn.Module, x: Images) -> None:
         return None
 
-    def __call__(self, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
+    def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         return -F.relu(margin(logits, y) + self.kappa)
 
 
@@ -131,10 +134,10 @@ class KLToClean:
 
     name: ClassVar[str] = "KL"
 
-    def reference(self, model: nn.Module, x: Tensor) -> Tensor:
+    def reference(self, model: nn.Module, x: Images) -> Tensor:
         return _clean_logits(model, x)
 
-    def __call__(self, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
+    def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         assert reference is not None
         return kl_divergence(reference, logits)
 
@@ -154,10 +157,10 @@ class TransportDistance:
     tolerance: float | None = 0.1
     name: ClassVar[str] = "FS"
 
-    def reference(self, model: nn.Module, x: Tensor) -> Tensor:
+    def reference(self, model: nn.Module, x: Images) -> Tensor:
         return _clean_logits(model, x)
 
-    def __call__(self, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
+    def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         assert reference is not None
         distance = transport.distance(
             reference,

@@ -12,20 +12,22 @@ import ast
 import dataclasses
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from avmixup_kit import attacks, losses, mixing
 from avmixup_kit.attacks import Attack, BatchNorm, NoAttack, Start
 from avmixup_kit.losses import CrossEntropy, KLToClean, Loss, Trades, TransportDistance
 from avmixup_kit.mixing import Adversarial, AVmixup, Mix, Mixup
+from avmixup_kit.shapes import Images, Labels
 
 
+@runtime_checkable
 class Perturb(Protocol):
     """Any perturbation source: images, labels and a generator in, delta (N, C, H, W) out."""
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Generator) -> Tensor: ...
+    def __call__(self, model: nn.Module, x: Images, y: Labels, rng: Generator) -> Images: ...
 
 
 _STAGES = ("perturb", "mix", "loss")

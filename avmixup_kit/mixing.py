@@ -4,20 +4,22 @@ Every mix is ``mix(x, delta, y, rng) -> (x_hat, y_hat)`` with x and delta (N, C,
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
 from avmixup_kit.labels import check_lambda, smooth
+from avmixup_kit.shapes import Images, Labels
 
 
+@runtime_checkable
 class Mix(Protocol):
     """Anything that turns clean images, perturbations and labels into training examples."""
 
     def __call__(
-        self, x: Tensor, delta: Tensor, y: Tensor, rng: Generator
-    ) -> tuple[Tensor, Tensor]: ...
+        self, x: Images, delta: Images, y: Labels, rng: Generator
+    ) -> tuple[Images, Labels]: ...
 
 
 def _check_weight(name: str, value: float | None) -> None:
@@ -42,8 +44,8 @@ class Adversarial:
         check_lambda("lam", self.lam)
 
     def __call__(
-        self, x: Tensor, delta: Tensor, y: Tensor, rng: Generator
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Images, delta: Images, y: Labels, rng: Generator
+    ) -> tuple[Images, Labels]:
         return x + delta, smooth(y, self.lam)
 
 
@@ -66,8 +68,8 @@ class Mixup:
         _check_weight("alpha", self.alpha)
 
     def __call__(
-        self, x: Tensor, delta: Tensor, y: Tensor, rng: Generator
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Images, delta: Images, y: Labels, rng: Generator
+    ) -> tuple[Images, Labels]:
         x = x + delta
         partner = torch.randperm(len(x), generator=rng, device=x.device)
         count = len(x) if self.per_example else 1
@@ -120,8 +122,8 @@ class AVmixup:
         _check_weight("alpha", self.alpha)
 
     def __call__(
-        self, x: Tensor, delta: Tensor, y: Tensor, rng: Generator
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Images, delta: Images, y: Labels, rng: Generator
+    ) -> tuple[Images, Labels]:
         vertex = self.vertex(x, delta)
         count = len(x) if self.per_example else 1
         if self.alpha is None:
@@ -136,7 +138,7 @@ class AVmixup:
         )
         return x_hat, y_hat
 
-    def vertex(self, x: Tensor, delta: Tensor) -> Tensor:
+    def vertex(self, x: Images, delta: Images) -> Images:
         """Return the adversarial vertex x + gamma * delta (N, C, H, W), Equation (12)."""
         vertex = x + self.gamma * delta
         return vertex.clamp(0, 1) if self.clip_vertex else vertex

@@ -148,9 +148,10 @@ class Decoder:
             ValueError: the file is not an 8-bit image, is truncated, or has another size.
         """
         try:
-            with Image.open(BytesIO(content)) as image:
-                mode = image.mode
-                rgb = image.convert("RGB")
+            image = Image.open(BytesIO(content))
+            mode = image.mode
+            rgb = image if mode == "RGB" else image.convert("RGB")
+            rgb.load()
         except _BROKEN_IMAGE as error:
             raise ValueError(f"{name}: not an image that can be decoded ({error})") from error
         if mode.startswith(("I", "F")):

@@ -21,7 +21,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """Class names, and for each split images, uint8 (N, H, W, C), and labels, int64 (N,)."""
+    """Class names, and for each split images, uint8 (N, H, W, C), and labels, int64 (N,).
+
+    Both are contiguous.
+    """
 
     classes: tuple[str, ...]
     splits: dict[str, tuple[Tensor, Tensor]]

@@ -124,7 +124,7 @@ def cifar(kind: type[tv.CIFAR10], root: Path, download: bool) -> Decoded:
     return Decoded(
         tuple(parts[0].classes),
         {
-            name: (torch.from_numpy(part.data), torch.tensor(part.targets))
+            name: (torch.from_numpy(np.ascontiguousarray(part.data)), torch.tensor(part.targets))
             for name, part in zip(("train", "test"), parts, strict=True)
         },
     )

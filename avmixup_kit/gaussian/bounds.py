@@ -48,7 +48,8 @@ def robust_error_bound(
     sigma = real("sigma", sigma, 0)
     broadcast(d=d, n=np.asarray(slack), sigma=sigma, epsilon=epsilon)
     z = np.maximum(z_score(np.sqrt(d) * (slack - epsilon), sigma), 0.0)
-    exponent = -0.5 * z * z
+    with np.errstate(over="ignore"):
+        exponent = -0.5 * z * z
     return exponent / np.log(10.0) if log10 else np.exp(exponent)
 
 
@@ -140,7 +141,8 @@ def probability(d: ArrayLike, sigma: ArrayLike, sharp: bool = False) -> np.ndarr
     d, sigma = real("d", d, 1), real("sigma", sigma, 0)
     broadcast(d=d, sigma=sigma)
     if sharp:
-        failure = np.exp(-d / 2) + np.exp(-np.square(z_score(np.sqrt(d / 8), sigma)))
+        with np.errstate(over="ignore"):
+            failure = np.exp(-d / 2) + np.exp(-np.square(z_score(np.sqrt(d / 8), sigma)))
     else:
         failure = 2 * np.exp(-d / 8 / (sigma * sigma + 1))
     return np.maximum(1 - failure, 0.0)

@@ -1,0 +1,50 @@
+"""Every method and attack keeps the shapes its signature states, checked at run time."""
+
+import subprocess
+import sys
+
+# A process of its own: the hook rewrites modules as they are first imported.
+CHECKED = """
+import torch
+from jaxtyping import install_import_hook
+
+CORE = [f"avmixup_kit.{m}" for m in ("labels", "losses", "mixing", "attacks", "methods")]
+with install_import_hook(CORE, "beartype.beartype"):
+    import avmixup_kit as av
+    from avmixup_kit import labels, losses, methods
+torch.set_num_threads(1)
+data = av.digits()
+x, y = data.train.batch(torch.arange(6))
+for build in methods.BY_NAME.values():
+    training = av.Training(av.small_cnn(data), data.train, build(), 1, batch_size=8)
+    next(training)
+for attack in (av.fgsm(0.1), av.pgd(2, 0.1, restarts=2), av.cw(2, 0.1)):
+    attack(training.model, x, y, torch.Generator())
+    av.evaluate(training.model, data.test.subset(9), [attack], batch_size=4)
+
+wrong = [
+    lambda: losses.soft_cross_entropy(y, y[:3]),
+    lambda: losses.margin(y, y[0]),
+    lambda: labels.smooth(y[0], 0.5),
+    lambda: av.AVmixup()(x, x[:3], y, torch.Generator()),
+    lambda: av.Adversarial()(x, x, y[:3], torch.Generator()),
+    lambda: losses.CrossEntropy()(training.model, x, x, y[:3]),
+    lambda: av.ascend(lambda z: z.sum(), x, x[0], 0.1, 0.1, 1),
+    lambda: av.pgd(2, 0.1)(training.model, x[0], y, torch.Generator()),
+]
+for number, call in enumerate(wrong):
+    try:
+        call()
+    except Exception as error:
+        assert type(error).__name__ == "TypeCheckError", (number, error)
+    else:
+        raise AssertionError(f"wrong shape {number} was accepted")
+print("checked", len(wrong))
+"""
+
+
+def test_shapes_are_checked_at_run_time():
+    done = subprocess.run(
+        [sys.executable, "-c", CHECKED], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.strip() == "checked 8", done.stderr[-3000:]
