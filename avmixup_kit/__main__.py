@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from avmixup_kit import attacks, methods, models, runs
-from avmixup_kit.data import Data, load
+from avmixup_kit.data import Augmentation, Data, load
 from avmixup_kit.demo import comparison_table, demo, robust_curves
 from avmixup_kit.evaluation import evaluate
 from avmixup_kit.training import Dial, Settings, Training
@@ -54,6 +54,10 @@ class DataOptions:
     """The data set."""
     root: Path | None = None
     """Where it lies, or is downloaded to; for image_folder the folder or archive itself."""
+    pad: int | None = None
+    """Zeros around each side before a random crop; the data set's own where left out."""
+    flip: bool | None = None
+    """Mirror images at random; the data set's own where left out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where images, network and attacks live; auto is CUDA where there is one."""
 
@@ -64,6 +68,8 @@ class DataOptions:
             options["path" if self.data == "image_folder" else "root"] = self.root
         elif self.data == "image_folder":
             raise ValueError("--root is missing: the folder or archive of images")
+        if self.pad is not None or self.flip is not None:
+            options["augmentation"] = Augmentation(self.pad or 0, bool(self.flip))
         return load(self.data, **options)
 
 
@@ -143,8 +149,7 @@ class Train:
         dial = Dial(method, runs.turns_of(self.turns) if self.turns else ())
         options = {} if self.base_channels is None else {"base_channels": self.base_channels}
         network = models.build(self.network, loaded, seed=self.settings.seed, **options)
-        network = network.to(loaded.train.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        training = Training(network, loaded.train, dial, settings=self.settings)
+        training = Training(network.to(loaded.train.device), loaded.train, dial, settings=self.settings)
         records = runs.log(
             training,
             self.folder,
@@ -229,7 +234,7 @@ class Demo:
 
     folder: Path = Path("demo")
     """Where to write."""
-    steps: int = 1500
+    steps: int = 1000
     """Optimiser steps of each method."""
     seed: int = 0
     """Of networks, data order and attacks."""

@@ -51,7 +51,7 @@ def robust_curves(data: Data, images: int | None = None) -> runs.Curves:
     return measure
 
 
-def demo(folder: str | Path = "demo", *, steps: int = 1500, seed: int = 0) -> dict[str, Evaluation]:
+def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> dict[str, Evaluation]:
     """Train Standard, PGD, LS0.8 and AVmixup on digits, evaluate each, write table and page.
 
     Writes ``folder``/<method>/ (run folders), table.txt, results.json and index.html, all of one

@@ -228,7 +228,7 @@ class Training(Iterator[Record]):
 
     Args:
         model: from images (N, C, H, W) in [0, 1] to logits (N, K); trained in place, on the device
-            it is on.
+            it is on, its weights laid out as channels_last.
         split: training images; moved to the model's device.
         method: a Method, a Dial, or any function from step to Method.
         steps: optimiser steps in all.
@@ -256,7 +256,8 @@ class Training(Iterator[Record]):
         elif steps is not None or changes:
             raise ValueError("pass either settings or steps and its companions, not both")
         self.settings = settings
-        self.model = model
+        # Channels last is the faster layout of every convolution here; values are the same.
+        self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.device = next(model.parameters()).device
         self.split = split.to(self.device)
         self.dial = method if isinstance(method, Dial) else None

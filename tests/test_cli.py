@@ -44,7 +44,7 @@ def test_train_evaluate_and_transfer(monkeypatch, tmp_path, capsys, digits):
 def test_train_is_the_library_and_resume_goes_on(monkeypatch, tmp_path, digits):
     words = ["--method", "pgd", "--attack-steps", "1", "--seed", "3", *SHORT]
     call(monkeypatch, "train", tmp_path / "whole", *words)
-    network = av.small_cnn(digits, seed=3, base_channels=4).to(memory_format=torch.channels_last)
+    network = av.small_cnn(digits, seed=3, base_channels=4)
     training = av.Training(
         network, digits.train, av.Dial(methods.pgd(0.15, steps=1)), 4, batch_size=16, seed=3
     )
