@@ -408,7 +408,7 @@ def from_architecture(text: str, *, seed: int = 0) -> Network:
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             raise ValueError(complaint)
         builder = _BUILDERS[call.func.id]
-        settings = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
+        settings = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
     except (SyntaxError, ValueError, TypeError, KeyError) as error:
         raise ValueError(complaint) from error
     try:

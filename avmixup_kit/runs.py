@@ -19,13 +19,13 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy
 import torch
-import torchvision
 from torch import nn
 
 from avmixup_kit import models
@@ -118,7 +118,7 @@ def provenance() -> dict[str, Any]:
         "dirty": None if status is None else bool(status),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": version("torchvision"),
         "numpy": numpy.__version__,
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "threads": torch.get_num_threads(),

@@ -43,11 +43,12 @@ Wanted = Callable[[PurePosixPath], bool]
 Members = Iterator[tuple[PurePosixPath, bytes]]
 
 
-def files(folder: Path) -> Iterator[Path]:
-    """Every file below `folder` that is not hidden, in the order of names."""
+def files(folder: Path) -> Iterator[str]:
+    """The path of every file below `folder` that is not hidden, in the order of names."""
+    # Strings: a Path for each of 60 000 files takes a second.
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+        yield from (os.path.join(parent, n) for n in sorted(names) if not n.startswith("."))
 
 
 def members(path: Path, wanted: Wanted) -> Members:
@@ -79,9 +80,9 @@ def members(path: Path, wanted: Wanted) -> Members:
 
 def _folder_members(path: Path, wanted: Wanted) -> Members:
     for file in files(path):
-        name = PurePosixPath(file.relative_to(path).as_posix())
+        name = PurePosixPath(Path(file).relative_to(path).as_posix())
         if wanted(name):
-            yield name, file.read_bytes()
+            yield name, Path(file).read_bytes()
 
 
 def _is_inside(archive: Path, name: PurePosixPath) -> bool:

@@ -32,7 +32,7 @@ class Decoded:
 
 def cached(
     source: Path,
-    files: Callable[[], Iterable[Path]],
+    files: Callable[[], Iterable[str | Path]],
     decode: Callable[[], Decoded],
     option: str = "",
     folder: str | Path | None = None,
@@ -49,21 +49,24 @@ def cached(
         option: how the data were decoded, part of the cache's name.
     """
     places = _places(source, option, folder)
-    fingerprint = _fingerprint(source, files(), option)
-    for place in places:
-        found = _read(place, fingerprint)
-        if found is not None:
-            return found
+    before = _fingerprint(source, files(), option)
+    if before is not None:
+        for place in places:
+            found = _read(place, before)
+            if found is not None:
+                return found
     decoded = decode()
-    # Decoding may have downloaded the files.
-    _write(places, decoded, _fingerprint(source, files(), option))
+    after = _fingerprint(source, files(), option)
+    # What was absent has been downloaded; what changed meanwhile is decoded again next time.
+    if after is not None and before in (None, after):
+        _write(places, decoded, after)
     return decoded
 
 
 def _places(source: Path, option: str, folder: str | Path | None) -> list[Path]:
     suffix = f"{option and '-' + option}.avmixup-cache.pt"
     # Elsewhere than beside the source, two sources may have one name.
-    key = hashlib.sha256(str(source).encode()).hexdigest()[:12]
+    key = hashlib.sha256(os.fsencode(source)).hexdigest()[:12]
     apart = f"{source.name}-{key}{suffix}"
     chosen = folder or os.environ.get("AVMIXUP_CACHE")
     if chosen:
@@ -72,15 +75,21 @@ def _places(source: Path, option: str, folder: str | Path | None) -> list[Path]:
     return [source.with_name(source.name + suffix), user / "avmixup_kit" / apart]
 
 
-def _fingerprint(source: Path, files: Iterable[Path], option: str) -> str:
-    """A digest of names below `source`'s folder, sizes and times, so that a moved folder fits."""
-    digest = hashlib.sha256(repr((FORMAT, option)).encode())
+def _fingerprint(source: Path, files: Iterable[str | Path], option: str) -> str | None:
+    """A digest of sizes, times and names below `source`'s folder; None where a file is absent.
+
+    Names below the folder, so that the cache of a folder that was moved with it still fits.
+    """
     above = str(source.parent)
+    lines = [repr((FORMAT, option))]
     for file in files:
-        digest.update(str(file).removeprefix(above).encode())
-        state = file.stat() if file.exists() else None
-        digest.update(f"\0{state and (state.st_size, state.st_mtime_ns)}\n".encode())
-    return digest.hexdigest()
+        try:
+            state = os.stat(file)
+        except FileNotFoundError:
+            return None
+        lines.append(f"{str(file).removeprefix(above)}\0{state.st_size}\0{state.st_mtime_ns}")
+    # os.fsencode: a name need not be valid Unicode.
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
 def _checksum(decoded: Decoded) -> int:

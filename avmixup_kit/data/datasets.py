@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -253,9 +253,9 @@ def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return pair[0], pair[1]
 
 
-def _sources(path: Path) -> list[Path]:
+def _sources(path: Path) -> Iterable[str | Path]:
     """The files on which a decoded copy of `path` depends."""
-    return list(files(path)) if path.is_dir() else [path] if path.exists() else []
+    return files(path) if path.is_dir() else [path]
 
 
 def _decode_folder(path: Path, size: tuple[int, int] | None) -> Decoded:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import struct
-import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
@@ -118,8 +117,11 @@ def cifar(kind: type[tv.CIFAR10], root: Path, download: bool) -> Decoded:
             unpacked = Path(scratch)
             archive = root / kind.filename
             fetch(kind.url, archive, kind.tgz_md5, download)
-            with tarfile.open(archive) as tar:
-                tar.extractall(unpacked, filter="data")
+            (unpacked / kind.base_folder).mkdir()
+            for name, content in members(
+                archive, lambda name: name.parent.name == kind.base_folder
+            ):
+                (unpacked / kind.base_folder / name.name).write_bytes(content)
         parts = [kind(unpacked, train=train) for train in (True, False)]
     return Decoded(
         tuple(parts[0].classes),

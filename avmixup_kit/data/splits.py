@@ -160,7 +160,10 @@ class Split:
         else:
             pixels = self._augmented(index, rng)
         # Division of a float tensor in place: dividing the bytes themselves is ten times slower.
-        return pixels.float().div_(255).permute(0, 3, 1, 2), y
+        x = pixels.float().div_(255)
+        # One channel can be laid out in two ways; arithmetic makes the plain one of it, and
+        # convolutions round differently for each, so x must have it from the start.
+        return x.view(len(x), *self.shape) if self.shape[0] == 1 else x.permute(0, 3, 1, 2), y
 
     def _augmented(self, index: Tensor, rng: torch.Generator) -> Tensor:
         """uint8 (B, H, W, C), one window of each image at `index`, some of them flipped."""

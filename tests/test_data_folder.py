@@ -1,0 +1,446 @@
+"""image_folder: layouts, archives, bad input, and the cache of what was decoded."""
+
+import io
+import os
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from avmixup_kit.data import Augmentation, Data, image_folder
+from avmixup_kit.data import datasets as module
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AVMIXUP_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+
+
+def pixels(seed: int, height: int = 4, width: int = 5) -> np.ndarray:
+    return np.random.RandomState(seed).randint(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def png(content: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(content).save(stream, "png")
+    return stream.getvalue()
+
+
+def write(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def layout(train: int = 4, test: int = 2, last: str = "test") -> dict[str, bytes]:
+    """PNG files of two classes, train and test, each image of its own seed."""
+    names = [f"train/{c}/{i}.png" for c in ("cat", "dog") for i in range(train)]
+    names += [f"{last}/{c}/{i}.png" for c in ("cat", "dog") for i in range(test)]
+    return {name: png(pixels(seed)) for seed, name in enumerate(names)}
+
+
+def archive(path: Path, files: dict[str, bytes]) -> Path:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as out:
+            for name, content in files.items():
+                out.writestr(name, content)
+        return path
+    with tarfile.open(path, f"w:{path.suffix[1:].replace('tar', '').replace('tgz', 'gz')}") as out:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            out.addfile(info, io.BytesIO(content))
+    return path
+
+
+def checksums(data: Data) -> list[str]:
+    return [split.checksum for split in (data.train, data.validation, data.test)]
+
+
+def test_a_folder_becomes_its_pixels_in_the_order_of_names(tmp_path: Path) -> None:
+    data = image_folder(write(tmp_path / "mine", layout()), validation=0)
+    assert data.name == "mine"
+    assert data.classes == ("cat", "dog")
+    assert data.shape == (3, 4, 5)
+    assert data.train.labels.tolist() == [0] * 4 + [1] * 4
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+    expected = np.stack([pixels(seed) for seed in range(12)]).transpose(0, 3, 1, 2)
+    assert np.array_equal(data.train.images.numpy(), expected[:8])
+    assert np.array_equal(data.test.images.numpy(), expected[8:])
+    assert data.train.augmentation == Augmentation()
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.tar.xz", "a.tar.bz2"])
+@pytest.mark.parametrize("above", ["", "one/"])
+def test_an_archive_in_any_order_is_the_same_data(tmp_path: Path, name: str, above: str) -> None:
+    folder = image_folder(write(tmp_path / "mine", layout()))
+    backwards = {above + key: value for key, value in reversed(layout().items())}
+    assert checksums(image_folder(archive(tmp_path / name, backwards))) == checksums(folder)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["mine"]  # nothing unpacked
+
+
+def test_val_is_the_test_split_alone_and_validation_beside_test(tmp_path: Path) -> None:
+    alone = image_folder(write(tmp_path / "alone", layout(last="val")), validation=2)
+    assert (len(alone.train), len(alone.validation), len(alone.test)) == (6, 2, 4)
+    both = write(tmp_path / "both", layout() | layout(last="val", test=1))
+    data = image_folder(both)
+    assert (len(data.train), len(data.validation), len(data.test)) == (8, 2, 4)
+    assert data.validation.name == "both/validation"
+    with pytest.raises(ValueError, match=r"validation=0.5: allowed is None, both has a val folder"):
+        image_folder(both, validation=0.5)
+
+
+def test_hidden_and_other_files_are_left_alone(tmp_path: Path) -> None:
+    extra = {"train/cat/.0.png": b"", "train/notes.txt": b"x", "__MACOSX/train/cat/._0.png": b"x"}
+    path = archive(tmp_path / "a.zip", layout() | extra)
+    assert len(image_folder(path, validation=0).train) == 8
+    folder = write(tmp_path / "b", layout() | {"train/.thumbs/0.png": b"", "logo.png": b"no image"})
+    assert len(image_folder(folder, validation=0).train) == 8
+
+
+def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+    files = layout()
+    for i, mode in enumerate(("L", "RGBA", "P")):
+        stream = io.BytesIO()
+        Image.fromarray(pixels(50 + i)).convert(mode).save(stream, "png")
+        files[f"train/cat/{i}.png"] = stream.getvalue()
+    data = image_folder(write(tmp_path / "mine", files), validation=0)
+    assert data.train.shape == (3, 4, 5)
+    assert (data.train.images[0] == data.train.images[0][:1]).all()
+    assert np.array_equal(data.train.images[1].permute(1, 2, 0), pixels(51))
+
+
+def test_size_resizes_every_image(tmp_path: Path) -> None:
+    files = layout() | {"test/dog/9.png": png(pixels(9, 30, 40))}
+    path = write(tmp_path / "mine", files)
+    data = image_folder(path, size=(8, 6), validation=0)
+    assert data.shape == (3, 8, 6)
+    assert image_folder(path, size=7).shape == (3, 7, 7)
+    flat = write(tmp_path / "flat", {name: png(np.full((9, 9, 3), 77, np.uint8)) for name in files})
+    assert (image_folder(flat, size=4).train.images == 77).all()
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, (4,), (4, 0), (1, 2, 3), True])
+def test_a_bad_size_is_refused(tmp_path: Path, size: int) -> None:
+    with pytest.raises(ValueError, match=r"size=.*: allowed is an integer > 0, or \(height, width"):
+        image_folder(tmp_path, size=size)
+
+
+def refused(path: Path, message: str, kind: type[Exception] = ValueError) -> None:
+    """`path` is refused in one line, again the second time, and no cache is left."""
+    for _ in range(2):
+        with pytest.raises(kind, match=message) as caught:
+            image_folder(path)
+        assert "\n" not in str(caught.value)
+    assert not list(path.parent.rglob("*avmixup-cache*"))
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    refused(tmp_path / "no", r"path='.*/no': there is no such folder or archive", FileNotFoundError)
+
+
+def test_neither_folder_nor_archive(tmp_path: Path) -> None:
+    write(tmp_path, {"a.rar": b"Rar!"})
+    refused(tmp_path / "a.rar", r"path='.*a.rar': allowed is a folder or .tar, .tar.gz")
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    refused(tmp_path / "mine", r"found images in no split: allowed is train/<class>/<image> and te")
+
+
+def test_train_without_test(tmp_path: Path) -> None:
+    files = {name: content for name, content in layout().items() if "train" in name}
+    refused(write(tmp_path / "mine", files), r"found images in train: allowed is train/<class>/")
+
+
+def test_an_image_outside_a_class_folder(tmp_path: Path) -> None:
+    files = layout() | {"train/7.png": png(pixels(7))}
+    refused(
+        write(tmp_path / "mine", files), r"train/7.png stands in no class folder: allowed is tr"
+    )
+
+
+def test_images_of_two_sizes(tmp_path: Path) -> None:
+    files = layout() | {"train/dog/7.png": png(pixels(7, 9, 5))}
+    message = (
+        r"test/cat/0.png is 4x5 and train/dog/7.png is 9x5 \(height x width\): allowed is one size"
+    )
+    refused(write(tmp_path / "mine", files), message)
+
+
+@pytest.mark.parametrize("name", ["train/emu/0.png", "test/emu/0.png"])
+def test_class_folders_that_disagree(tmp_path: Path, name: str) -> None:
+    counts = "3 classes in train and 2 in test" if "train" in name else "2 classes in train and 3 i"
+    message = rf"{counts}.*: allowed are the same class folders in both, 'emu' is in one alone"
+    refused(write(tmp_path / "mine", layout() | {name: png(pixels(7))}), message)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", png(pixels(3, 40, 40))[:-600]])
+def test_an_image_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
+    files = layout() | {"train/dog/2.png": content}
+    refused(
+        write(tmp_path / "mine", files), r"train/dog/2.png: not an image that can be decoded \("
+    )
+
+
+def test_a_truncated_jpeg(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(pixels(0, 64, 64)).save(stream, "jpeg")
+    files = layout() | {"train/dog/2.jpg": stream.getvalue()[:-300]}
+    refused(write(tmp_path / "mine", files), r"train/dog/2.jpg: not an image .* truncated")
+
+
+def test_sixteen_bit_pixels(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((4, 5), 40_000, np.uint16)).save(stream, "png")
+    files = layout() | {"train/dog/2.png": stream.getvalue()}
+    message = r"train/dog/2.png: pixels of mode I;16: allowed are 8 bits a channel"
+    refused(write(tmp_path / "mine", files), message)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tar.xz", "a.tar.bz2"])
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.7, 0.9])
+def test_a_truncated_archive(tmp_path: Path, name: str, kept: float) -> None:
+    path = archive(tmp_path / name, layout(train=40))
+    content = path.read_bytes()
+    # A tar ends in up to 10 KB of zeros, of which only the first must be there.
+    path.write_bytes(content[: int(kept * len(content.rstrip(b"\0")))])
+    refused(path, rf"{name}: truncated or altered archive \(")
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tar.xz", "a.tar.bz2"])
+def test_an_archive_cut_in_its_last_checksum(tmp_path: Path, name: str) -> None:
+    path = archive(tmp_path / name, layout())
+    path.write_bytes(path.read_bytes()[:-3])
+    refused(path, rf"{name}: truncated or altered archive \(")
+
+
+def test_a_tar_cut_between_two_members(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.tar", layout())
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1].offset
+    path.write_bytes(path.read_bytes()[:last])
+    refused(path, rf"a.tar: truncated or altered archive \(no end mark at byte {last}\)")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.tar.xz", "a.tar.bz2"])
+def test_an_altered_archive(tmp_path: Path, name: str) -> None:
+    path = archive(tmp_path / name, layout(train=40))
+    content = bytearray(path.read_bytes())
+    for at in range(len(content) // 2, len(content) // 2 + 8):
+        content[at] ^= 0x55
+    path.write_bytes(content)
+    refused(path, "truncated or altered archive|not an image that can be decoded")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
+@pytest.mark.parametrize("outside", ["../train/cat/x.png", "/tmp/x.png", "train/../../x.png"])
+def test_a_member_that_leads_outside(tmp_path: Path, name: str, outside: str) -> None:
+    path = archive(tmp_path / name, layout() | {outside: png(pixels(1))})
+    refused(path, rf"its member '{outside}' leads outside: not allowed")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_a_member_that_is_a_link(tmp_path: Path, kind: bytes) -> None:
+    path = archive(tmp_path / "a.tar", layout())
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("train/cat/link.png")
+        link.type, link.linkname = kind, "/etc/passwd"
+        tar.addfile(link)
+    refused(path, "its member 'train/cat/link.png' is a link: not allowed")
+
+
+Count = Callable[[], int]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Count:
+    """How often a source was decoded since the test began."""
+    calls = []
+    original = module._decode_folder
+
+    def counting(path: Path, size: tuple[int, int] | None):
+        calls.append(path)
+        return original(path, size)
+
+    monkeypatch.setattr(module, "_decode_folder", counting)
+    return lambda: len(calls)
+
+
+def test_a_second_start_does_not_decode(tmp_path: Path, decoded: Count) -> None:
+    path = archive(tmp_path / "a.zip", layout())
+    first = image_folder(path)
+    assert (tmp_path / "a.zip.avmixup-cache.pt").exists()
+    assert checksums(image_folder(path)) == checksums(first)
+    assert decoded() == 1
+    # Splits are chosen after the cache.
+    assert len(image_folder(path, validation=4, seed=3).validation) == 4
+    assert decoded() == 1
+
+
+def test_a_moved_folder_keeps_its_cache(tmp_path: Path, decoded: Count) -> None:
+    write(tmp_path / "old" / "mine", layout())
+    first = image_folder(tmp_path / "old" / "mine")
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert checksums(image_folder(tmp_path / "new" / "mine")) == checksums(first)
+    assert decoded() == 1
+
+
+def test_another_size_has_a_cache_of_its_own(tmp_path: Path, decoded: Count) -> None:
+    path = write(tmp_path / "mine", layout())
+    for _ in range(2):
+        assert image_folder(path).shape == (3, 4, 5)
+        assert image_folder(path, size=(6, 3)).shape == (3, 6, 3)
+    assert decoded() == 2
+    assert (tmp_path / "mine-6x3.avmixup-cache.pt").exists()
+
+
+def test_a_changed_source_is_decoded_again(tmp_path: Path, decoded: Count) -> None:
+    path = write(tmp_path / "mine", layout())
+    first = image_folder(path)
+    write(path, {"train/cat/0.png": png(pixels(99))})
+    os.utime(path / "train/cat/0.png", ns=(1, 1))  # even where the clock is coarse
+    assert checksums(image_folder(path)) != checksums(first)
+    write(path, {"test/cat/7.png": png(pixels(7))})
+    assert len(image_folder(path).test) == 5
+    (path / "test/cat/7.png").unlink()
+    assert len(image_folder(path).test) == 4
+    assert decoded() == 4
+
+
+def test_a_source_that_changes_while_it_is_decoded_is_not_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "mine", layout())
+    original = module._decode_folder
+
+    def slow(path: Path, size: tuple[int, int] | None):
+        result = original(path, size)
+        write(path, {"test/cat/7.png": png(pixels(7))})
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_decode_folder", slow)
+        assert len(image_folder(path).test) == 4
+    assert len(image_folder(path).test) == 5
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "bit", "other"])
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, decoded: Count, damage: str) -> None:
+    path = write(tmp_path / "mine", layout())
+    first = image_folder(path)
+    cache = tmp_path / "mine.avmixup-cache.pt"
+    content = cache.read_bytes()
+    pixel = content.index(pixels(0).tobytes())
+    if damage == "other":
+        torch.save({"fingerprint": 3}, cache)
+    else:
+        altered = bytes([content[pixel] ^ 1])
+        cache.write_bytes(
+            {
+                "empty": b"",
+                "cut": content[: len(content) // 2],
+                "text": b"no cache\n" * 1000,
+                "bit": content[:pixel] + altered + content[pixel + 1 :],
+            }[damage]
+        )
+    # A cache of other data is no damage, and says nothing.
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert checksums(image_folder(path)) == checksums(first)
+    assert [str(w.message).split(": ")[1][:13] for w in said] == ["damaged cache"] * (
+        damage != "other"
+    )
+    assert checksums(image_folder(path)) == checksums(first)
+    assert decoded() == 2
+
+
+def test_a_cache_never_runs_code(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine", layout())
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"fingerprint": Bomb()}, tmp_path / "mine.avmixup-cache.pt")
+    with pytest.warns(UserWarning, match="damaged cache, decoding again"):
+        image_folder(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_the_cache_goes_where_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: Count, how: str
+) -> None:
+    place = tmp_path / "elsewhere"
+    if how == "environment":
+        monkeypatch.setenv("AVMIXUP_CACHE", str(place))
+    cache = place if how == "argument" else None
+    for parent in ("a", "b"):  # two sources of one name
+        write(tmp_path / parent / "mine", layout(train=3 if parent == "a" else 5))
+    for _ in range(2):
+        assert len(image_folder(tmp_path / "a/mine", cache=cache, validation=0).train) == 6
+        assert len(image_folder(tmp_path / "b/mine", cache=cache, validation=0).train) == 10
+    assert decoded() == 2
+    assert len(list(place.iterdir())) == 2
+    assert not list(tmp_path.glob("?/*cache*"))
+
+
+def test_a_read_only_folder_is_cached_for_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: Count
+) -> None:
+    path = write(tmp_path / "read-only" / "mine", layout())
+    read_only(path.parent, monkeypatch)
+    first = image_folder(path)
+    assert checksums(image_folder(path)) == checksums(first)
+    assert decoded() == 1
+    assert len(list((tmp_path / "user-cache" / "avmixup_kit").iterdir())) == 1
+
+
+def test_where_no_cache_can_be_written_the_data_are_there_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "mine", layout())
+    read_only(tmp_path, monkeypatch)
+    with pytest.warns(UserWarning, match="no cache written, the next start decodes again") as said:
+        assert len(image_folder(path, validation=0).train) == 8
+    assert len(said) == 1
+    assert "\n" not in str(said[0].message)
+
+
+def read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing open a new file below `folder`, root included, whom modes do not stop."""
+    original = Path.open
+
+    def refuse(self: Path, mode: str = "r"):
+        if mode != "rb" and folder in self.parents:
+            raise PermissionError(13, "Permission denied", str(self))
+        return original(self, mode)
+
+    monkeypatch.setattr(Path, "open", refuse)
+
+
+def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="no file size limit to stand for a disk")
+    path = write(tmp_path / "mine", layout(train=60))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))
+    try:
+        with pytest.warns(UserWarning, match="no cache written, the next start decodes") as said:
+            data = image_folder(path, validation=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(data.train) == 120
+    assert "\n" not in str(said[0].message)
+    assert [p for p in tmp_path.rglob("*cache*") if p.is_file()] == []
+    assert checksums(image_folder(path, validation=0)) == checksums(data)
