@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -273,7 +272,7 @@ class _Run:
             raise FileExistsError(
                 f"{self.folder} already holds a run: resume it or choose another folder"
             )
-        about = describe(self.training) | provenance() | {"command": sys.argv}
+        about = describe(self.training) | provenance()
         write_atomic(self.folder / "log.jsonl", b"")
         self._checkpoint("latest.pt")
         write_atomic(self.folder / "run.json", json.dumps(about, indent=2).encode())
