@@ -149,7 +149,9 @@ class Train:
         dial = Dial(method, runs.turns_of(self.turns) if self.turns else ())
         options = {} if self.base_channels is None else {"base_channels": self.base_channels}
         network = models.build(self.network, loaded, seed=self.settings.seed, **options)
-        training = Training(network.to(loaded.train.device), loaded.train, dial, settings=self.settings)
+        training = Training(
+            network.to(loaded.train.device), loaded.train, dial, settings=self.settings
+        )
         records = runs.log(
             training,
             self.folder,

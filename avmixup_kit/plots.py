@@ -154,7 +154,8 @@ _PAGE = """<!doctype html>
   body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
          padding: 0 1rem; }}
   table {{ border-collapse: collapse; }}
-  td, th {{ padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #8884; }}
+  td, th {{ padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8884;
+           white-space: nowrap; font-size: 15px; }}
   td:first-child, th:first-child {{ text-align: left; }}
   small {{ color: #808080; }}
   .strip td {{ text-align: center; font-size: 14px; border: 0; }}

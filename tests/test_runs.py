@@ -92,9 +92,7 @@ def interrupted(digits, folder, stop, dial=None, **options):
 def test_an_interrupted_run_ends_bit_identical(digits, tmp_path, stop):
     whole = finish(runs.log(new(digits), tmp_path / "whole"))
     interrupted(digits, tmp_path / "part", stop, curves=measure, curves_every=5)
-    finish(
-        runs.log(new(digits), tmp_path / "part", resume=True, curves=measure, curves_every=5)
-    )
+    finish(runs.log(new(digits), tmp_path / "part", resume=True, curves=measure, curves_every=5))
     assert identical(weights(tmp_path / "whole/latest.pt"), weights(tmp_path / "part/latest.pt"))
     lines = [json.loads(x) for x in (tmp_path / "part/log.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines if "loss" in line] == whole
