@@ -5,7 +5,8 @@ laws        the law of those errors over training sets
 bounds      Theorem 1, Corollary 1
 features    Examples 2-3, Definition 4, Theorems 2-3, presets S1-S6
 objectives  losses: hard labels, label smoothing, AVmixup
-flow        adversarial feature overfitting: paths and where they end
+stationary  the population loss and where training on it ends
+flows       adversarial feature overfitting: the paths there
 soft        what soft labels prescribe
 finite      training on drawn data
 """
@@ -35,16 +36,7 @@ from .features import (
     untied_weight,
 )
 from .finite import SampleTraining, sample_means, train_on_sample
-from .flow import (
-    Flow,
-    Stationary,
-    effective_epsilon,
-    expected_loss,
-    flow,
-    loss_slope,
-    stationary_point,
-    time_to_share,
-)
+from .flows import Flow, flow, time_to_share
 from .laws import (
     ErrorLaw,
     critical_epsilon,
@@ -57,6 +49,13 @@ from .laws import (
 from .model import error_at, fit, robust_error, sample, standard_error
 from .objectives import AVmixup, LabelSmoothing
 from .soft import low_noise_share, matching_gamma, matching_smoothing, zero_crossing
+from .stationary import (
+    Stationary,
+    effective_epsilon,
+    expected_loss,
+    loss_slope,
+    stationary_point,
+)
 
 __all__ = [
     "PRESETS",

@@ -249,7 +249,7 @@ class FeatureModel:
         r"""Return how many of the d non-robust features have a mean of y x above ε in n examples.
 
         d Φ(-(ε - η)√n / σ_B), the expected number; these are the ones that adversarial training on
-        drawn data keeps.
+        drawn data keeps at first (`sample_means`).
 
         Args:
             n: size of the training set, >= 1.

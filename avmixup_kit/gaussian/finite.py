@@ -135,7 +135,8 @@ def _step_size(z: np.ndarray, push: float, scale: float | None) -> float:
 def sample_means(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     """Return the mean of y x over examples, shape (d + 1,): what decides which weights survive.
 
-    Adversarial training on drawn data keeps a feature only if this exceeds ε.
+    Early in adversarial training on drawn data a feature keeps weight only if this exceeds ε. Later
+    the examples still at a loss decide, and features below ε come back.
 
     Args:
         x: inputs, shape (n, d + 1).

@@ -267,6 +267,12 @@ def robust_errors_exact(
     inner, square, absolute = np.zeros(sets), np.zeros(sets), np.zeros(sets)
     buffer = np.empty(_CHUNK)
     for many, theta in mean.groups:
+        if mean.s < 1e-100:  # the noise is below the last digit of every sum
+            inner += many * theta**2
+            square += many * theta**2
+            absolute += many * theta
+            continue
+        shift = theta / mean.s
         columns = min(many, _CHUNK)
         rows = max(1, _CHUNK // columns)
         for top in range(0, sets, rows):
@@ -274,17 +280,14 @@ def robust_errors_exact(
             height = these.stop - top
             for left in range(0, many, columns):
                 width = min(columns, many - left)
-                g = buffer[: height * width].reshape(height, width)
-                rng.standard_normal(out=g)
-                g *= mean.s
-                total = g.sum(axis=1)
-                inner[these] += theta * (theta * width + total)
-                square[these] += theta * (theta * width + 2 * total)
-                square[these] += np.einsum("ij,ij->i", g, g)
-                if theta:
-                    g += theta
-                np.abs(g, out=g)
-                absolute[these] += g.sum(axis=1)
+                u = buffer[: height * width].reshape(height, width)
+                rng.standard_normal(out=u)
+                if shift:
+                    u += shift
+                    inner[these] += theta * mean.s * u.sum(axis=1)
+                square[these] += mean.s**2 * np.einsum("ij,ij->i", u, u)
+                np.abs(u, out=u)
+                absolute[these] += mean.s * u.sum(axis=1)
     return mean.errors(inner, square, absolute, log10).reshape(shape + mean.epsilon.shape)
 
 

@@ -199,7 +199,7 @@ def mills(x: Numbers) -> np.ndarray:
 
 def _hinge_gap(mean: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return how far 1 is above the mean, in deviations where there is noise, and where that is."""
-    noisy = deviation > 0
+    noisy = deviation > 1e-290
     return (1 - mean) / np.where(noisy, deviation, 1.0), noisy
 
 

@@ -10,21 +10,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import quad, solve_ivp
-from scipy.optimize import root_scalar
 from scipy.special import expit, logit
 
-from .arguments import Numbers, broadcast, choice, number, real
+from .arguments import choice, number, real
 from .features import FeatureModel
-from .objectives import Forces, Loss, expected, forces, mills, segment
+from .objectives import Loss, forces, segment
+from .stationary import expected_loss, stationary_point, tilt
 
 GEOMETRY = ("exponentiated", "projected")
+_WALL = 1e10
 
 
 @dataclass(frozen=True)
 class Flow:
     """A path of adversarial training: shares B (T,) and norms ‖w‖₁ (T,) at times (T,).
 
-    `norm` is the logit scale on the simplex, where it stays put.
+    `norm` is the logit scale on the simplex, where it stays put. Where it is 0, so is B.
     """
 
     model: FeatureModel
@@ -50,78 +51,6 @@ class Flow:
     def training_loss(self) -> np.ndarray:
         """Return the population loss (T,) on Ψ_sample,c along the path, which never rises."""
         return expected_loss(self.model, self.B, self.epsilon, self.loss, self.norm)
-
-
-@dataclass(frozen=True)
-class Stationary:
-    """Where training ends: share B, norm ‖w‖₁ (the scale, on the simplex), effective radius kappa.
-
-    kappa = G₁/G₀: the direction is that of hard-label adversarial training with this radius, which
-    for hard labels and for label smoothing is ε itself. norm = 0 means that no weights beat w = 0;
-    B and kappa are then 0 and ε by convention.
-    """
-
-    B: float
-    norm: float
-    kappa: float
-
-
-def expected_loss(
-    model: FeatureModel, B: ArrayLike, epsilon: float, loss: Loss, scale: ArrayLike
-) -> np.ndarray:
-    """Return the population loss on Ψ_sample,c of tied weights with share B and ‖w‖₁ = scale.
-
-    Args:
-        model: the features.
-        B: share in [0, 1].
-        epsilon: radius of the attack, >= 0.
-        loss: "logistic", "exponential", "hinge", a LabelSmoothing or an AVmixup.
-        scale: logit scale or norm, >= 0, broadcast to B.
-    """
-    return expected(loss, *_moments(model, B, epsilon, loss, scale))[()]
-
-
-def loss_slope(
-    model: FeatureModel, B: ArrayLike, epsilon: float, loss: Loss, scale: ArrayLike
-) -> np.ndarray:
-    r"""Return dF/dB of `expected_loss` F at fixed scale: s (1 - η) G₀ + s² v'(B) H / 2."""
-    f, B, s = _at(model, B, epsilon, loss, scale)
-    with np.errstate(over="ignore"):
-        return (s * _tilt(model, f, B, s) * np.exp(f.log_scale))[()]
-
-
-def effective_epsilon(
-    model: FeatureModel, B: ArrayLike, epsilon: float, loss: Loss, scale: ArrayLike
-) -> np.ndarray:
-    r"""Return κ = G₁/G₀ at share B and ‖w‖₁ = scale, the radius this loss trains against there.
-
-    Negative G₀ (labels softer than the logits) makes κ > every push or < 0; G₀ = 0 makes it inf.
-    """
-    f, _, _ = _at(model, B, epsilon, loss, scale)
-    return np.where(f.g0 == 0, np.copysign(np.inf, f.g1), f.g1 / np.where(f.g0 == 0, 1.0, f.g0))[()]
-
-
-def _at(
-    model: FeatureModel, B: ArrayLike, epsilon: float, loss: Loss, scale: ArrayLike
-) -> tuple[Forces, np.ndarray, np.ndarray]:
-    margin, deviation, scale, epsilon = _moments(model, B, epsilon, loss, scale)
-    return forces(loss, margin, deviation, scale, epsilon), np.asarray(B), scale
-
-
-def _moments(
-    model: FeatureModel, B: ArrayLike, epsilon: float, loss: Loss, scale: ArrayLike
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    segment(loss)
-    B, scale, epsilon = real("B", B, 0, 1), real("scale", scale, 0), number("epsilon", epsilon, 0)
-    broadcast(B=B, scale=scale)
-    return model.mean(B, "observed"), np.sqrt(model.variance(B, "observed")), scale, epsilon
-
-
-def _tilt(model: FeatureModel, f: Forces, B: Numbers, s: Numbers) -> Numbers:
-    """Return dF/dB divided by s exp(log_scale)."""
-    g = model.groups("observed")
-    half_slope = g.variance_b * B - g.variance_a * (1 - B)
-    return (g.mean_a - g.mean_b) * f.g0 + s * half_slope * f.h
 
 
 def _start(model: FeatureModel, start: float | None) -> float:
@@ -186,23 +115,44 @@ def _slope(
         margin = g.mean_a * (1 - B) + g.mean_b * B
         deviation = np.sqrt(g.variance_a * (1 - B) ** 2 + g.variance_b * B**2)
         f = forces(loss, margin, deviation, scale, epsilon)
-        return float(scale * _tilt(model, f, B, scale) * np.exp(f.log_scale))
+        return float(scale * tilt(model, f, B, scale) * np.exp(f.log_scale))
 
     return slope
 
 
+def _vanished(t: float, y: np.ndarray) -> float:
+    return sum(y) - 1e-9
+
+
+_vanished.terminal = True  # type: ignore[attr-defined]
+
+
 def _solve(
-    field: Callable[[float, np.ndarray], list[float]], start: list[float], times: np.ndarray
+    field: Callable[[float, np.ndarray], list[float]],
+    start: list[float],
+    times: np.ndarray,
+    vanishing: bool = False,
 ) -> np.ndarray:
+    """Return the path (states, T); with `vanishing`, 0 from where the states' sum reaches 0."""
     if times[-1] == 0:
         return np.repeat(np.array(start)[:, None], times.size, axis=1)
+    stops, back = np.unique(times, return_inverse=True)
     with np.errstate(over="ignore"):
         path = solve_ivp(
-            field, (0.0, times[-1]), start, method="LSODA", t_eval=times, rtol=1e-9, atol=1e-12
+            field,
+            (0.0, stops[-1]),
+            start,
+            method="LSODA",
+            t_eval=stops,
+            events=_vanished if vanishing else None,
+            rtol=1e-9,
+            atol=1e-12,
         )
-    if not path.success:
+    if not path.success or not np.isfinite(path.y).all():
         raise RuntimeError(f"the flow could not be integrated: {path.message}")
-    return path.y
+    reached = np.zeros((len(start), stops.size))
+    reached[:, : path.y.shape[1]] = path.y
+    return reached[:, back]
 
 
 def _simplex_path(
@@ -223,8 +173,9 @@ def _simplex_path(
         path = _solve(lambda t, y: [-slope(float(expit(y[0])))], [float(logit(share))], times)
         return expit(path[0])
     rate = (model.d - model.c) * (1 + model.c) / (model.d + 1)
-    path = _solve(lambda t, y: [-rate * slope(float(y[0]))], [share], times)
-    # the flow is monotone, so it may run past an end and be cut there
+    # the flow is monotone, so it may run past an end and be cut there; what it sees of F beyond
+    # the end is only so much that its slope stays continuous
+    path = _solve(lambda t, y: [-rate * slope(min(max(float(y[0]), -0.01), 1.01))], [share], times)
     return np.clip(path[0], 0.0, 1.0)
 
 
@@ -259,12 +210,14 @@ def _free_path(
 
         def field(t: float, y: np.ndarray) -> list[float]:
             a, b = descent(max(y[0], 0.0), max(y[1], 0.0))
+            # a jump or a kink at 0 would stall the integrator; behind this wall a weight waits,
+            # within about 1e-5 of 0, until it is pulled out again
             return [
-                many_a * (a if y[0] > 0 else max(a, 0.0)),
-                many_b * (b if y[1] > 0 else max(b, 0.0)),
+                many_a * a + _WALL * min(y[0], 0.0) ** 2,
+                many_b * b + _WALL * min(y[1], 0.0) ** 2,
             ]
 
-        totals = np.maximum(_solve(field, [1 - share, share], times), 0.0)
+        totals = np.maximum(_solve(field, [1 - share, share], times, True), 0.0)
     norm = totals.sum(axis=0)
     return np.where(norm > 0, totals[1] / np.where(norm > 0, norm, 1.0), 0.0), norm
 
@@ -298,104 +251,3 @@ def time_to_share(
         )[0]
     rate = (model.d - model.c) * (1 + model.c) / (model.d + 1)
     return quad(lambda b: -1 / (rate * slope(b)), share, B, epsabs=0, epsrel=1e-10)[0]
-
-
-def stationary_point(
-    model: FeatureModel, epsilon: float, loss: Loss, scale: float | None
-) -> Stationary:
-    r"""Return the minimiser of the population loss on Ψ_sample,c, where every flow ends.
-
-    On the simplex: the root of F' (convex), or the end it pushes to. With free scale, hard labels:
-    b/a = ρ (η - ε)₊/(1 - ε), and the logistic loss has w = 2 Σ⁻¹(μ - ε)₊, the exponential half of
-    it. Soft labels: the root in B of the slope at the best norm for that B.
-
-    Args:
-        model: the features; with free scale sigma_a and sigma_b must be > 0.
-        epsilon: radius of the attack, >= 0.
-        loss: "logistic", "exponential", "hinge", a LabelSmoothing or an AVmixup.
-        scale: logit scale on the simplex, > 0; None learns it.
-    """
-    segment(loss)
-    epsilon = number("epsilon", epsilon, 0)
-    if scale is None:
-        if model.sigma_a == 0 or model.sigma_b == 0:
-            raise ValueError(
-                "model must have sigma_a > 0 and sigma_b > 0 where the scale is learned, "
-                f"got {model!r}"
-            )
-        return _free_optimum(model, epsilon, loss)
-    scale = number("scale", scale, 0, open_low=True)
-    B = _root_in_share(lambda B: _sign_at(model, B, epsilon, loss, scale))
-    return Stationary(B, scale, float(effective_epsilon(model, B, epsilon, loss, scale)))
-
-
-def _sign_at(model: FeatureModel, B: float, epsilon: float, loss: Loss, scale: float) -> float:
-    f, share, s = _at(model, B, epsilon, loss, scale)
-    return float(_tilt(model, f, share, s))
-
-
-def _root(slope: Callable[[float], float], low: float, high: float) -> float:
-    return root_scalar(slope, bracket=(low, high), method="brentq", xtol=1e-13, rtol=1e-13).root
-
-
-def _root_in_share(slope: Callable[[float], float]) -> float:
-    if slope(0.0) >= 0:
-        return 0.0
-    if slope(1.0) <= 0:
-        return 1.0
-    return _root(slope, 0.0, 1.0)
-
-
-def _free_optimum(model: FeatureModel, epsilon: float, loss: Loss) -> Stationary:
-    g = model.groups("observed")
-    pull_a = max(g.mean_a - epsilon, 0.0) / g.variance_a
-    pull_b = max(g.mean_b - epsilon, 0.0) / g.variance_b
-    total = pull_a + pull_b
-    if isinstance(loss, str):
-        if total == 0:
-            return Stationary(0.0, 0.0, epsilon)
-        B = pull_b / total
-        if loss == "hinge":
-            z = np.sqrt((g.mean_a - epsilon) * pull_a + (g.mean_b - epsilon) * pull_b)
-            return Stationary(B, _hinge_spread(z) * total / z, epsilon)
-        return Stationary(B, (2 if loss == "logistic" else 1) * total, epsilon)
-
-    def outer(B: float) -> float:
-        return _sign_at(model, B, epsilon, loss, _best_norm(model, B, epsilon, loss))
-
-    B = _root_in_share(outer)
-    norm = _best_norm(model, B, epsilon, loss)
-    if norm == 0:
-        return Stationary(0.0, 0.0, epsilon)
-    return Stationary(B, norm, float(effective_epsilon(model, B, epsilon, loss, norm)))
-
-
-def _hinge_spread(z: float) -> float:
-    """Return the deviation t of the margin, at z-score z, that minimises E(1 - t(z + g))_+.
-
-    There φ(x)/Φ(x) = z with x = 1/t - z.
-    """
-
-    def excess(x: float) -> float:
-        return float(mills(x) - z)
-
-    return 1 / (_root(excess, -z, 40.0) + z)
-
-
-def _best_norm(model: FeatureModel, B: float, epsilon: float, loss: Loss) -> float:
-    """Return the norm of least loss at share B (the loss is convex in it), 0 if no norm helps."""
-    margin = float(model.mean(B, "observed"))
-    variance = float(model.variance(B, "observed"))
-
-    def slope(norm: float) -> float:
-        f, _, _ = _at(model, B, epsilon, loss, norm)
-        return float(norm * variance * f.h - margin * f.g0 + f.g1)
-
-    if slope(0.0) >= 0:
-        return 0.0
-    low, high = 0.0, 1.0
-    while slope(high) < 0:
-        low, high = high, 4 * high
-        if high > 1e12:
-            raise RuntimeError(f"the norm of least loss is beyond 1e12 for {loss!r} at B = {B:g}")
-    return _root(slope, low, high)
