@@ -1,0 +1,406 @@
+"""The idiom of every explorer: labelled controls, one figure updated in place, one line of text.
+
+An explorer is three things: controls, a blank figure whose traces have names, and a pure function
+``draw(**values) -> View``. Moving a control calls ``draw`` and puts the view's data into the traces
+of the one figure. Values that ``draw`` refuses leave the figure as it was, and the reason appears
+beside the control that was moved.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from html import escape
+from typing import Any, NamedTuple, TypeVar
+
+try:
+    import anywidget  # noqa: F401  FigureWidget needs it and plotly does not ask for it
+    import ipywidgets as widgets
+    import plotly.graph_objects as go
+    from plotly.basedatatypes import BaseFigure
+except ImportError as error:
+    raise ImportError(
+        "explorers need ipywidgets, anywidget and plotly: pip install 'avmixup-kit[notebooks]'"
+    ) from error
+
+from avmixup_kit.plots import COLOURS, GREY, styled
+
+ALARM = COLOURS[1]
+_F = TypeVar("_F", bound=BaseFigure)
+_LABEL = {"description_width": "8.5em"}
+_WIDE = widgets.Layout(width="15em", flex="0 0 auto")
+
+
+class Control(widgets.HBox):
+    """One named value, with a place beside it for what is wrong with it.
+
+    Subclasses give `value`; `listen` registers who is told when the user changes it.
+    """
+
+    def __init__(self, name: str, parts: Sequence[widgets.Widget]):
+        self.name = name
+        self.listeners: list[Callable[[Control], None]] = []
+        self.error = widgets.HTML()
+        super().__init__(
+            [*parts, self.error], layout=widgets.Layout(flex_flow="row wrap", min_width="24em")
+        )
+
+    @property
+    def value(self) -> Any:
+        raise NotImplementedError
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        raise NotImplementedError
+
+    def listen(self, listener: Callable[["Control"], None]) -> None:
+        """Call ``listener(control)`` after each change."""
+        self.listeners.append(listener)
+
+    def complain(self, reason: str) -> None:
+        """Show the reason beside the control; an empty one clears it."""
+        markup = f'<span role="alert" style="color:{ALARM}">{escape(reason)}</span>'
+        self.error.value = markup if reason else ""
+
+    def _changed(self, change: object = None) -> None:
+        for listener in self.listeners:
+            listener(self)
+
+
+class Number(Control):
+    """A number: a slider for the hand and a labelled box for exact values and screen readers.
+
+    Args:
+        name: the name ``draw`` takes it under.
+        label: what the reader sees.
+        low, high: the range, both ends allowed.
+        value: where it starts.
+        step: of the slider; 1/100 of the range if None, one percent of a decade if ``log``.
+        log: slide in the logarithm.
+        whole: whole numbers only.
+        play: put a play button before the slider, which walks through whole numbers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        label: str,
+        low: float,
+        high: float,
+        value: float,
+        step: float | None = None,
+        log: bool = False,
+        whole: bool = False,
+        play: bool = False,
+    ):
+        self.low, self.high, self.decades, self.whole = low, high, log, whole
+        self._syncing = False
+        box = widgets.IntText if whole else widgets.FloatText
+        self.box = box(
+            value=value,
+            description=label,
+            style=_LABEL,
+            layout=_WIDE,
+            continuous_update=False,
+        )
+        look: dict[str, Any] = {
+            "readout": False,
+            "layout": widgets.Layout(flex="1 1 8em", max_width="20em"),
+        }
+        if log:
+            self.step = step or 0.01
+            look |= {"min": math.log10(low), "max": math.log10(high), "step": self.step}
+            self.slider = widgets.FloatLogSlider(value=value, **look)
+        else:
+            self.step = step or (1 if whole else (high - low) / 100)
+            look |= {"min": low, "max": high, "step": self.step}
+            kind = widgets.IntSlider if whole else widgets.FloatSlider
+            self.slider = kind(value=value, **look)
+        self.slider.observe(self._slid, "value")
+        self.box.observe(self._typed, "value")
+        parts: list[widgets.Widget] = [self.box, self.slider]
+        if play:
+            self.play = widgets.Play(
+                value=value, min=low, max=high, step=1, interval=150, show_repeat=False
+            )
+            self.link = widgets.jslink((self.play, "value"), (self.slider, "value"))
+            parts.append(self.play)
+        super().__init__(name, parts)
+
+    @property
+    def value(self) -> float:
+        """The number in the box.
+
+        Raises:
+            ValueError: it is out of range; the message says what is allowed.
+        """
+        value = self.box.value
+        if not self.low <= value <= self.high:
+            raise ValueError(
+                f"{self.name} must be between {self.low:g} and {self.high:g}, got {value:g}"
+            )
+        return value
+
+    @value.setter
+    def value(self, value: float) -> None:
+        self.box.value = value
+
+    def _slid(self, change: Any) -> None:
+        # on display a browser sends back the slider's stop nearest to the number in the box
+        if self._syncing or self._stops_from_box(change.new) < 0.51:
+            return
+        # a log slider stops at numbers with many digits; three are enough, inside the ends
+        value = min(max(float(f"{change.new:.3g}"), self.low), self.high)
+        self._sync(self.box, round(value) if self.whole else value)
+
+    def _stops_from_box(self, value: float) -> float:
+        a, b = value, min(max(self.box.value, self.low), self.high)
+        if self.decades:
+            a, b = math.log10(a), math.log10(b)
+        return abs(a - b) / self.step
+
+    def _typed(self, change: Any) -> None:
+        if not self._syncing:
+            self._sync(self.slider, min(max(change.new, self.low), self.high))
+
+    def _sync(self, other: Any, value: float) -> None:
+        self._syncing = True
+        other.value = value
+        self._syncing = False
+        self._changed()
+
+
+class Choice(Control):
+    """One of several named values.
+
+    Args:
+        name: the name ``draw`` takes it under.
+        label: what the reader sees.
+        options: values by what the reader sees.
+        value: where it starts.
+    """
+
+    def __init__(self, name: str, label: str, options: Mapping[str, Any], value: Any):
+        self.options = dict(options)
+        # a menu shows nothing for the value None, so it holds what the reader sees
+        self.menu = widgets.Dropdown(
+            options=list(options),
+            value=self._said(value),
+            description=label,
+            style=_LABEL,
+            layout=widgets.Layout(width="28em", max_width="100%"),
+        )
+        self.menu.observe(self._changed, "value")
+        super().__init__(name, [self.menu])
+
+    @property
+    def value(self) -> Any:
+        """The chosen value."""
+        return self.options[str(self.menu.value)]
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self.menu.value = self._said(value)
+
+    def _said(self, value: Any) -> str:
+        for said, option in self.options.items():
+            if option == value:
+                return said
+        raise ValueError(f"value must be one of {list(self.options.values())!r}, got {value!r}")
+
+
+class Switch(Control):
+    """Yes or no."""
+
+    def __init__(self, name: str, label: str, value: bool):
+        self.box = widgets.Checkbox(value=value, description=label, indent=True, style=_LABEL)
+        self.box.observe(self._changed, "value")
+        super().__init__(name, [self.box])
+
+    @property
+    def value(self) -> bool:
+        """Whether it is on."""
+        return self.box.value
+
+    @value.setter
+    def value(self, value: bool) -> None:
+        self.box.value = value
+
+
+class LiveFigure(go.FigureWidget):
+    """A FigureWidget that shows itself whole whenever a browser gets to it.
+
+    plotly tells the browser that the widget exists before it has put the data in. A browser that
+    is still loading the widget's code shows empty axes for ever; so here the browser is told last.
+    And plotly never tells a view opened later of what changed since: `remember` does.
+    """
+
+    _whole = False
+
+    def __init__(self, figure: go.Figure):
+        super().__init__(figure)
+        self._whole = True
+        self.open()
+
+    def open(self) -> None:
+        """Tell the browser of the widget, once it is whole."""
+        if self._whole:
+            super().open()
+
+    def remember(self) -> None:
+        """Have views opened from now on, in this page or after a reload, begin as it stands."""
+        self._widget_layout = deepcopy(self._layout_obj._props)
+        self._widget_data = deepcopy(self._data)
+
+
+class View(NamedTuple):
+    """What an explorer shows at some values.
+
+    traces: new properties, such as x and y, by trace name. note: one line of HTML under the figure.
+    layout: new properties of the figure's layout, such as annotations.
+    """
+
+    traces: Mapping[str, Mapping[str, Any]]
+    note: str = ""
+    layout: Mapping[str, Any] = {}
+
+
+class Explorer(widgets.VBox):
+    """Controls above a live figure above a line of text; displays itself in a notebook.
+
+    Args:
+        name: of the explorer, shown where no widget can be.
+        controls: in reading order.
+        blank: a figure with every trace that `draw` fills, by name.
+        draw: from the controls' values, by name, to a View. A ValueError or RuntimeError is shown.
+        start: values to open with instead of the controls' own.
+        presets: settings by name, each some of the values; a menu of them comes first.
+
+    Raises:
+        ValueError: `start` or a preset names no control, or `draw` refuses the first values.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        controls: Sequence[Control],
+        blank: go.Figure,
+        draw: Callable[..., View],
+        start: Mapping[str, Any] | None = None,
+        presets: Mapping[str, Mapping[str, Any]] | None = None,
+    ):
+        self.name, self.draw, self.blank = name, draw, blank
+        self.controls = {control.name: control for control in controls}
+        self._setting = False
+        self.presets = Choice(
+            "preset", "preset", {"(your own)": None, **{name: name for name in presets or {}}}, None
+        )
+        self._assign(start or {})
+        view = draw(**self.values)
+        first = fill(go.Figure(blank), view)
+        self.figure = LiveFigure(first.update_layout(uirevision="keep", autosize=True))
+        self.note = widgets.HTML(view.note)
+        for control in controls:
+            control.listen(self._moved_by_hand)
+        self.presets.listen(lambda menu: menu.value and self.set(**(presets or {})[menu.value]))
+        panel = widgets.Box(
+            [self.presets, *controls] if presets else controls,
+            layout=widgets.Layout(
+                display="grid", grid_template_columns="repeat(auto-fit, minmax(24em, 1fr))"
+            ),
+        )
+        super().__init__([panel, self.figure, self.note])
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The controls' values by name."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def set(self, **values: Any) -> None:
+        """Set several controls and draw once; a refusal is shown beside the last one named."""
+        self._assign(values)
+        self._moved(self.controls[list(values)[-1]])
+
+    def static(self) -> go.Figure:
+        """Return the figure as it stands, as a plain one that needs no kernel."""
+        return fill(go.Figure(self.blank), self.draw(**self.values))
+
+    def _assign(self, values: Mapping[str, Any]) -> None:
+        unknown = set(values) - set(self.controls)
+        if unknown:
+            allowed = ", ".join(self.controls)
+            raise ValueError(f"{self.name} has no control {min(unknown)!r}; it has {allowed}")
+        self._setting = True
+        for name, value in values.items():
+            self.controls[name].value = value
+        self._setting = False
+
+    def _moved_by_hand(self, control: Control) -> None:
+        if not self._setting:
+            self.presets.value = None
+            self._moved(control)
+
+    def _moved(self, control: Control) -> None:
+        for other in self.controls.values():
+            other.complain("")
+        values, suspect = {}, control
+        try:
+            for suspect in self.controls.values():
+                values[suspect.name] = suspect.value
+            suspect = control
+            view = self.draw(**values)
+        except (ValueError, RuntimeError) as error:
+            suspect.complain(str(error))
+        else:
+            self._show(view)
+
+    def _show(self, view: View) -> None:
+        fill(self.figure, view)
+        self.figure.remember()
+        self.note.value = view.note
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the live view, and a text for where there is none that is the same every run."""
+        data: dict[str, Any] = super()._repr_mimebundle_(**kwargs) or {}
+        data["text/plain"] = f"avmixup_kit.live.{self.name}: run this cell to get the sliders"
+        return data
+
+
+def dressed(figure: go.Figure, x: str, y: str, height: int = 480) -> go.Figure:
+    """Return the figure itself in the kit's look; x and y name the first panel's axes."""
+    styled(figure, "", x, y)
+    figure.update_layout(
+        height=height,
+        margin={"l": 60, "r": 10, "t": 60, "b": 130},
+        legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"},
+    )
+    figure.update_annotations(font_color=GREY)
+    return figure
+
+
+def fill(figure: _F, view: View) -> _F:
+    """Return the figure itself, with the view put into its traces and layout at once.
+
+    Raises:
+        KeyError: the view names a trace that the figure does not have.
+    """
+    every: Any = figure.data
+    traces = {trace.name: trace for trace in every}
+    with figure.batch_update():
+        for name, properties in view.traces.items():
+            traces[name].update(properties)
+        if view.layout:
+            figure.update_layout(view.layout)
+    return figure
+
+
+def error_text(log10: float, digits: int = 3) -> str:
+    """Return an error, given by its log10, as HTML: a number, or a power of ten if tiny."""
+    if log10 > -4:
+        return f"{10**log10:.{digits}g}"
+    if not math.isfinite(log10):
+        return "0"
+    exponent = math.floor(log10)
+    mantissa = 10 ** (log10 - exponent)
+    if log10 < -1e4:
+        return f"10<sup>{log10:.0f}</sup>"
+    return f"{mantissa:.{digits - 1}f} · 10<sup>{exponent}</sup>"

@@ -1,0 +1,712 @@
+"""The dashboard: what is turned by hand is repeated headless, and no failure loses a run."""
+
+import errno
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+
+import pytest
+import torch
+
+import avmixup_kit as av
+from avmixup_kit import methods, runs
+from avmixup_kit.training import Dial, Record, Training, Turn
+
+pytest.importorskip("ipywidgets")
+pytest.importorskip("anywidget")
+
+import plotly.graph_objects as go
+import plotly.io as pio
+
+from avmixup_kit import live
+from avmixup_kit.live.branch import Branch, Curve
+from avmixup_kit.live.dashboard import TITLES, kind, merged
+from avmixup_kit.live.trainer import Trainer
+
+EPSILON = 0.15
+STEPS = 40
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """Every test ends with the threads it began with."""
+    before = set(threading.enumerate())
+    yield
+    live.close_all()
+    assert set(threading.enumerate()) <= before
+
+
+def new(digits, dial=None, steps=STEPS, method=None):
+    method = methods.avmixup(epsilon=EPSILON, steps=1) if method is None else method
+    network = av.small_cnn(digits, seed=2, base_channels=4)
+    dial = Dial(method) if dial is None else dial
+    return Training(network, digits.train, dial, steps, batch_size=16, seed=4)
+
+
+def show(digits, training=None, **options):
+    options = {"probe_every": 10, "probe_images": 10, "period": 0.05} | options
+    return live.show(training or new(digits), data=digits, **options)
+
+
+def weights(training):
+    return {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
+
+
+def identical(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def headless(digits, turns=(), steps=STEPS):
+    """The weights of the same run without a dashboard."""
+    training = new(digits, Dial(methods.avmixup(epsilon=EPSILON, steps=1), list(turns)), steps)
+    for _ in training:
+        pass
+    return weights(training)
+
+
+def until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def at_step(lab, step):
+    until(lambda: lab.training.step >= step)
+
+
+# ------------------------------------------------------------------------------------- the curves
+
+
+def test_a_curve_of_100_000_records_stays_small_and_true(digits):
+    branch = Branch("run 1", new(digits), None, 10)
+    method = branch.method
+    losses = torch.rand(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def feed(first, last):
+        for step in range(first, last):
+            branch.note(Record(step, losses[step], 0.1, method))
+            if step % 50 == 0:
+                branch.flush()
+        branch.flush()
+
+    feed(0, 10_000)
+    gc.collect()
+    tracemalloc.start()
+    feed(10_000, 12_000)
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+    feed(12_000, 100_000)
+    gc.collect()
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 20_000
+    steps, values = branch.loss.arrays()
+    assert 500 <= len(steps) <= 1001
+    assert (steps[1:] > steps[:-1]).all()
+    assert steps[0] < 130
+    assert steps[-1] > 99_800
+    assert values[:-1].mean() == pytest.approx(float(losses.mean()), abs=1e-3)
+
+
+def test_a_curve_keeps_the_mean_of_what_it_merges():
+    curve = Curve(4)
+    for step in range(1, 8):
+        curve.add(step, 10.0 * step)
+    steps, values = curve.arrays()
+    assert steps.tolist() == [1.5, 3.5, 5.5, 7.0]
+    assert values.tolist() == [15.0, 35.0, 55.0, 70.0]
+    with pytest.raises(ValueError, match="capacity = 3 is not allowed: an even number, 2 or more"):
+        Curve(3)
+
+
+def test_curves_pictures_and_progress_are_written_while_training(digits):
+    lab = show(digits)
+    lab.start()
+    lab.join(60)
+    until(lambda: "is ended" in lab.state.value and f"step {STEPS} of" in lab.progress.value)
+    until(lambda: len(lab.curves.data) == 5 and len(lab.curves.data[0].x) == STEPS)
+    traces = {trace.meta: trace for trace in lab.curves.data}
+    assert list(traces["Clean, validation"].x) == [0, 10, 20, 30, 40]
+    assert list(traces["loss"].x) == list(range(1, STEPS + 1))
+    accuracy = lab.trainer.branch.accuracy["PGD10, train"].arrays()[1]
+    assert list(traces["PGD10, train"].y) == list(100 * accuracy)
+    until(lambda: lab.strip.value.count("<img") == 18)
+    assert lab.strip.value.count("trained on: ") == 6
+    figure = lab.static()
+    assert isinstance(figure, go.Figure)
+    assert [len(trace.x) for trace in figure.data] == [40, 5, 5, 5, 5]
+    evaluation = lab.evaluate(50)
+    assert evaluation.names == ("Clean", "FGSM", "PGD20", "CW20")
+    until(lambda: "CW20" in lab.evaluation.value)
+
+
+def test_the_strip_shows_what_the_dial_says(digits):
+    lab = show(digits)
+    lab.numbers["lambda2"].box.value = 0.4
+    lab.numbers["epsilon"].box.value = 0.05
+    lab.start()
+    lab.join(60)
+    strip = lab.trainer.branch.strip
+    assert (strip.adversarial - strip.clean).abs().max() == pytest.approx(0.05, abs=1e-6)
+    assert all(0.4 <= target <= 1 for target in strip.targets)
+    alpha = (torch.tensor(strip.targets) - 0.4) / 0.6
+    expected = strip.clean + (1 - alpha).reshape(-1, 1, 1, 1) * 2 * (
+        strip.adversarial - strip.clean
+    )
+    assert torch.allclose(strip.mixed, expected, atol=1e-5)
+
+
+# --------------------------------------------------------------- turned by hand, repeated headless
+
+
+def test_turns_made_by_hand_are_repeated_headless_bit_for_bit(digits, tmp_path):
+    lab = show(digits)
+    lab.start()
+    at_step(lab, 3)
+    lab.numbers["gamma"].box.value = 3.0
+    at_step(lab, 10)
+    lab.numbers["lambda2"].slider.value = 0.55
+    lab.numbers["lambda1"].box.value = 0.9
+    at_step(lab, 20)
+    lab.method.value = "pgd"
+    at_step(lab, 25)
+    lab.method.value = "avmixup"
+    lab.numbers["epsilon"].box.value = 0.1
+    lab.join(60)
+    lab.export(tmp_path / "turns.jsonl")
+    turns = runs.turns_of(tmp_path / "turns.jsonl")
+    assert [list(turn.change) for turn in turns] == [
+        ["gamma"], ["lambda2"], ["lambda1"], ["method"], ["method"], ["epsilon"]
+    ]  # fmt: skip
+    assert 3 <= turns[0].step < turns[3].step < STEPS
+    assert identical(weights(lab.training), headless(digits, turns))
+    assert not identical(weights(lab.training), headless(digits, turns[:-1]))
+    assert lab.trainer.branch.last.method == turns[4].change["method"].replace(epsilon=0.1)
+
+
+def test_looking_does_not_change_the_training(digits):
+    lab = show(digits, new(digits, steps=12), probe_every=1)
+    lab.start()
+    lab.join(60)
+    assert len(lab.trainer.branch.accuracy["PGD10, train"].arrays()[0]) == 13
+    assert identical(weights(lab.training), headless(digits, steps=12))
+
+
+def test_pause_resume_and_stop(digits):
+    lab = show(digits)
+    lab.start()
+    at_step(lab, 5)
+    lab.pause()
+    stood = lab.training.step
+    until(lambda: lab.go.description == "Resume" and not lab.go.disabled and lab.hold.disabled)
+    time.sleep(0.1)
+    assert lab.training.step == stood
+    lab.resume()
+    lab.join(60)
+    assert identical(weights(lab.training), headless(digits))
+    again = show(digits, name="second")
+    again.start()
+    at_step(again, 5)
+    again.stop()
+    stood = again.training.step
+    assert stood < STEPS
+    again.join(1)
+    assert again.trainer.branch.status == "stopped"
+    assert identical(weights(again.training), headless_part(digits, stood))
+    with pytest.raises(ValueError, match="run 1 is stopped: fork it to go on from a kept step"):
+        again.resume()
+
+
+def headless_part(digits, steps):
+    training = new(digits)
+    for _ in range(steps):
+        next(training)
+    return weights(training)
+
+
+def test_a_fork_is_another_run_from_there_and_leaves_the_first(digits):
+    lab = show(digits)
+    lab.numbers["gamma"].box.value = 2.5
+    lab.start()
+    lab.join(60)
+    first = weights(lab.training)
+    branch = lab.fork(20)
+    assert branch.origin == ("run 1", 20)
+    assert lab.training.step == 20
+    lab.numbers["gamma"].box.value = 4.0
+    lab.start()
+    lab.join(60)
+    assert lab.dial.turns == (Turn(0, {"gamma": 2.5}), Turn(20, {"gamma": 4.0}))
+    assert identical(weights(lab.training), headless(digits, lab.dial.turns))
+    assert identical(weights(lab.trainer.branches[0].training), first)
+    assert not identical(weights(lab.training), first)
+    until(lambda: len(lab.curves.data) == 10 and len(lab.curves.data[5].x) == 20)
+    assert [trace.x[0] for trace in lab.curves.data if trace.meta == "loss"] == [1, 21]
+    until(lambda: lab.branch.value == branch.name)
+    lab.branch.value = "run 1"
+    until(lambda: lab.trainer.branch.name == "run 1")
+    until(lambda: lab.numbers["gamma"].value == 2.5)
+    with pytest.raises(ValueError, match="step = 40 is not allowed: run 1 ends there"):
+        lab.fork()
+    with pytest.raises(ValueError, match="states were kept at steps 0, 4, 8, 12"):
+        lab.fork(7)
+    assert len(lab.trainer.branches) == 2
+
+
+def test_a_fork_of_the_present_step_pauses_the_first_run(digits):
+    lab = show(digits)
+    lab.start()
+    at_step(lab, 5)
+    lab.split_off.click()
+    until(lambda: len(lab.trainer.branches) == 2)
+    main, fork = lab.trainer.branches
+    assert main.status == "paused"
+    assert fork.training.step == main.training.step
+    assert identical(weights(fork.training), weights(main.training))
+    lab.start()
+    lab.join(60)
+    lab.trainer.switch("run 1").result()
+    lab.resume()
+    lab.join(60)
+    assert identical(weights(main.training), weights(fork.training))
+
+
+def test_a_saved_run_goes_on_here_and_headless(digits, tmp_path):
+    lab = show(digits)
+    lab.start()
+    at_step(lab, 5)
+    lab.numbers["gamma"].box.value = 3.0
+    at_step(lab, 12)
+    lab.pause()
+    lab.save(tmp_path / "run")
+    loaded = lab.load(tmp_path / "run")
+    assert loaded.training.step == lab.trainer.branches[0].training.step
+    assert loaded.accuracy["Clean, train"].arrays()[0].tolist()[:2] == [0, 10]
+    lab.resume()
+    lab.join(60)
+    turns = lab.dial.turns
+    assert [turn.change for turn in turns] == [{"gamma": 3.0}]
+    expected = headless(digits, turns)
+    assert identical(weights(lab.training), expected)
+    again = new(digits)
+    for _ in runs.log(again, tmp_path / "run", resume=True):
+        pass
+    assert identical(weights(again), expected)
+    assert again.dial.turns == turns
+    loaded_model = runs.load_model(tmp_path / "run")
+    assert identical(loaded_model.state_dict(), expected)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["checksum"] == digits.train.checksum
+    start = runs.load_checkpoint(tmp_path / "run" / "step_000000.pt")
+    assert identical(start["model"], weights(new(digits)))
+
+
+def test_an_evaluated_model_is_saved_with_its_evaluation(digits, tmp_path):
+    lab = show(digits)
+    lab.start()
+    lab.join(60)
+    evaluation = lab.evaluate(40)
+    lab.save(tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert saved["accuracy"]["PGD20"] == evaluation.accuracy("PGD20")
+    assert saved["n"] == 40
+
+
+# ------------------------------------------------------------------------------- dial and controls
+
+
+def test_turns_from_code_move_the_controls_and_are_counted_once(digits):
+    lab = show(digits)
+    lab.dial.turn(gamma=3.5, lambda1=0.3, lambda2=0.7)
+    lab.trainer.changed.set()
+    until(lambda: lab.numbers["gamma"].value == 3.5 and lab.numbers["lambda2"].value == 0.7)
+    assert lab.dial.turns == (Turn(0, {"gamma": 3.5, "lambda1": 0.3, "lambda2": 0.7}),)
+    until(lambda: "λ₁ &lt; λ₂ is legal: the target rises" in lab.note.value)
+    assert "0.414 at the adversarial example" in lab.note.value
+
+
+def test_a_replayed_turn_moves_the_controls(digits):
+    dial = Dial(methods.avmixup(epsilon=EPSILON, steps=1), [Turn(8, {"gamma": 3.0})])
+    lab = show(digits, new(digits, dial))
+    lab.start()
+    lab.join(60)
+    until(lambda: lab.numbers["gamma"].value == 3.0)
+    assert dial.turns == (Turn(8, {"gamma": 3.0}),)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("gamma", 0.5, "gamma = 0.5 is not allowed: the vertex lies at gamma &gt;= 1"),
+        ("lambda1", 1.5, "lambda1 = 1.5 is not allowed: it is the probability kept"),
+        ("lambda2", -0.1, "lambda2 = -0.1 is not allowed"),
+        ("epsilon", 8.0, "epsilon = 8.0 is not allowed: pixels live in [0, 1]"),
+    ],
+)
+def test_an_illegal_value_is_refused_beside_its_slider(digits, name, value, message):
+    lab = show(digits)
+    before = lab.dial.method
+    until(lambda: lab.method.value == "avmixup")
+    lab.numbers[name].box.value = value
+    assert message in lab.numbers[name].error.value
+    assert 'role="alert"' in lab.numbers[name].error.value
+    assert lab.dial.method == before
+    assert lab.dial.turns == ()
+    lab.numbers[name].box.value = 1.0
+    until(lambda: lab.numbers[name].error.value == "")
+
+
+def test_a_lambda1_below_lambda2_is_legal_and_explained(digits):
+    lab = show(digits)
+    lab.numbers["lambda1"].box.value = 0.5
+    lab.numbers["lambda2"].box.value = 0.7
+    until(lambda: "rises along the attack's direction" in lab.note.value)
+    assert lab.numbers["lambda1"].error.value == ""
+    assert (lab.dial.method.mix.lambda1, lab.dial.method.mix.lambda2) == (0.5, 0.7)
+
+
+@pytest.mark.parametrize("name", TITLES)
+def test_every_method_can_be_switched_to_and_trains(digits, name):
+    first = methods.pgd(EPSILON, steps=2) if name == "avmixup" else None
+    lab = show(digits, new(digits, steps=4, method=first))
+    until(lambda: lab.method.value is not None)
+    lab.method.value = name
+    assert kind(lab.dial.method) == name
+    lab.start()
+    lab.join(60)
+    assert kind(lab.trainer.branch.last.method) == name
+    assert methods.parse(repr(lab.dial.method)) == lab.dial.method
+    parameters = lab.dial.method.parameters
+    assert parameters.get("epsilon", EPSILON) == EPSILON
+    if name == "trades":
+        assert parameters["step_size"] == EPSILON / 4
+    for number in lab.numbers.values():
+        until(lambda number=number: number.box.disabled == (number.name not in parameters))
+
+
+def test_a_method_that_is_left_comes_back_as_it_was(digits):
+    lab = show(digits)
+    until(lambda: lab.method.value == "avmixup")
+    lab.numbers["gamma"].box.value = 3.3
+    lab.method.value = "standard"
+    lab.method.value = "avmixup"
+    assert lab.dial.method == methods.avmixup(3.3, epsilon=EPSILON, steps=1)
+    until(lambda: lab.numbers["gamma"].value == 3.3)
+
+
+def test_a_method_of_ones_own_has_no_name():
+    assert kind(methods.Method(perturb=lambda model, x, y, rng: torch.zeros_like(x))) is None
+    assert kind(methods.label_smoothing(0.8)) == "label_smoothing"
+
+
+def test_turns_are_told_by_step():
+    turns = (Turn(3, {"gamma": 2.0}), Turn(3, {"gamma": 3.0}), Turn(9, {"method": methods.pgd()}))
+    assert merged(turns) == {3: "γ = 3", 9: "PGD"}
+
+
+# ------------------------------------------------------------------------------ what can go wrong
+
+
+class Stumble:
+    """A loss that fails once, at a step's very end."""
+
+    def __init__(self, at, error):
+        self.at, self.error, self.calls = at, error, 0
+
+    def __call__(self, model, x, x_hat, y_hat):
+        self.calls += 1
+        value = av.methods.CrossEntropy()(model, x, x_hat, y_hat)
+        if self.calls == self.at:
+            raise self.error
+        return value
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("once"), torch.OutOfMemoryError("CUDA out of memory. Tried to")]
+)
+def test_a_step_that_fails_is_told_and_can_be_taken_again_exactly(digits, error):
+    training = new(digits, method=methods.avmixup(epsilon=EPSILON, steps=1).replace(
+        loss=Stumble(7, error)))  # fmt: skip
+    lab = show(digits, training)
+    lab.start()
+    with pytest.raises(type(error), match=str(error)):
+        lab.join(60)
+    until(lambda: str(error) in lab.alert.value)
+    assert 'role="alert"' in lab.alert.value
+    assert "Traceback" in lab.alert.value
+    assert training.step == 6
+    until(lambda: lab.go.description == "Try again")
+    until(lambda: "stands as it was before the failed step" in lab.state.value)
+    assert identical(weights(training), headless_part(digits, 6))
+    lab.resume()
+    lab.join(60)
+    assert identical(weights(training), headless(digits))
+    until(lambda: lab.alert.value == "")
+
+
+def test_a_turn_made_during_the_failed_step_acts_when_it_is_taken_again(digits):
+    training = new(digits, method=methods.avmixup(epsilon=EPSILON, steps=1))
+    real, calls = training.optimiser.zero_grad, []
+
+    def stumble(**options):
+        calls.append(1)
+        if len(calls) == 7:
+            training.dial.turn(gamma=3.0)
+            raise OSError("once")
+        real(**options)
+
+    training.optimiser.zero_grad = stumble
+    lab = show(digits, training)
+    lab.start()
+    with pytest.raises(OSError, match="once"):
+        lab.join(60)
+    assert training.dial.turns == (Turn(6, {"gamma": 3.0}),)
+    lab.resume()
+    lab.join(60)
+    assert identical(weights(training), headless(digits, [Turn(6, {"gamma": 3.0})]))
+
+
+def test_a_failure_that_had_changed_weights_goes_back_to_a_kept_step(digits):
+    training = new(digits)
+    real, calls = training.optimiser.step, []
+
+    def stumble():
+        calls.append(1)
+        real()
+        if len(calls) == 7:
+            raise OSError("once")
+
+    training.optimiser.step = stumble
+    lab = show(digits, training)
+    lab.start()
+    at_step(lab, 5)
+    with pytest.raises(OSError, match="once"):
+        lab.join(60)
+    assert training.step == 4
+    until(lambda: "went back to step 4: the failed step had changed weights" in lab.state.value)
+    lab.resume()
+    lab.join(60)
+    assert identical(weights(training), headless(digits))
+
+
+def test_a_diverging_run_is_told_and_kept(digits, tmp_path):
+    lab = show(digits)
+    lab.start()
+    at_step(lab, 3)
+    lab.pause()
+    with torch.no_grad():
+        lab.training.model.head.weight[0, 0] = float("nan")
+    lab.resume()
+    with pytest.raises(av.TrainingDiverged, match="the loss is nan at step"):
+        lab.join(60)
+    until(lambda: "the loss is nan" in lab.alert.value)
+    with pytest.raises(ValueError, match="no longer finite: such weights are never saved"):
+        lab.save(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    lab.fork(0)
+    lab.start()
+    lab.join(60)
+    assert identical(weights(lab.training), headless(digits))
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on(digits, tmp_path, monkeypatch):
+    lab = show(digits)
+    lab.folder.value = str(tmp_path / "run")
+    lab.start()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    at_step(lab, 3)
+    monkeypatch.setattr(os, "fsync", full)
+    lab.write.click()
+    until(lambda: "Could not save" in lab.alert.value)
+    assert "No space left on device" in lab.alert.value
+    monkeypatch.undo()
+    lab.join(60)
+    assert identical(weights(lab.training), headless(digits))
+    lab.write.click()
+    until(lambda: (tmp_path / "run" / "run.json").exists())
+    until(lambda: "Saved step 40" in lab.state.value and lab.alert.value == "")
+
+
+def test_a_folder_that_holds_another_run_is_not_overwritten(digits, tmp_path):
+    for _ in runs.log(new(digits, steps=2), tmp_path):
+        pass
+    before = (tmp_path / "latest.pt").read_bytes()
+    lab = show(digits)
+    with pytest.raises(FileExistsError, match="already holds a run: choose another folder"):
+        lab.save(tmp_path)
+    assert (tmp_path / "latest.pt").read_bytes() == before
+    with pytest.raises(FileNotFoundError, match="holds no run to load"):
+        lab.load(tmp_path / "nowhere")
+
+
+def test_a_run_of_other_images_is_not_loaded(digits, tmp_path):
+    fewer = Training(
+        av.small_cnn(digits, base_channels=4), digits.train.subset(100),
+        Dial(methods.pgd(EPSILON, steps=1)), 2, batch_size=16,
+    )  # fmt: skip
+    for _ in runs.log(fewer, tmp_path):
+        pass
+    lab = show(digits)
+    with pytest.raises(ValueError, match="the saved training used other images"):
+        lab.load(tmp_path)
+    assert len(lab.trainer.branches) == 1
+
+
+def test_data_that_are_not_there_are_told_and_the_run_kept(digits, tmp_path):
+    lab = show(digits)
+    lab.start()
+    at_step(lab, 3)
+    lab.new["data"].value = "cifar10"
+    lab.new["root"].value = str(tmp_path / "nothing")
+    lab.make.click()
+    until(lambda: "Could not make the run" in lab.alert.value)
+    assert str(tmp_path / "nothing") in lab.alert.value
+    lab.join(60)
+    assert len(lab.trainer.branches) == 1
+    assert identical(weights(lab.training), headless(digits))
+
+
+def test_a_new_run_is_made_without_code(digits):
+    lab = show(digits)
+    lab.new["steps"].value = 3
+    lab.new["method"].value = "pgd"
+    lab.new["lr"].value = -1.0
+    lab.make.click()
+    until(lambda: "lr = -1.0 is not allowed: a positive number" in lab.alert.value)
+    lab.new["lr"].value = 0.05
+    lab.make.click()
+    until(lambda: len(lab.trainer.branches) == 2)
+    lab.start()
+    lab.join(60)
+    assert kind(lab.dial.method) == "pgd"
+    assert lab.training.settings == av.Settings(3, lr=0.05)
+    same = Training(
+        av.small_cnn(digits), digits.train, methods.pgd(EPSILON), 3, lr=0.05, batch_size=128
+    )
+    for _ in same:
+        pass
+    assert identical(weights(lab.training), weights(same))
+
+
+def test_an_evaluation_without_test_images_is_refused(digits):
+    lab = live.show(new(digits), probe_images=10)
+    with pytest.raises(ValueError, match=r"there are no test images: show\(training, data=data\)"):
+        lab.evaluate()
+    assert set(lab.trainer.branch.probed) == {"train"}
+
+
+# --------------------------------------------------------------------------------- many, and none
+
+
+def test_running_the_cell_again_closes_the_first_dashboard(digits):
+    first = show(digits)
+    first.start()
+    at_step(first, 3)
+    second = show(digits)
+    assert not first.trainer.thread.is_alive()
+    assert not first.thread.is_alive()
+    assert first.trainer.branch.status == "paused"
+    with pytest.raises(RuntimeError, match="could not start: this dashboard is closed"):
+        first.start()
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("lab (trains)") == names.count("lab (shows)") == 1
+    # The same training may be shown again: it goes on where it stood.
+    stood = first.training.step
+    third = show(digits, first.training)
+    assert not second.trainer.thread.is_alive()
+    assert third.training.step == stood
+    third.start()
+    third.join(60)
+    assert identical(weights(third.training), headless(digits))
+
+
+def test_two_dashboards_run_side_by_side(digits):
+    a, b = show(digits, name="a"), show(digits, name="b")
+    b.numbers["gamma"].box.value = 3.0
+    a.start()
+    b.start()
+    a.join(60)
+    b.join(60)
+    assert identical(weights(a.training), headless(digits))
+    assert identical(weights(b.training), headless(digits, [Turn(0, {"gamma": 3.0})]))
+    with pytest.raises(ValueError, match="this training is in the dashboard 'a': close that first"):
+        show(digits, a.training, name="c")
+
+
+def test_a_closed_dashboard_lets_go_of_its_model(digits):
+    import weakref
+
+    lab = show(digits)
+    lab.start()
+    lab.join(60)
+    model = weakref.ref(lab.training.model)
+    lab.close()
+    lab.close()
+    del lab
+    gc.collect()
+    assert model() is None
+
+
+def test_bad_arguments_are_named(digits):
+    plain = Training(av.small_cnn(digits), digits.train, methods.pgd(EPSILON), 2, batch_size=16)
+    with pytest.raises(TypeError, match="a training without a Dial cannot be turned"):
+        live.show(plain)
+    with pytest.raises(ValueError, match="dial is another one than the training's"):
+        live.show(new(digits), Dial(methods.pgd()))
+    with pytest.raises(ValueError, match="probe_every = 0 is not allowed: a whole number, 1 or"):
+        show(digits, probe_every=0)
+    with pytest.raises(ValueError, match="period = 0 is not allowed: seconds, more than 0"):
+        show(digits, period=0)
+    with pytest.raises(ValueError, match="data = digits holds other training images"):
+        live.show(new(digits), data=av.digits(validation=0.2))
+    lab = show(digits)
+    with pytest.raises(RuntimeError, match="run 1 was not started: there is nothing to wait for"):
+        lab.join()
+    with pytest.raises(ValueError, match="images = 0 is not allowed: 1 or more"):
+        lab.evaluate(0)
+
+
+def test_join_can_time_out_and_ends_with_the_dashboard(digits):
+    trainer = Trainer(new(digits, steps=10_000), probe_images=10)
+    trainer.start().result()
+    with pytest.raises(TimeoutError, match="run 1 is running after 0.05 s"):
+        trainer.join(0.05)
+    threading.Timer(0.1, trainer.close).start()
+    with pytest.raises(RuntimeError, match="the dashboard was closed while run 1 was paused"):
+        trainer.join(20)
+    trainer.thread.join(20)
+
+
+def test_what_is_stored_of_a_dashboard_never_changes(digits, monkeypatch):
+    lab = show(digits)
+    bundle = lab._repr_mimebundle_()
+    assert bundle["text/plain"] == "avmixup_kit.live dashboard 'lab': it lives in JupyterLab"
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert "image/png" not in bundle
+    monkeypatch.setattr(go.Figure, "to_image", lambda figure, kind: b"picture")
+    monkeypatch.setattr(pio.renderers, "default", "plotly_mimetype+png")
+    assert lab._repr_mimebundle_()["image/png"] == "cGljdHVyZQ=="
+
+
+def test_a_program_that_ends_while_training_ends_cleanly(tmp_path):
+    script = """
+import torch
+torch.set_num_threads(1)
+import avmixup_kit as av
+from avmixup_kit import live
+digits = av.digits()
+dial = av.Dial(av.avmixup(epsilon=0.15, steps=1))
+lab = live.show(av.Training(av.small_cnn(digits), digits.train, dial, 100_000, batch_size=16))
+lab.start()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
