@@ -5,6 +5,7 @@ import avmixup_kit as av
 
 from avmixup_kit import attacks, evaluation, gaussian, methods, mixing, models, paper, runs
 from avmixup_kit.attacks import Attack, ascend, cw, fgsm, pgd
+from avmixup_kit.autoattack import autoattack
 from avmixup_kit.data import (
     Data,
     Split,
@@ -50,6 +51,7 @@ __all__ = [
     "Turn",
     "ascend",
     "attacks",
+    "autoattack",
     "avmixup",
     "cifar10",
     "cifar100",

@@ -6,12 +6,13 @@ standing are attacked.
 """
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
@@ -19,10 +20,18 @@ from scipy import stats
 from torch import Tensor, nn
 
 from avmixup_kit.attacks import Attack, ascend, ball, frozen
+from avmixup_kit.checks import FloatImages, as_images, check_logits, inspect
 from avmixup_kit.data import Split
 from avmixup_kit.losses import TransportDistance
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from avmixup_kit.alarms import Alarm
+
 Rule = Literal["any", "last"]
+Images = Split | FloatImages
+Pair = tuple[Tensor, Tensor]
 
 CLEAN = "Clean"
 
@@ -50,12 +59,54 @@ def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
     return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 
+class Verdict(NamedTuple):
+    """What a ``Judge`` found: who is still correct (N,), at what cost, stage by stage.
+
+    ``stages`` says how many images each of its attacks left standing; ``notes`` are for the reader.
+    """
+
+    correct: Tensor
+    gradients: int
+    stages: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Judge(Protocol):
+    """An attack that keeps its own books: AutoAttack, random search.
+
+    ``judge`` returns who of the images numbered ``standing`` is still correct, all others False,
+    and calls ``advance(images)`` as it goes, ``passes`` times the number of those standing at most.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def epsilon(self) -> float: ...
+
+    @property
+    def passes(self) -> int: ...
+
+    def judge(
+        self,
+        model: nn.Module,
+        images: Images,
+        standing: Tensor,
+        batch_size: int,
+        seed: int,
+        advance: Callable[[int], object],
+    ) -> Verdict: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What one model got right: ``correct`` is bool (attacks, examples), row 0 the clean images.
 
     ``gradients`` counts, for each row, how many input gradients of single images it took; ``rule``
-    says when an attack has won: at ``"any"`` iterate, or only with its ``"last"``.
+    says when an attack has won: at ``"any"`` iterate, or only with its ``"last"``. With ``ladder``
+    a row says what stands after its attack and those before it. ``epsilon`` is the largest of the
+    attacks', ``stages`` how many images each attack of a composed row left standing, ``notes`` what
+    a reader should know. ``model`` and ``images`` are what was evaluated; they are not saved.
     """
 
     names: tuple[str, ...]
@@ -64,6 +115,12 @@ class Evaluation:
     rule: Rule
     seed: int
     data: str
+    epsilon: float | None = None
+    ladder: bool = False
+    stages: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    model: nn.Module | None = field(default=None, repr=False)
+    images: Images | None = field(default=None, repr=False)
 
     @property
     def n(self) -> int:
@@ -100,7 +157,56 @@ class Evaluation:
             low, high = wilson(standing, self.n)
             cells = (f"{standing / self.n:.2%}", f"{low:.2%} to {high:.2%}", str(self.n))
             rows.append(("worst case", *cells))
-        return text_table(rows)
+        return "\n".join([text_table(rows), *(f"Note: {note}." for note in self.notes)])
+
+    def alarms(
+        self,
+        model: nn.Module | None = None,
+        images: "Images | Pair | None" = None,
+        *,
+        sources: Mapping[str, nn.Module] | None = None,
+        count: int = 200,
+        epsilon: float | None = None,
+    ) -> "list[Alarm]":
+        """Return the signs of hidden gradients that ring, each with figure and sentence.
+
+        What was evaluated is probed again with attacks chosen to disagree where robustness is not
+        real; ``alarms.probe`` returns the silent ones and those that could not be tried as well.
+
+        Args:
+            model, images: what was evaluated; needed only after ``Evaluation.load``.
+            sources: other models, whose adversarial examples are tried too.
+            count: how many images are probed, the same for the same images and count.
+            epsilon: radius; needed only where no attack was evaluated.
+
+        Raises:
+            ValueError: model or images are missing, or are not those that were evaluated.
+        """
+        from avmixup_kit import alarms
+
+        every = alarms.probe(self, model, images, sources=sources, count=count, epsilon=epsilon)
+        return [alarm for alarm in every if alarm.rings]
+
+    def to_html(
+        self,
+        path: str | Path,
+        model: nn.Module | None = None,
+        images: "Images | Pair | None" = None,
+        *,
+        sources: Mapping[str, nn.Module] | None = None,
+        count: int = 200,
+        title: str = "Is it really robust?",
+    ) -> None:
+        """Write one self-contained page: accuracies, alarms, radii, worst examples, transfer.
+
+        Args:
+            path: the file; it is written whole or not at all.
+            model, images, sources, count: as in ``alarms``; ``sources`` also make the transfer
+                table.
+        """
+        from avmixup_kit import report
+
+        report.write(path, self, model, images, sources=sources, count=count, title=title)
 
     def __str__(self) -> str:
         return self.table()
@@ -116,6 +222,10 @@ class Evaluation:
             "interval95": {name: list(self.interval(name)) for name in self.names},
             "worst_case": float(self.worst().double().mean()),
             "gradients": dict(zip(self.names, self.gradients, strict=True)),
+            "epsilon": self.epsilon,
+            "ladder": self.ladder,
+            "stages": {name: dict(stages) for name, stages in self.stages.items()},
+            "notes": list(self.notes),
         }
 
     def save(self, path: str | Path | IO[bytes]) -> None:
@@ -128,12 +238,21 @@ class Evaluation:
             rule=self.rule,
             seed=self.seed,
             data=self.data,
+            more=json.dumps(
+                {
+                    "epsilon": self.epsilon,
+                    "ladder": self.ladder,
+                    "stages": {name: list(stages) for name, stages in self.stages.items()},
+                    "notes": list(self.notes),
+                }
+            ),
         )
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
         """Read what ``save`` wrote."""
         with np.load(path, allow_pickle=False) as file:
+            more = json.loads(str(file["more"])) if "more" in file else {}
             return cls(
                 tuple(str(name) for name in file["names"]),
                 torch.from_numpy(file["correct"]),
@@ -141,6 +260,13 @@ class Evaluation:
                 "last" if str(file["rule"]) == "last" else "any",
                 int(file["seed"]),
                 str(file["data"]),
+                more.get("epsilon"),
+                more.get("ladder", False),
+                {
+                    name: tuple((str(stage), int(left)) for stage, left in stages)
+                    for name, stages in more.get("stages", {}).items()
+                },
+                tuple(more.get("notes", ())),
             )
 
 
@@ -159,12 +285,14 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
 
 def evaluate(
     model: nn.Module,
-    split: Split,
-    attacks: Sequence[Attack] = (),
+    split: "Images | Pair",
+    attacks: Sequence[Attack | Judge] = (),
     *,
     batch_size: int = 256,
     seed: int = 0,
     rule: Rule = "any",
+    ladder: bool = False,
+    check: bool = True,
     progress: bool = False,
 ) -> Evaluation:
     """Return what ``model`` classifies correctly, clean and under each attack.
@@ -174,62 +302,105 @@ def evaluate(
 
     Args:
         model: from images in [0, 1] to logits (N, K); left as it was found.
-        split: images and labels; moved batch by batch to the model's device.
-        attacks: columns; each crafts with batch norm in eval mode, whatever its own setting.
-        batch_size: how many images are attacked at once; changes nothing but speed and memory.
-        seed: of the attacks' starts, together with each image's content.
+        split: images and labels, a ``Split`` or a pair (x in [0, 1], class numbers); moved batch by
+            batch to the model's device.
+        attacks: rows, among them ``autoattack()``; each crafts with batch norm in eval mode,
+            whatever its own setting.
+        batch_size: how many images are attacked at once; changes nothing but speed and memory
+            (``autoattack(per="batch")`` excepted).
+        seed: of the attacks' starts, together with each image's content; AutoAttack's seed.
         rule: ``"any"`` counts an image as fooled when any iterate, the start included, fools the
             model; ``"last"``, which most repositories report, only when the last one does.
             Transferred examples are always the last iterate.
+        ladder: attack only what the attacks before left standing, so that a row is the worst case
+            so far and the last row that of all: fewer gradients, the same worst case.
+        check: look for what would make an evaluation worthless first (``checks.inspect``).
         progress: show a progress bar.
 
     Raises:
         ValueError: no images, another number of classes, an attack whose images influence each
-            other, two attacks of one name, logits that are not finite.
+            other, two attacks of one name, and whatever ``checks.inspect`` finds: probabilities in
+            place of logits, a model that is random or stuck in training mode, NaN, other pixels.
     """
     if rule not in get_args(Rule):
         raise ValueError(f"rule = {rule!r} is not allowed: one of {', '.join(get_args(Rule))}")
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size!r} is not allowed: 1 or more")
+    split = as_images(model, split)
     if len(split) == 0:
         raise ValueError(f"{split.name} has no images to evaluate")
     names = (CLEAN, *(attack.name for attack in attacks))
     if twins := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two attacks are called {', '.join(twins)}: evaluate them separately")
     for attack in attacks:
-        if isinstance(attack.objective, TransportDistance):
+        if isinstance(attack, Attack) and isinstance(attack.objective, TransportDistance):
             raise ValueError(
                 f"{attack.name} cannot be evaluated: its images influence each other, so a "
                 "verdict would depend on the batch"
             )
+    notes = inspect(model, split, attacked=bool(attacks)) if check else ()
     with frozen(model):
         clean = torch.cat(
             [_correct(model, *_images(model, split, part)) for part in _parts(split, batch_size)]
         ).cpu()
-        rows = {CLEAN: (clean, 0)}
-        standing = clean.nonzero().squeeze(1)
-        ladders = list(_ladders(attacks))
-        work = len(standing) * sum(ladder[-1].restarts for ladder in ladders)
-        with _bar(work, progress) as advance:
-            for ladder in ladders:
-                if ladder[-1].source is not None:
-                    rows |= _transfer(model, split, ladder, standing, batch_size, seed, advance)
-                else:
-                    run = _Run(model, split, ladder, batch_size, seed, rule, advance)
-                    rows |= run(standing)
+        rows = {CLEAN: Verdict(clean, 0)}
+        left = clean
+        groups = list(_groups(attacks))
+        with _bar(int(clean.sum()) * sum(map(_passes, groups)), progress) as advance:
+            for group in groups:
+                standing = (left if ladder else clean).nonzero().squeeze(1)
+                found = _judged(model, split, group, standing, batch_size, seed, rule, advance)
+                for attack in group:
+                    verdict = found[attack.name]
+                    if ladder:
+                        left = left & verdict.correct
+                        verdict = verdict._replace(correct=left)
+                    rows[attack.name] = verdict
     return Evaluation(
         names,
-        torch.stack([rows[name][0] for name in names]),
-        tuple(rows[name][1] for name in names),
+        torch.stack([rows[name].correct for name in names]),
+        tuple(rows[name].gradients for name in names),
         rule,
         seed,
         split.name,
+        max((attack.epsilon for attack in attacks), default=None),
+        ladder,
+        {name: rows[name].stages for name in names if rows[name].stages},
+        (*notes, *(note for name in names for note in rows[name].notes)),
+        model,
+        split,
     )
+
+
+def _passes(group: Sequence[Attack | Judge]) -> int:
+    last = group[-1]
+    return last.restarts if isinstance(last, Attack) else last.passes
+
+
+def _judged(
+    model: nn.Module,
+    split: Images,
+    group: Sequence[Attack | Judge],
+    standing: Tensor,
+    batch_size: int,
+    seed: int,
+    rule: Rule,
+    advance: Callable[[int], object],
+) -> dict[str, Verdict]:
+    """Return the verdicts of attacks that share one run, by name."""
+    attacks = [attack for attack in group if isinstance(attack, Attack)]
+    if not attacks:
+        (judge,) = group
+        assert not isinstance(judge, Attack)
+        return {judge.name: judge.judge(model, split, standing, batch_size, seed, advance)}
+    if attacks[-1].source is not None:
+        return _transfer(model, split, attacks, standing, batch_size, seed, advance)
+    return _Run(model, split, attacks, batch_size, seed, rule, advance)(standing)
 
 
 def transfer_matrix(
     models: Mapping[str, nn.Module],
-    split: Split,
+    split: Images,
     attack: Attack,
     *,
     batch_size: int = 256,
@@ -259,6 +430,91 @@ def transfer_matrix(
     return TransferMatrix(tuple(models), correct, attack.name)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How two methods differ under one attack, on the same images, over seeds.
+
+    ``differences`` are accuracy of the first minus that of the second, seed by seed, as
+    fractions; ``p_values`` McNemar's for each seed. ``p`` is that of the paired t-test over seeds
+    (of one seed: McNemar's), ``interval`` the 95 % interval of the mean difference (of one seed:
+    of the paired difference over images).
+    """
+
+    attack: str
+    n: int
+    differences: tuple[float, ...]
+    p_values: tuple[float, ...]
+    p: float
+    interval: tuple[float, float]
+
+    @property
+    def seeds(self) -> int:
+        """How many networks of each method were compared."""
+        return len(self.differences)
+
+    @property
+    def difference(self) -> float:
+        """The mean difference, as a fraction."""
+        return sum(self.differences) / len(self.differences)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        each = ", ".join(f"{p:.2g}" for p in self.p_values)
+        return (
+            f"{self.attack}: {100 * self.difference:+.1f} points (95 % interval {100 * low:+.1f} "
+            f"to {100 * high:+.1f}, p = {self.p:.2g}, {self.seeds} seeds, n = {self.n}; McNemar "
+            f"{each})"
+        )
+
+
+def compare(
+    a: Evaluation | Sequence[Evaluation], b: Evaluation | Sequence[Evaluation], name: str = CLEAN
+) -> Comparison:
+    """Return how ``a`` and ``b`` differ under the named attack: single models, or seeds in order.
+
+    ``name`` may be ``"worst case"``. Several seeds are compared seed by seed; what is then
+    generalised to is networks trained again, and images stay the same.
+
+    Raises:
+        ValueError: different images, different numbers of seeds, or an attack not evaluated.
+    """
+    first = [a] if isinstance(a, Evaluation) else list(a)
+    second = [b] if isinstance(b, Evaluation) else list(b)
+    if len(first) != len(second) or not first:
+        raise ValueError(f"{len(first)} and {len(second)} seeds cannot be paired")
+    for one, other in zip(first, second, strict=True):
+        if (one.data, one.n) != (other.data, other.n):
+            raise ValueError(
+                f"{one.data} ({one.n} images) and {other.data} ({other.n} images) cannot be paired"
+            )
+    rows = [
+        tuple(e.worst() if name == "worst case" else e.of(name) for e in pair)
+        for pair in zip(first, second, strict=True)
+    ]
+    each = [(x.double() - y.double()).numpy() for x, y in rows]
+    differences = np.array([d.mean() for d in each])
+    p_values = tuple(mcnemar(x, y) for x, y in rows)
+    if len(rows) == 1:
+        p, sample = p_values[0], each[0]
+    else:
+        p, sample = float("nan"), differences
+    mean = float(differences.mean())
+    error = float(np.std(sample, ddof=1)) / len(sample) ** 0.5 if len(sample) > 1 else 0.0
+    freedom = max(len(sample) - 1, 1)
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    if len(rows) > 1:
+        # Seeds that agree to the last image leave no spread to test against.
+        p = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+    return Comparison(
+        name,
+        first[0].n,
+        tuple(float(d) for d in differences),
+        p_values,
+        p,
+        (mean - half, mean + half),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class TransferMatrix:
     """``correct`` is bool (defenders, sources, examples); ``names`` are both."""
@@ -272,13 +528,28 @@ class TransferMatrix:
         """Accuracy of row = defender on the examples of column = source, as fractions."""
         return self.correct.double().mean(2)
 
+    @property
+    def n(self) -> int:
+        """How many examples each cell is about."""
+        return self.correct.shape[2]
+
+    def interval(self, defender: int, source: int) -> tuple[float, float]:
+        """Return Wilson's 95 % interval of one cell, as fractions."""
+        return wilson(int(self.correct[defender, source].sum()), self.n)
+
+    def figure(self) -> "go.Figure":
+        """Return the table as a heat map."""
+        from avmixup_kit import report
+
+        return report.transfer_heatmap(self)
+
     def __str__(self) -> str:
         head = (f"defender \\ {self.attack} from", *self.names)
         body = [
             (name, *(f"{value:.2%}" for value in row.tolist()))
             for name, row in zip(self.names, self.accuracy, strict=True)
         ]
-        return text_table([head, *body])
+        return f"{text_table([head, *body])}\nn = {self.n} in each cell"
 
 
 # ---------------------------------------------------------------------------------- how it is done
@@ -295,17 +566,18 @@ def _bar(total: int, show: bool) -> Iterator[Callable[[int], object]]:
         yield bar.update
 
 
-def _device(model: nn.Module) -> torch.device:
+def model_device(model: nn.Module) -> torch.device:
+    """Return where the model is; a model without parameters is on the CPU."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _images(model: nn.Module, split: Split, part: Tensor) -> tuple[Tensor, Tensor]:
+def _images(model: nn.Module, split: Images, part: Tensor) -> tuple[Tensor, Tensor]:
     x, y = split.batch(part.to(split.device))
-    device = _device(model)
+    device = model_device(model)
     return x.to(device), y.to(device)
 
 
-def _parts(split: Split, batch_size: int) -> tuple[Tensor, ...]:
+def _parts(split: Images, batch_size: int) -> tuple[Tensor, ...]:
     return torch.arange(len(split)).split(batch_size)
 
 
@@ -315,28 +587,23 @@ def _correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _verdict(logits: Tensor, y: Tensor) -> Tensor:
-    if logits.shape != y.shape:
-        raise ValueError(
-            f"the model's output has shape {tuple(logits.shape)}, the labels have "
-            f"{tuple(y.shape)}: the class counts disagree"
-        )
-    if not bool(torch.isfinite(logits).all()):
-        raise ValueError("the model returned logits that are not finite: nothing to evaluate")
+    check_logits(logits, y)
     return logits.argmax(1) == y.argmax(1)
 
 
-def _ladders(attacks: Sequence[Attack]) -> Iterator[list[Attack]]:
+def _groups(attacks: Sequence[Attack | Judge]) -> Iterator[list[Attack | Judge]]:
     """Yield attacks that share one run, fewest steps first."""
-    groups: dict[object, list[Attack]] = defaultdict(list)
+    groups: dict[object, list[Attack | Judge]] = defaultdict(list)
     for attack in attacks:
-        shared = attack.restarts == 1 and attack.source is None
-        alike = replace(attack, steps=1, step_size=attack.step, batch_norm="eval", source=None)
-        groups[alike if shared else id(attack)].append(attack)
+        key: object = id(attack)
+        if isinstance(attack, Attack) and attack.restarts == 1 and attack.source is None:
+            key = replace(attack, steps=1, step_size=attack.step, batch_norm="eval", source=None)
+        groups[key].append(attack)
     for group in groups.values():
-        yield sorted(group, key=lambda attack: attack.steps)
+        yield sorted(group, key=lambda attack: attack.steps if isinstance(attack, Attack) else 0)
 
 
-def starts(split: Split, part: Tensor, attack: Attack, seed: int, restart: int = 0) -> Tensor:
+def starts(split: Images, part: Tensor, attack: Attack, seed: int, restart: int = 0) -> Tensor:
     """Return the attack's first perturbations for images ``part``, (len(part), C, H, W), on CPU.
 
     Each depends on the seed, the restart and the image's own pixels and label, on nothing else.
@@ -366,7 +633,7 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        split: Split,
+        split: Images,
         ladder: list[Attack],
         batch_size: int,
         seed: int,
@@ -379,14 +646,14 @@ class _Run:
         self.marks = [attack.steps for attack in ladder]
         self.gradients = dict.fromkeys(self.marks, 0)
 
-    def __call__(self, standing: Tensor) -> dict[str, tuple[Tensor, int]]:
+    def __call__(self, standing: Tensor) -> dict[str, Verdict]:
         """Return, for each attack of the ladder, what stayed correct (N,) and its gradients."""
         kept = torch.zeros(len(self.marks), len(self.split), dtype=torch.bool)
         kept[:, standing] = True
         for restart in range(self.attack.restarts):
             kept &= self._once(kept[-1].nonzero().squeeze(1), restart)
         return {
-            attack.name: (row, self.gradients[attack.steps])
+            attack.name: Verdict(row, self.gradients[attack.steps])
             for attack, row in zip(self.ladder, kept, strict=True)
         }
 
@@ -511,13 +778,13 @@ class _Pool:
 
 def _transfer(
     model: nn.Module,
-    split: Split,
+    split: Images,
     ladder: list[Attack],
     standing: Tensor,
     batch_size: int,
     seed: int,
     advance: Callable[[int], object],
-) -> dict[str, tuple[Tensor, int]]:
+) -> dict[str, Verdict]:
     """Give the last iterates of another model's attack to this one."""
     (attack,) = ladder
     assert attack.source is not None
@@ -530,11 +797,11 @@ def _transfer(
             kept[part] = _correct(model, x + delta.to(x), y).cpu()
             advance(len(part))
     gradients = attack.steps * attack.restarts * len(standing)
-    return {attack.name: (kept, gradients)}
+    return {attack.name: Verdict(kept, gradients)}
 
 
 def craft(
-    attack: Attack, model: nn.Module, split: Split, part: Tensor, seed: int = 0, restart: int = 0
+    attack: Attack, model: nn.Module, split: Images, part: Tensor, seed: int = 0, restart: int = 0
 ) -> Tensor:
     """Return the attack's perturbations of images ``part``, (len(part), C, H, W), as evaluated.
 

@@ -129,6 +129,35 @@ def _clean_logits(model: nn.Module, x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class TargetedCrossEntropy:
+    """The log-probability of one wrong class, fixed before the first step: a targeted attack.
+
+    The target is the wrong class that is ``rank``-th most likely on the clean image (1: the
+    runner-up), so that it depends on the image alone.
+    """
+
+    rank: int = 1
+    name: ClassVar[str] = "Targeted"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"rank = {self.rank!r} is not allowed: a whole number, 1 or more")
+
+    def reference(self, model: nn.Module, x: Tensor) -> Tensor:
+        return _clean_logits(model, x)
+
+    def __call__(self, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
+        assert reference is not None
+        if self.rank >= logits.shape[1]:
+            raise ValueError(
+                f"rank = {self.rank} is not allowed: there are {logits.shape[1] - 1} wrong classes"
+            )
+        wrong = reference.masked_fill(y > 0.5, float("-inf"))
+        target = wrong.topk(self.rank, dim=1).indices[:, -1:]
+        return F.log_softmax(logits, dim=1).gather(1, target).squeeze(1)
+
+
+@dataclass(frozen=True)
 class KLToClean:
     """KL(f(x) || f(x + delta)), which TRADES climbs; labels play no part."""
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, nn
 
-from avmixup_kit import attacks, losses, mixing
+from avmixup_kit import attacks, diversity, losses, mixing
 from avmixup_kit.attacks import Attack, BatchNorm, NoAttack, Start
 from avmixup_kit.losses import CrossEntropy, KLToClean, Loss, Trades, TransportDistance
 from avmixup_kit.mixing import Adversarial, AVmixup, Mix, Mixup
@@ -223,6 +223,33 @@ def feature_scatter_avmixup(
     )
 
 
+def mixture(
+    gamma: float = 2.0,
+    lambda1: float = 1.0,
+    lambda2: float = 0.1,
+    epsilon: float = 8 / 255,
+    step_size: float | None = None,
+    steps: int = 10,
+    batch_norm: BatchNorm = "batch",
+    *,
+    clip_vertex: bool = False,
+    per_example: bool = True,
+) -> Method:
+    """Return AVmixup over five perturbation sources, one drawn per batch, Section 5.4.
+
+    The sources are ``diversity.five``: PGD, CW, targeted, TRADES' KL and Feature Scatter. Any
+    others: ``avmixup(perturb=Mixture((source, ...)))``.
+    """
+    return avmixup(
+        gamma,
+        lambda1,
+        lambda2,
+        clip_vertex=clip_vertex,
+        per_example=per_example,
+        perturb=diversity.five(epsilon, step_size, steps, batch_norm),
+    )
+
+
 BY_NAME = {
     "standard": standard,
     "mixup": mixup,
@@ -253,7 +280,7 @@ def build(name: str, **settings: Any) -> Method:
 def _vocabulary() -> dict[str, type]:
     return {
         name: value
-        for module in (attacks, losses, mixing)
+        for module in (attacks, losses, mixing, diversity)
         for name, value in vars(module).items()
         if isinstance(value, type) and dataclasses.is_dataclass(value)
     } | {"Method": Method}
@@ -273,6 +300,8 @@ def parse(text: str) -> Any:
                     *map(build_node, node.args),
                     **{str(k.arg): build_node(k.value) for k in node.keywords},
                 )
+        elif isinstance(node, ast.Tuple):
+            return tuple(map(build_node, node.elts))
         else:
             return ast.literal_eval(node)
         raise ValueError

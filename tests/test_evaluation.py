@@ -246,3 +246,49 @@ def test_a_model_that_returns_no_numbers_is_named(digits, split):
         broken.head.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="logits that are not finite"):
         evaluate(broken, split)
+
+
+def test_a_ladder_attacks_only_what_stands_and_ends_at_the_same_worst_case(trained, split):
+    attacks = [av.fgsm(EPSILON), av.pgd(20, EPSILON), av.cw(20, EPSILON)]
+    each, ladder = Counting(trained), Counting(trained)
+    apart = evaluate(each, split, attacks)
+    result = evaluate(ladder, split, attacks, ladder=True)
+    assert torch.equal(result.of("CW20"), apart.worst())
+    assert torch.equal(result.worst(), apart.worst())
+    assert torch.equal(result.of("FGSM"), apart.of("FGSM"))
+    assert torch.equal(result.of("PGD20"), apart.of("FGSM") & apart.of("PGD20"))
+    assert sum(result.gradients) == ladder.gradients < each.gradients
+    assert not (result.correct[1:] & ~result.correct[:-1]).any()
+    short = evaluate(trained, split, [av.pgd(10, EPSILON), *attacks], ladder=True)
+    assert torch.equal(short.of("CW20"), apart.worst())
+
+
+def test_compare_pairs_images_and_seeds(trained, network, split):
+    attack = av.pgd(3, EPSILON)
+    a, b = evaluate(trained, split, [attack]), evaluate(network, split, [attack])
+    one = evaluation.compare(a, b, "PGD3")
+    assert one.differences == (pytest.approx(a.accuracy("PGD3") - b.accuracy("PGD3")),)
+    assert one.p == av.mcnemar(a.of("PGD3"), b.of("PGD3"))
+    d = a.of("PGD3").double() - b.of("PGD3").double()
+    half = 1.9801 * float(d.std()) / len(split) ** 0.5  # t, 119 degrees of freedom
+    low, high = float(d.mean()) - half, float(d.mean()) + half
+    assert one.interval == pytest.approx((low, high), abs=1e-4)
+    assert evaluation.compare(a, a).p == 1.0
+
+    def fake(k):
+        return replace(a, correct=torch.arange(len(split)).lt(k).expand(2, -1))
+
+    first, second = [fake(k) for k in (60, 64, 62)], [fake(k) for k in (50, 50, 50)]
+    found = evaluation.compare(first, second, "worst case")
+    values = np.array([10, 14, 12]) / 120
+    t = values.mean() / (values.std(ddof=1) / 3**0.5)  # 10.39, two degrees of freedom
+    assert found.seeds == 3
+    assert found.difference == pytest.approx(0.1)
+    assert found.p == pytest.approx(1 - t / (2 + t * t) ** 0.5)
+    assert found.interval[0] == pytest.approx(0.1 - 4.30265 * values.mean() / t, abs=1e-5)
+    assert "+10.0 points" in str(found)
+    assert "3 seeds, n = 120" in str(found)
+    with pytest.raises(ValueError, match="3 and 2 seeds cannot be paired"):
+        evaluation.compare(first, second[:2])
+    with pytest.raises(ValueError, match=r"digits/test \(30 images\) cannot be paired"):
+        evaluation.compare(a, evaluate(trained, split.subset(30)))

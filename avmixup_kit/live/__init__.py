@@ -3,7 +3,7 @@
 from avmixup_kit import live
 """
 
-from .controls import Choice, Control, Explorer, Number, Switch, View
+from .controls import Choice, Control, Explorer, LiveFigure, Number, Switch, View, chart
 from .dashboard import Dashboard, close_all, show
 from .lottery import lottery
 from .overfitting import drawn_data, overfitting, phase_map
@@ -17,9 +17,11 @@ __all__ = [
     "Control",
     "Dashboard",
     "Explorer",
+    "LiveFigure",
     "Number",
     "Switch",
     "View",
+    "chart",
     "close_all",
     "drawn_data",
     "lottery",

@@ -322,7 +322,7 @@ class Explorer(widgets.VBox):
 
     def static(self) -> go.Figure:
         """Return the figure as it stands, as a plain one that needs no kernel."""
-        return fill(go.Figure(self.blank), self.draw(**self.values))
+        return fill(go.Figure(self.blank), self.draw(**self.values)).update_layout(width=950)
 
     def _assign(self, values: Mapping[str, Any]) -> None:
         unknown = set(values) - set(self.controls)
@@ -363,6 +363,14 @@ class Explorer(widgets.VBox):
         data: dict[str, Any] = super()._repr_mimebundle_(**kwargs) or {}
         data["text/plain"] = f"avmixup_kit.live.{self.name}: run this cell to get the sliders"
         return data
+
+
+def chart(title: str, x: str, y: str) -> go.Figure:
+    """Return an empty figure in the kit's look and colours, its guide lines grey."""
+    figure = styled(go.Figure(), title, x, y)
+    return figure.update_layout(
+        colorway=COLOURS, template_layout_shapedefaults_line={"color": GREY, "dash": "dot"}
+    )
 
 
 def dressed(figure: go.Figure, x: str, y: str, height: int = 480) -> go.Figure:

@@ -4,6 +4,7 @@ Two threads: the trainer's, which alone touches the model, and one that alone wr
 What the reader does only turns the dial or asks the trainer for something.
 """
 
+import atexit
 import base64
 import threading
 import time
@@ -101,8 +102,9 @@ def show(
     return _open[name]
 
 
+@atexit.register
 def close_all() -> None:
-    """Close every dashboard."""
+    """Close every dashboard; done when the program ends, so that no thread outlives it."""
     for dashboard in list(_open.values()):
         dashboard.close()
 

@@ -19,11 +19,11 @@ _CURVES = {
     "typical truth": (gaussian.epsilon_exact, COLOURS[2], "dot"),
 }
 _BARS = (
-    "claimed, independent sets",
-    "claimed, any dependence",
-    "claimed, shared noise",
-    "actual, standard error",
-    "actual, robust error",
+    "claimed,<br>independent<br>sets",
+    "claimed,<br>any<br>dependence",
+    "claimed,<br>shared<br>noise",
+    "actual,<br>standard<br>error",
+    "actual,<br>robust<br>error",
 )
 
 
@@ -51,7 +51,7 @@ def theorem_1(**start: Any) -> Explorer:
 
 def _blank() -> go.Figure:
     figure = make_subplots(
-        1, 2, column_widths=[0.6, 0.4], subplot_titles=["largest radius", "probability"]
+        1, 2, column_widths=[0.55, 0.45], subplot_titles=["largest radius", "probability"]
     )
     for name, (_, colour, dash) in _CURVES.items():
         fill = {"fill": "tonexty", "fillcolor": "rgba(213,94,0,0.15)"} if dash == "dash" else {}
@@ -72,7 +72,7 @@ def _blank() -> go.Figure:
     )
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
     figure.update_yaxes(range=[0, 1.08], row=1, col=2)
-    figure.update_xaxes(tickangle=35, row=1, col=2)
+    figure.update_xaxes(tickangle=0, tickfont_size=11, row=1, col=2)
     return dressed(figure, "ν", "ε")
 
 

@@ -1,0 +1,347 @@
+"""Models that hide their gradients ring, a plainly PGD-trained one does not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import avmixup_kit as av
+from avmixup_kit import alarms, methods
+from avmixup_kit.alarms import probe
+from avmixup_kit.autoattack import AutoAttack
+from avmixup_kit.evaluation import Evaluation, evaluate
+from avmixup_kit.search import RandomSearch
+
+EPSILON = 0.15
+LADDER = [av.fgsm(EPSILON), av.pgd(20, EPSILON), av.cw(20, EPSILON)]
+
+
+@pytest.fixture(scope="module")
+def split(digits):
+    return digits.test.subset(140)
+
+
+def trained_by(digits, method, steps=200):
+    model = av.small_cnn(digits, seed=1)
+    for _ in av.Training(model, digits.train, method, steps, seed=1, batch_size=64):
+        pass
+    return model.eval()
+
+
+def ringing(model, split, attacks=LADDER, **options):
+    found = probe(evaluate(model, split, attacks), **options)
+    assert len(found) == 14
+    return {alarm.name for alarm in found if alarm.rings}, {a.name: a for a in found}
+
+
+# ---------------------------------------------------------------------------- the model as a whole
+
+
+def test_a_plainly_pgd_trained_network_is_silent(trained, split):
+    result = evaluate(trained, split, LADDER)
+    assert result.alarms() == []
+
+
+def test_label_smoothing_alone_rings(digits):
+    model = trained_by(digits, methods.standard().replace(lam=0.8))
+    names, found = ringing(model, digits.test.subset(200))
+    assert "random search beats PGD" in names
+    assert found["random search beats PGD"].value > 0.04
+
+
+def test_an_extreme_lambda_rings(digits, split):
+    model = trained_by(digits, methods.label_smoothing(0.2, EPSILON, steps=3))
+    names, _ = ringing(model, split)
+    assert {"CW beats PGD", "random search beats PGD"} <= names
+
+
+class Scaled(nn.Module):
+    """The same decisions, logits multiplied: softmax underflows and cross-entropy goes flat."""
+
+    def __init__(self, model, factor):
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, x):
+        return self.factor * self.model(x)
+
+
+def test_a_temperature_that_underflows_cross_entropy_rings(trained, split):
+    names, found = ringing(Scaled(trained, 1000.0), split)
+    assert {
+        "CW beats PGD",
+        "random search beats PGD",
+        "accuracy does not vanish as epsilon grows",
+        "gradients vanish",
+    } <= names
+    assert found["gradients vanish"].value > 0.9
+    assert "divide the logits by a number" in found["gradients vanish"].sentence
+    # The same network, read plainly, is silent: nothing but its gradients was hidden.
+    assert (
+        evaluate(trained, split, LADDER)
+        .of("Clean")
+        .equal(evaluate(Scaled(trained, 1000.0), split).of("Clean"))
+    )
+
+
+# ------------------------------------------------------------------ each alarm by what it looks for
+
+
+class Backward(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a given factor."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.save_for_backward(factor)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0], None
+
+
+class Reversed(nn.Module):
+    """Gradients that point away from danger."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(Backward.apply(x, torch.tensor(-1.0)))
+
+
+class Flat(nn.Module):
+    """No gradient at all."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(Backward.apply(x, torch.tensor(0.0)))
+
+
+class OnGrid(nn.Module):
+    """Honest gradients on images of whole grey levels, reversed ones everywhere else."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        off = ((x * 255).round() / 255 - x).abs().amax((1, 2, 3), keepdim=True) > 1e-6
+        return self.model(Backward.apply(x, torch.where(off, -1.0, 1.0)))
+
+
+class Shattered(nn.Module):
+    """A fine ripple on the pixels: each point's gradient sign is its own."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x + 0.004 * torch.cos(3000 * x))
+
+
+@pytest.fixture(scope="module")
+def weak(digits):
+    """About three quarters right, so that an attack that helps shows."""
+    return trained_by(digits, methods.pgd(EPSILON, steps=2), steps=12)
+
+
+def test_gradients_that_point_the_wrong_way(weak, split):
+    names, found = ringing(Reversed(weak), split)
+    assert {"FGSM above clean", "label rises along the attack direction"} <= names
+    assert "points the wrong way" in found["FGSM above clean"].sentence
+    assert "accuracy does not vanish as epsilon grows" in names
+
+
+def test_gradients_that_are_right_only_for_one_step(trained, split):
+    names, _ = ringing(OnGrid(trained), split)
+    assert {"PGD above FGSM", "one step beats many"} <= names
+
+
+def test_gradients_that_do_not_align(trained, split):
+    names, found = ringing(Shattered(trained), split)
+    assert "gradients of neighbours do not align" in names
+    assert found["gradients of neighbours do not align"].value < 0.3
+
+
+def test_transfer_from_another_model(trained, split):
+    masked = Scaled(trained, 1000.0)
+    names, found = ringing(masked, split, sources={"plain": trained})
+    assert "transfer beats PGD" in names
+    assert "another model (plain)" in found["transfer beats PGD"].sentence
+    names, found = ringing(masked, split)
+    assert found["transfer beats PGD"].rings is None
+    assert "no other model was given" in found["transfer beats PGD"].sentence
+    rows = [*LADDER, av.pgd(20, EPSILON, source=trained)]
+    names, _ = ringing(masked, split, rows)
+    assert "transfer beats PGD" in names
+
+
+def test_autoattack_and_its_square(trained, split):
+    few = split.subset(80)
+    short = AutoAttack(EPSILON, ("apgd-t", "square"), 1, 300)
+    names, found = ringing(Scaled(trained, 1000.0), few, [av.pgd(20, EPSILON), short])
+    assert "AutoAttack far below PGD" in names
+    assert found["Square beats white-box attacks"].rings is False
+    names, found = ringing(Flat(trained), few, [av.pgd(20, EPSILON), short])
+    assert "Square beats white-box attacks" in names
+    names, found = ringing(trained, few, [av.pgd(20, EPSILON), short])
+    assert not names
+    assert found["AutoAttack far below PGD"].rings is False
+
+
+class Lucky(nn.Module):
+    """Has a gradient only where a pixel it does not look at happens to be bright enough."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        gate = (x[:, :, :1, :1] > 0.8 * EPSILON).float()
+        seen = x.clone()
+        seen[:, :, 0, 0] = 0
+        return self.model(Backward.apply(seen, gate))
+
+
+class Slow(nn.Module):
+    """Shows the gradient of two rows of pixels at a time, others at every step."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        row = (x.sum((1, 2, 3)) * 1e4).long() % 8
+        rows = nn.functional.one_hot(row, 8) + nn.functional.one_hot((row + 3) % 8, 8)
+        return self.model(Backward.apply(x, rows[:, None, :, None]))
+
+
+def test_more_restarts_still_help(trained, split):
+    names, _ = ringing(Lucky(trained), split)
+    assert "more restarts still help" in names
+    assert "more steps still help" not in names
+
+
+def test_more_steps_still_help(trained, digits):
+    names, _ = ringing(Slow(trained), digits.test.subset(200))
+    assert "more steps still help" in names
+
+
+# --------------------------------------------------------------------------------- the statistics
+
+
+def test_limits_are_tested_with_a_bound_and_not_with_the_figure_itself():
+    def share(k, n):
+        return alarms._share("x", k, n, 0.02, "w", "m", {"a": n, "b": n - k}).rings
+
+    assert not share(6, 200)  # 3 %, but 2 % is not ruled out
+    assert share(12, 200)
+    assert share(300, 10_000)  # 3 %, surely above 2 %
+    assert not share(0, 200)
+    one = torch.zeros(100, dtype=torch.bool)
+
+    def paired(gained, lost):
+        weak, strong = one.clone(), one.clone()
+        weak[:lost] = True
+        strong[lost : lost + gained] = True
+        return alarms._paired("x", weak, strong, ("a", "b"), "m").rings
+
+    assert not paired(6, 0)  # 2 ** -6 = 0.016
+    assert paired(7, 0)  # 2 ** -7 = 0.008
+    assert not paired(12, 6)
+    assert not paired(0, 30)
+
+
+def test_every_alarm_has_a_number_a_sentence_and_a_figure(trained, split):
+    found = probe(evaluate(trained, split, LADDER))
+    for alarm in found:
+        assert alarm.sentence.endswith(".")
+        if alarm.rings is None:
+            with pytest.raises(ValueError, match="was not tried, so there is nothing to draw"):
+                alarm.figure()
+            assert str(alarm).startswith("[not tried]")
+        else:
+            assert alarm.value == pytest.approx(alarm.value)
+            assert str(alarm).startswith("[silent]")
+            figure = alarm.figure()
+            assert figure.data
+            assert figure.layout.title.text == alarm.name
+    radii = {a.name: a for a in found}["accuracy does not vanish as epsilon grows"].drawing
+    assert radii.x == [0.0, 0.075, 0.15, 0.3, 0.6, 1.0]
+    assert radii.series["PGD20"][-1] == 0
+
+
+def test_the_probe_is_the_same_every_time_and_in_every_batch(trained, split):
+    result = evaluate(trained, split, LADDER)
+    everyone = torch.random.get_rng_state()
+    first = [str(alarm) for alarm in probe(result, count=40)]
+    assert [str(alarm) for alarm in probe(result, count=40, batch_size=25)] == first
+    assert torch.equal(everyone, torch.random.get_rng_state())
+
+
+def test_random_search_needs_no_gradient_and_no_luck(trained, split):
+    search = RandomSearch(EPSILON, 100)
+    result = evaluate(Scaled(trained, 1e6), split, [search, av.pgd(20, EPSILON)])
+    assert result.accuracy("Search100") < result.accuracy("PGD20") - 0.1
+    assert result.gradients[1] == 0
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:50]
+    some = evaluate(Scaled(trained, 1e6), split.subset(order), [search], batch_size=9)
+    assert torch.equal(some.of("Search100"), result.of("Search100")[order])
+    more = evaluate(trained, split, [RandomSearch(EPSILON, 10)])
+    assert evaluate(trained, split, [search]).accuracy("Search100") < more.accuracy("Search10")
+    with pytest.raises(ValueError, match="queries = 0 is not allowed: a whole number, 1 or more"):
+        RandomSearch(EPSILON, 0)
+    with pytest.raises(ValueError, match="in pixels of 0..255 write 8 / 255"):
+        RandomSearch(8)
+
+
+def test_random_search_stays_in_the_ball_and_in_the_valid_pixels(trained, split):
+    seen = []
+
+    class Watching(nn.Module):
+        def forward(self, x):
+            seen.append(x.clone())
+            return trained(x)
+
+    few = split.subset(torch.arange(10))
+    x, _ = few.batch(torch.arange(10))
+    evaluate(Watching(), few, [RandomSearch(EPSILON, 30)], check=False)
+    for x_hat in (s for s in seen[1:] if len(s) == 10):
+        assert (x_hat - x).abs().max() <= EPSILON + 1e-7
+        assert x_hat.min() >= 0
+        assert x_hat.max() <= 1
+    assert len(seen) > 10
+
+
+# ---------------------------------------------------------------------------------- bad beginnings
+
+
+def test_what_cannot_be_probed_is_named(trained, network, split, tmp_path):
+    result = evaluate(trained, split, LADDER)
+    result.save(tmp_path / "correct.npz")
+    loaded = Evaluation.load(tmp_path / "correct.npz")
+    with pytest.raises(ValueError, match="pass both, alarms"):
+        loaded.alarms()
+    assert loaded.alarms(trained, split, count=30) == []
+    with pytest.raises(ValueError, match="does not classify these images as it did"):
+        loaded.alarms(network, split)
+    with pytest.raises(ValueError, match="100 images were given, 140 were evaluated"):
+        loaded.alarms(trained, split.subset(100))
+    with pytest.raises(ValueError, match="epsilon is missing: no attack was evaluated"):
+        evaluate(trained, split).alarms()
+    assert evaluate(trained, split).alarms(epsilon=EPSILON, count=30) == []
+
+
+def test_a_model_that_gets_nothing_right_has_nothing_to_hide(trained, split):
+    wrong = replace(split, labels=(split.labels + 1) % 10)
+    right = evaluate(trained, wrong).of("Clean")
+    names, found = ringing(trained, wrong.subset(~right))
+    assert not names
+    assert found["gradients vanish"].rings is None

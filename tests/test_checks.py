@@ -1,0 +1,198 @@
+"""What makes an evaluation worthless is found before it spends its time, and named."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import avmixup_kit as av
+from avmixup_kit.checks import FloatImages, as_images, inspect
+from avmixup_kit.evaluation import evaluate
+
+EPSILON = 0.15
+
+
+@pytest.fixture(scope="module")
+def split(digits):
+    return digits.test.subset(100)
+
+
+class Wrapped(nn.Module):
+    """A model with something done to its images or logits."""
+
+    def __init__(self, model, before=None, after=None):
+        super().__init__()
+        self.model, self.before, self.after = model, before, after
+
+    def forward(self, x):
+        logits = self.model(x if self.before is None else self.before(x))
+        return logits if self.after is None else self.after(logits)
+
+
+class Stuck(nn.Module):
+    """Does not pass eval mode on."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x)
+
+    def train(self, mode=True):
+        return super().train(True)
+
+
+class BatchStatistics(nn.Module):
+    """Batch norm without running statistics: in eval mode it still looks at the batch."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.norm = model, nn.BatchNorm1d(10, track_running_stats=False)
+
+    def forward(self, x):
+        return self.norm(self.model(x))
+
+
+BAD = {
+    "probabilities": (
+        lambda m: Wrapped(m, after=lambda z: z.softmax(1)),
+        "returns probabilities, not logits: .*return what comes before the softmax",
+    ),
+    "training mode": (
+        Stuck,
+        r"stays in training mode after model.eval\(\) .*let its train\(mode\) pass the mode on",
+    ),
+    "batch statistics": (
+        BatchStatistics,
+        "with the other images of its batch: .*keep running statistics for eval mode",
+    ),
+    "dropout": (
+        lambda m: Wrapped(m, after=lambda z: nn.functional.dropout(z, 0.3)),
+        "not deterministic: logits of the same images move by .*switch its noise off",
+    ),
+    "noise": (
+        lambda m: Wrapped(m, before=lambda x: x + 0.1 * torch.randn_like(x)),
+        "not deterministic",
+    ),
+    "classes": (
+        lambda m: Wrapped(m, after=lambda z: z[:, :7]),
+        r"output has shape \(64, 7\), the labels have \(64, 10\): the class counts disagree",
+    ),
+    "NaN": (
+        lambda m: Wrapped(m, after=lambda z: (z - z.max()).sqrt()),
+        "logits that are not finite: nothing to evaluate; look for where training diverged",
+    ),
+    "pixels to 255": (
+        lambda m: Wrapped(m, before=lambda x: x / 255),
+        "correctly, but .* as 255 x .pixels from 0 to 255.: it expects another range; make",
+    ),
+    "no gradient": (
+        lambda m: Wrapped(m, after=lambda z: z.detach()),
+        "no gradient reaches the images: the model detaches them",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_model_is_named_before_any_attack(trained, split, name):
+    build, message = BAD[name]
+    model = build(trained)
+    passes = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    everyone = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match=message) as caught:
+        evaluate(model, split, [av.pgd(20, EPSILON)])
+    assert "\n" not in str(caught.value)
+    assert len(passes) < 10  # twenty steps would take more
+    assert torch.equal(everyone, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("seems", "convert", "message"),
+    [
+        (lambda x: x.min() == -1, lambda x: (x + 1) / 2, r"as 2 x - 1 \(pixels from -1 to 1\)"),
+        (
+            lambda x: x.mean().abs() < 1e-4,
+            lambda x: x * 0.38 + 0.31,
+            r"as \(x - mean\) / std of each channel",
+        ),
+    ],
+)
+def test_a_model_with_its_normalisation_left_outside(trained, split, seems, convert, message):
+    class Outside(nn.Module):
+        def forward(self, x):
+            # Lost on pixels that are not normalised as in its training.
+            return trained(convert(x)) if seems(x) else trained(0 * x)
+
+    with pytest.raises(ValueError, match=message):
+        evaluate(Outside(), split)
+
+
+def test_training_mode_is_noted_and_left(network, split):
+    network.train()
+    result = evaluate(network, split)
+    assert network.training
+    assert len(result.notes) == 1
+    assert "was in training mode: it was evaluated in eval mode" in str(result)
+    network.eval()
+    again = evaluate(network, split)
+    assert again.notes == ()
+    assert torch.equal(again.correct, result.correct)
+
+
+def test_a_good_model_passes_and_costs_little(trained, split, network):
+    assert inspect(trained, split) == ()
+    assert inspect(network.eval(), split.subset(3)) == ()
+    passes = []
+    handle = trained.register_forward_hook(lambda m, inputs, _: passes.append(len(inputs[0])))
+    inspect(trained, split)
+    handle.remove()
+    assert sum(passes) < 6 * 64
+
+
+def test_checks_can_be_switched_off(trained, split):
+    model = Wrapped(trained, after=lambda z: z.softmax(1))
+    result = evaluate(model, split, [av.fgsm(EPSILON)], check=False)
+    assert torch.equal(result.of("Clean"), evaluate(trained, split).of("Clean"))
+
+
+def test_tensors_give_the_verdicts_of_the_split_they_came_from(trained, split):
+    x, y = split.batch(torch.arange(len(split)))
+    attacks = [av.fgsm(EPSILON)]
+    pair = evaluate(trained, (x, split.labels), attacks)
+    assert torch.equal(pair.correct, evaluate(trained, split, attacks).correct)
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(1))
+    started = [av.pgd(5, EPSILON), av.cw(5, EPSILON)]
+    whole = evaluate(trained, (x, split.labels), started)
+    mixed = evaluate(trained, (x[order], split.labels[order]), started, batch_size=13)
+    assert torch.equal(mixed.correct, whole.correct[:, order])
+    images = as_images(trained, (x, split.labels))
+    assert isinstance(images, FloatImages)
+    assert (images.shape, images.num_classes, len(images)) == ((1, 8, 8), 10, 100)
+
+
+def test_bad_tensors_are_named(trained, split):
+    x, _ = split.batch(torch.arange(len(split)))
+    labels = split.labels
+    for given, message in (
+        ((x * 255, labels), "images from 0 to 255 are not allowed: .*; divide by 255"),
+        ((x * 2 - 1, labels), "images from -1 to 1 are not allowed: .*undo the normalisation"),
+        ((x.where(x < 1, float("nan")), labels), "images from nan to nan are not allowed"),
+        (((x * 255).byte(), labels), "and type torch.uint8 are not allowed: float"),
+        ((x[0], labels), r"images of shape \(1, 8, 8\)"),
+        ((x, labels + 1), "labels from 1 to 10 are not allowed: the model has 10 classes"),
+        ((x, labels - 1), "labels from -1 to 8 are not allowed"),
+        ((x, labels[:5]), r"labels of shape \(5,\)"),
+        ((x, labels.float()), "type torch.float32 are not allowed: one class number"),
+        ((x[:0], labels[:0]), "there are no images to evaluate"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(trained, given)
+    with pytest.raises(TypeError, match="images of type Tensor are not allowed: a Split, or a"):
+        evaluate(trained, x)
+    with pytest.raises(ValueError, match="labels from 0 to 9: allowed is 0 to 8"):
+        replace(split, classes=split.classes[:9])
+    with pytest.raises(ValueError, match="in pixels of 0..255 write 8 / 255"):
+        evaluate(trained, split, [av.pgd(20, epsilon=8)])

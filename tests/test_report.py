@@ -1,0 +1,141 @@
+"""One self-contained page that someone who was not there can read."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from torch import nn
+
+import avmixup_kit as av
+from avmixup_kit import report
+from avmixup_kit.evaluation import Evaluation, evaluate, transfer_matrix
+
+pytest.importorskip("plotly")
+
+EPSILON = 0.15
+
+
+@pytest.fixture(scope="module")
+def split(digits):
+    return digits.test.subset(80)
+
+
+class Text(HTMLParser):
+    """The page's words, headings, and every address it mentions in a tag."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.headings, self.addresses, self.tag = [], [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tag = tag
+        self.addresses += [v for k, v in attrs if k in ("src", "href") and v]
+
+    def handle_endtag(self, tag):
+        self.tag = ""
+
+    def handle_data(self, data):
+        if self.tag == "h2":
+            self.headings.append(data)
+        if self.tag not in ("script", "style"):
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(trained, split, digits, tmp_path_factory):
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return 1000 * trained(x)
+
+    path = tmp_path_factory.mktemp("report") / "page.html"
+    result = evaluate(Scaled().eval(), split, [av.fgsm(EPSILON), av.pgd(20, EPSILON)])
+    result.to_html(path, sources={"plain <PGD>": trained}, title="Scaled & checked")
+    parser = Text()
+    parser.feed(path.read_text())
+    return path.read_text(), parser, result
+
+
+def test_it_has_every_part_and_needs_nothing_else(page):
+    text, parser, _ = page
+    for heading in (
+        "In short",
+        "Accuracy",
+        "Signs of hidden gradients",
+        "Ringing: random search beats PGD",
+        "Robust accuracy against epsilon",
+        "The learned label along the attack direction",
+        "Worst examples",
+        "Transfer between models",
+        "The same as a heat map",
+        "How to read this page",
+    ):
+        assert heading in parser.headings
+    assert all(address.startswith("data:image/png;base64,") for address in parser.addresses)
+    assert len(parser.addresses) == 2 * report.SHOWN
+    assert "<title>Scaled &amp; checked</title>" in text
+    assert "plain &lt;PGD&gt;" in text
+
+
+def test_its_numbers_are_the_evaluation_s(page):
+    _, parser, result = page
+    words = " ".join(parser.words)
+    for name in result.names:
+        low, high = result.interval(name)
+        assert f"{result.accuracy(name):.1%}" in words
+        assert f"{low:.1%} to {high:.1%}" in words
+    assert "alarms ring" in words
+    assert "AutoAttack was not run" in words
+    assert f"n = {result.n}" in words
+    assert "digits/test" in words
+    ringing = {alarm.name for alarm in result.alarms()}
+    assert ringing
+    assert all(name in words for name in ringing)
+
+
+def test_a_silent_model_is_said_to_be_silent_and_transfer_not_measured(trained, split):
+    text = report.page(evaluate(trained, split, [av.pgd(20, EPSILON)]), count=40)
+    assert "No alarm rings" in text
+    assert "Not measured: no other model was given" in text
+    assert "Ringing:" not in text
+
+
+def test_worst_examples_are_the_deepest(trained, split):
+    from avmixup_kit.evaluation import craft
+    from avmixup_kit.losses import margin
+
+    part = torch.arange(len(split))
+    x, y = split.batch(part)
+    x_hat = x + craft(av.pgd(20, EPSILON), trained, split, part)
+    with torch.no_grad():
+        right = trained(x).argmax(1) == y.argmax(1)
+        logits = trained(x_hat)
+    depth = margin(logits, y).where(right, torch.tensor(9e9))
+    first = int(depth.argmin())
+    html = report.worst_examples(trained, split, EPSILON, count=1)
+    said = f"read as {split.classes[int(logits[first].argmax())]}"
+    assert said in html
+    assert f">{split.classes[int(split.labels[first])]}</td>" in html
+    wrong = split.subset(~right) if (~right).any() else split.subset([])
+    if len(wrong):
+        assert "No image is classified correctly" in report.worst_examples(trained, wrong, EPSILON)
+
+
+def test_the_heat_map_shows_the_matrix(trained, network, split):
+    matrix = transfer_matrix({"a": trained, "b": network}, split, av.pgd(2, EPSILON))
+    figure = matrix.figure()
+    assert figure.data[0].z[1][0] == pytest.approx(100 * float(matrix.accuracy[1, 0]))
+    assert list(figure.data[0].x) == list(figure.data[0].y) == ["a", "b"]
+    low, high = matrix.interval(1, 0)
+    assert low <= float(matrix.accuracy[1, 0]) <= high
+    assert f"n = {len(split)} in each cell" in str(matrix)
+
+
+def test_a_loaded_evaluation_needs_model_and_images(trained, split, tmp_path):
+    evaluate(trained, split, [av.pgd(20, EPSILON)]).save(tmp_path / "correct.npz")
+    loaded = Evaluation.load(tmp_path / "correct.npz")
+    with pytest.raises(ValueError, match="pass both"):
+        loaded.to_html(tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+    loaded.to_html(tmp_path / "page.html", trained, split, count=30)
+    assert re.search(r"<h1>Is it really robust\?</h1>", (tmp_path / "page.html").read_text())
