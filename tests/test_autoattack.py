@@ -1,5 +1,6 @@
 """AutoAttack through the kit gives what its authors' package gives, example by example."""
 
+import importlib
 import logging
 import sys
 from dataclasses import replace
@@ -9,11 +10,12 @@ import torch
 from torch import nn
 
 import avmixup_kit as av
-from avmixup_kit import autoattack as module
 from avmixup_kit.autoattack import AutoAttack, autoattack
 from avmixup_kit.evaluation import Evaluation, evaluate
 
 pyautoattack = pytest.importorskip("pyautoattack")
+# The package exports a function of the same name, which hides the module.
+module = importlib.import_module("avmixup_kit.autoattack")
 
 EPSILON = 0.15
 # All four attacks, but few targets and queries: seconds instead of minutes.
@@ -26,7 +28,7 @@ def direct(model, x, y, short, seed, batch_size):
         adversary = pyautoattack.AutoAttack(model, eps=EPSILON, seed=seed)
     else:
         adversary = pyautoattack.AutoAttack(
-            model, eps=EPSILON, seed=seed, version="custom", attacks=list(short.attacks)
+            model, eps=short.epsilon, seed=seed, version="custom", attacks=list(short.attacks)
         )
         adversary.apgd.n_restarts = 1
         adversary.apgd_targeted.n_target_classes = short.targets
@@ -48,6 +50,38 @@ def test_verdicts_are_the_package_s_on_each_image_alone(trained, digits):
     alone = [direct(trained, x[i : i + 1], y[i : i + 1], SHORT, 5, 1) for i in range(len(split))]
     assert torch.equal(result.of("AutoAttack"), torch.cat(alone))
     assert 0 < int(result.of("AutoAttack").sum()) < int(result.of("Clean").sum())
+
+
+def test_a_few_random_queries_are_the_package_s_on_each_image_alone(trained, digits):
+    """So few that the random numbers decide: the same call on a batch gives other verdicts."""
+    split = digits.test.subset(60)
+    few = AutoAttack(0.3, ("square",), queries=12)
+    x, y = tensors(split)
+    one_by_one = torch.cat(
+        [direct(trained, x[i : i + 1], y[i : i + 1], few, 3, 1) for i in range(len(split))]
+    )
+    result = evaluate(trained, split, [few], seed=3)
+    assert torch.equal(result.of("AutoAttack"), one_by_one)
+    assert not torch.equal(direct(trained, x, y, few, 3, 60), one_by_one)
+
+
+@pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t"])
+def test_starts_are_those_of_each_image_alone(trained, digits, attack):
+    """Three steps at a wide radius: the adversarial images still show where they started."""
+    x, y = tensors(digits.test.subset(12))
+    wide = AutoAttack(0.4, (attack,), targets=2)
+
+    def run(images, labels, same_for_all):
+        made = wide.adversary(pyautoattack, trained, 7, attack, 10, torch.device("cpu"))
+        made.apgd.n_iter = made.apgd_targeted.n_iter = 3
+        with module._apart(same_for_all), module._warnings():
+            return made.run_standard_evaluation(images, labels, batch_size=12)[0]
+
+    alone = torch.cat([run(x[i : i + 1], y[i : i + 1], False) for i in range(len(x))])
+    together = run(x, y, True)
+    assert int((together != x).flatten(1).any(1).sum()) >= 8  # fooled, so returned
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    assert not torch.allclose(run(x, y, False), alone, atol=1e-3)
 
 
 def test_the_standard_version_is_the_package_s_own(trained, digits):

@@ -263,6 +263,15 @@ def test_a_ladder_attacks_only_what_stands_and_ends_at_the_same_worst_case(train
     assert torch.equal(short.of("CW20"), apart.worst())
 
 
+def test_a_ladder_of_last_iterates_is_a_worst_case_too(network, split):
+    # A later last iterate may be right again where an earlier one was wrong.
+    attacks = [av.pgd(steps, EPSILON, 2 * EPSILON) for steps in range(1, 9)]
+    apart = evaluate(network, split, attacks, rule="last").correct
+    assert (apart[1:] & ~apart[:-1]).any()
+    ladder = evaluate(network, split, attacks, rule="last", ladder=True).correct
+    assert torch.equal(ladder, apart.cummin(0).values)
+
+
 def test_compare_pairs_images_and_seeds(trained, network, split):
     attack = av.pgd(3, EPSILON)
     a, b = evaluate(trained, split, [attack]), evaluate(network, split, [attack])
