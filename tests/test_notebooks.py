@@ -96,7 +96,7 @@ def test_figures_show_without_running_and_widgets_have_one_beside(path: Path) ->
                 assert base64.b64decode(bundle["image/png"])[:4] == b"\x89PNG"
                 assert "$" not in json.dumps(bundle[PLOTLY]["layout"])
             if WIDGET in bundle and "image/png" not in bundle:
-                after = [kind for c in code[here + 1 : here + 3] for b in bundles(c) for kind in b]
+                after = [kind for c in code[here + 1 : here + 4] for b in bundles(c) for kind in b]
                 assert "image/png" in after, f"no static figure beside widget {cell.source!r}"
 
 

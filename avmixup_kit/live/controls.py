@@ -8,15 +8,15 @@ beside the control that was moved.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from html import escape
 from typing import Any, NamedTuple, TypeVar
 
 try:
-    import anywidget  # noqa: F401  FigureWidget needs it and plotly does not ask for it
     import ipywidgets as widgets
     import plotly.graph_objects as go
     from plotly.basedatatypes import BaseFigure
+
+    from .figures import LiveFigure
 except ImportError as error:
     raise ImportError(
         "explorers need ipywidgets, anywidget and plotly: pip install 'avmixup-kit[notebooks]'"
@@ -224,32 +224,6 @@ class Switch(Control):
     @value.setter
     def value(self, value: bool) -> None:
         self.box.value = value
-
-
-class LiveFigure(go.FigureWidget):
-    """A FigureWidget that shows itself whole whenever a browser gets to it.
-
-    plotly tells the browser that the widget exists before it has put the data in. A browser that
-    is still loading the widget's code shows empty axes for ever; so here the browser is told last.
-    And plotly never tells a view opened later of what changed since: `remember` does.
-    """
-
-    _whole = False
-
-    def __init__(self, figure: go.Figure):
-        super().__init__(figure)
-        self._whole = True
-        self.open()
-
-    def open(self) -> None:
-        """Tell the browser of the widget, once it is whole."""
-        if self._whole:
-            super().open()
-
-    def remember(self) -> None:
-        """Have views opened from now on, in this page or after a reload, begin as it stands."""
-        self._widget_layout = deepcopy(self._layout_obj._props)
-        self._widget_data = deepcopy(self._data)
 
 
 class View(NamedTuple):

@@ -5,7 +5,6 @@ What the reader does only turns the dial or asks the trainer for something.
 """
 
 import atexit
-import base64
 import threading
 import time
 import traceback
@@ -17,7 +16,6 @@ from typing import Any
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
-import plotly.io as pio
 import torch
 from plotly.subplots import make_subplots
 
@@ -25,8 +23,7 @@ from avmixup_kit import attacks, data, methods, models
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation import Evaluation
 from avmixup_kit.live.branch import Branch, Strip
-from avmixup_kit.live.controls import ALARM, Choice, Control, Number
-from avmixup_kit.live.figure import LiveFigure
+from avmixup_kit.live.controls import ALARM, Choice, Control, LiveFigure, Number
 from avmixup_kit.live.trainer import Trainer
 from avmixup_kit.methods import Method
 from avmixup_kit.mixing import AVmixup
@@ -130,7 +127,7 @@ class Dashboard(widgets.VBox):
         self._page_is_new = threading.Event()
         figure = _blank()
         _fill(figure, trainer.branches, trainer.branch)
-        self.curves = LiveFigure(figure, self._drawn)
+        self.curves = _Curves(figure, self._drawn)
         self.thread = threading.Thread(target=self._live, name=f"{name} (shows)", daemon=True)
         super().__init__(
             [
@@ -225,17 +222,12 @@ class Dashboard(widgets.VBox):
         """Return the curves as they stand, as a plain figure that needs no kernel."""
         figure = _blank()
         _fill(figure, self.trainer.branches, self.trainer.branch)
-        return figure
+        return figure.update_layout(width=950)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """Return the live view, a text that never changes and, if asked for, a picture.
-
-        plotly's own switch asks for the picture: PLOTLY_RENDERER=plotly_mimetype+png.
-        """
+        """Return the live view, and a text for where there is none that is the same every run."""
         bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs) or {}
-        bundle["text/plain"] = f"avmixup_kit.live dashboard {self.name!r}: it lives in JupyterLab"
-        if "png" in str(pio.renderers.default).split("+"):
-            bundle["image/png"] = base64.b64encode(self.static().to_image("png")).decode()
+        bundle["text/plain"] = "avmixup_kit.live.show: run this cell to get the dashboard"
         return bundle
 
     # ----------------------------------------------------------------------------- what can be done
@@ -464,8 +456,34 @@ class Dashboard(widgets.VBox):
                     trace.x = trace.y = ()  # pyright: ignore[reportAttributeAccessIssue]
         with curves.batch_update():
             _fill(curves, self.trainer.branches, branch, new)
+        if branch.status != "running":
+            curves.remember()
         if branch.strip is not None and self._new("strip", (branch.name, branch.measured)):
             self.strip.value = _strip(branch.strip)
+
+
+class _Curves(LiveFigure):
+    """A live figure that tells when a page has drawn it: until then, what is sent may get lost."""
+
+    def __init__(self, figure: go.Figure, drawn: Callable[[], object]) -> None:
+        self._drawn, self._views = drawn, 0
+        super().__init__(figure)
+        self.observe(self._answered, "_js2py_traceDeltas")
+
+    def close(self) -> None:
+        """Take the figure off its page."""
+        # anywidget never lets go of a widget it made, so the widget must let go of others.
+        self._drawn = lambda: None
+        super().close()
+
+    def _answered(self, change: Any) -> None:
+        if not change.new:
+            return
+        # A page's first word after drawing; later ones answer changes made from here.
+        views, before = self._view_count or 0, self._views
+        self._views = views
+        if views > before:
+            self._drawn()
 
 
 _WIDE = widgets.Layout(width="24em", max_width="100%")

@@ -1,0 +1,104 @@
+"""A plotly figure that is live in a notebook, and stays so on a busy machine."""
+
+from copy import deepcopy
+from pathlib import Path
+from uuid import uuid4
+
+import anywidget
+import plotly
+import plotly.graph_objects as go
+import traitlets
+
+# plotly gives every figure 5 MB of code of its own, and anywidget stops listening for good to a
+# figure whose code has not run within two seconds of its arrival: it shows, but never moves again.
+# So this code is small, fetches plotly's from one widget that all figures of a page share, and
+# listens to the kernel by itself, past anywidget's handler, with the one that ipywidgets has.
+_MODULE = """
+async function listen(model) {
+  const self = await model.widget_manager.get_model(model.get("_own_id"));
+  let handler;
+  for (let type = self; type; type = Object.getPrototypeOf(type)) {
+    if (Object.hasOwn(type, "_handle_comm_msg")) handler = type._handle_comm_msg;
+  }
+  self.comm.on_msg(handler.bind(self));
+  self.comm.send({ method: "request_state" }, {});
+}
+
+async function load(model) {
+  await listen(model);
+  globalThis.avmixupPlotly ??= (async () => {
+    const library = await model.widget_manager.get_model(model.get("_library_id"));
+    const code = new Blob([library.get("code")], { type: "text/javascript" });
+    return import(URL.createObjectURL(code));
+  })();
+  const figure = (await globalThis.avmixupPlotly).default();
+  await figure.initialize({ model });
+  return figure;
+}
+
+export default () => {
+  let loading;
+  return {
+    initialize({ model }) {
+      loading = load(model);
+      loading.catch(() => { globalThis.avmixupPlotly = undefined; });
+    },
+    async render({ model, el }) {
+      try {
+        return (await loading).render({ model, el });
+      } catch (error) {
+        el.textContent = `This figure could not be shown: ${error}`;
+      }
+    },
+  };
+};
+"""
+
+
+class _Library(anywidget.AnyWidget):
+    """plotly's code for figures, once per kernel."""
+
+    _esm = "export default {}"
+    code = traitlets.Unicode().tag(sync=True)
+
+
+_libraries: list[_Library] = []
+
+
+def _library() -> _Library:
+    """Return the one library, a new one if the widgets were all closed."""
+    if not _libraries or _libraries[-1].comm is None:
+        bundle = Path(plotly.__file__).parent / "package_data" / "widgetbundle.js"
+        _libraries.append(_Library(code=bundle.read_text(encoding="utf-8")))
+    return _libraries[-1]
+
+
+class LiveFigure(go.FigureWidget):
+    """A FigureWidget that shows itself whole whenever a browser gets to it.
+
+    plotly tells the browser that the widget exists before it has put the data in, and a browser
+    that takes its time then shows empty axes for ever; so here the browser is told last. And
+    plotly never tells a view opened later of what changed since: `remember` does.
+    """
+
+    _esm = _MODULE
+    _library_id = traitlets.Unicode().tag(sync=True)
+    _own_id = traitlets.Unicode().tag(sync=True)
+    _whole = False
+
+    def __init__(self, figure: go.Figure):
+        super().__init__(figure)
+        self._library_id = _library().model_id
+        self._model_id = self._own_id = uuid4().hex
+        self._whole = True
+        self.open()
+
+    def open(self) -> None:
+        """Tell the browser of the widget, once it is whole."""
+        if self._whole:
+            super().open()
+
+    def remember(self) -> None:
+        """Have views opened from now on, in this page or after a reload, begin as it stands."""
+        self._widget_layout = deepcopy(self._layout_obj._props)
+        self._widget_data = deepcopy(self._data)
