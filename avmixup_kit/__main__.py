@@ -242,6 +242,7 @@ class Demo:
     """Of networks, data order and attacks."""
 
     def __call__(self) -> None:
+        torch.set_num_threads(1)  # at 8x8 pixels further threads only wait for each other
         print(comparison_table(demo(self.folder, steps=self.steps, seed=self.seed)))
         print(f"\ncurves and adversarial images: {self.folder / 'index.html'}")
 
