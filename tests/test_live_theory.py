@@ -14,7 +14,7 @@ pytest.importorskip("anywidget")
 import plotly.graph_objects as go
 
 from avmixup_kit import gaussian, live
-from avmixup_kit.live import controls
+from avmixup_kit.live import controls, figures
 from avmixup_kit.live.controls import Choice, Explorer, LiveFigure, Number, Switch, View
 
 NAMES = (
@@ -193,7 +193,7 @@ def test_number_out_of_range_is_explained_beside_it(typed: float, control: str) 
     assert f"got {typed:g}" in explorer.controls[control].error.value
 
 
-def test_overflowing_loss_is_refused_with_its_reason() -> None:
+def test_exponential_loss_at_its_steepest_draws() -> None:
     explorer = live.overfitting(sigma_a=2.0, sigma_b=2.0, d=2, c=1)
     explorer.set(loss="exponential", scale=8.0)
     assert_drawable(explorer.figure)
@@ -282,6 +282,17 @@ def test_browser_hears_of_the_figure_only_when_it_is_whole(monkeypatch: pytest.M
     assert told == [1]
     go.FigureWidget(figure)  # plotly's own: told while empty. If this changes, LiveFigure may go
     assert told == [1, 0]
+
+
+def test_figures_share_one_copy_of_plotlys_code() -> None:
+    one, other = (LiveFigure(go.Figure()) for _ in range(2))
+    assert one._library_id == other._library_id != ""
+    assert (one._own_id, other._own_id) == (one.model_id, other.model_id)
+    assert max(len(value) for value in one.get_state().values() if isinstance(value, str)) < 5000
+    code = figures._library().get_state()["code"]
+    assert "newPlot" in code
+    figures._library().close()  # as Widget.close_all() does
+    assert LiveFigure(go.Figure())._library_id != one._library_id
 
 
 def test_view_opened_later_begins_with_the_figure_as_it_stands() -> None:

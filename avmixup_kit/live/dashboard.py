@@ -23,7 +23,8 @@ from avmixup_kit import attacks, data, methods, models
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation import Evaluation
 from avmixup_kit.live.branch import Branch, Strip
-from avmixup_kit.live.controls import ALARM, Choice, Control, LiveFigure, Number
+from avmixup_kit.live.controls import ALARM, Choice, Control, Number
+from avmixup_kit.live.figures import LiveFigure
 from avmixup_kit.live.trainer import Trainer
 from avmixup_kit.methods import Method
 from avmixup_kit.mixing import AVmixup
@@ -41,8 +42,16 @@ TITLES = {
     "feature_scatter_avmixup": "Feature Scatter + AVmixup",
 }
 GREEK = {"gamma": "γ", "lambda1": "λ<sub>1</sub>", "lambda2": "λ<sub>2</sub>", "epsilon": "ε"}
-DIALS = tuple(GREEK)
 MARKED = 12
+NOW = "the present one"
+STATES = {
+    "ready": "is ready",
+    "running": "is running",
+    "paused": "is paused",
+    "stopped": "was stopped",
+    "ended": "has ended",
+    "failed": "has failed",
+}
 
 _open: dict[str, "Dashboard"] = {}
 
@@ -124,10 +133,9 @@ class Dashboard(widgets.VBox):
         self._new_run()
         self.progress, self.state, self.alert = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.note, self.strip, self.evaluation = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self._page_is_new = threading.Event()
         figure = _blank()
         _fill(figure, trainer.branches, trainer.branch)
-        self.curves = _Curves(figure, self._drawn)
+        self.curves = LiveFigure(figure)
         self.thread = threading.Thread(target=self._live, name=f"{name} (shows)", daemon=True)
         super().__init__(
             [
@@ -260,7 +268,7 @@ class Dashboard(widgets.VBox):
         self.split_off = self._button(
             "Fork from here",
             "continue from this step as a run of its own; both curves stay",
-            lambda: self.trainer.fork(self.step.value),
+            lambda: self.trainer.fork(None if (at := self.step.value) in (None, NOW) else int(at)),
         )
         self.folder = widgets.Text(f"runs/{self.name}", description="folder", layout=_WIDE)
         self.write = self._button(
@@ -302,7 +310,9 @@ class Dashboard(widgets.VBox):
         self.make = self._button(
             "Make this run", "load the data and add a run; the others stay", self._made
         )
-        form = _grid(*self.new.values(), least="18em")
+        for widget in self.new.values():
+            widget.style.description_width = "7em"
+        form = _grid(*self.new.values(), least="24em")
         self.more = widgets.Accordion([widgets.VBox([form, self.make])], titles=["A new run"])
 
     def _button(self, label: str, tip: str, ask: "Callable[[], Future[Any]]") -> widgets.Button:
@@ -390,10 +400,10 @@ class Dashboard(widgets.VBox):
         trainer, branch = self.trainer, self.trainer.branch
         self.progress.value = _progress(branch)
         self.state.value = _state(trainer, branch)
+        told = _alert(trainer.complaint) if trainer.complaint else ""
         if branch.status == "failed":
-            self.alert.value = _alert(f"{branch.name} failed: {branch.error}", branch.traceback)
-        else:
-            self.alert.value = _alert(trainer.complaint) if trainer.complaint else ""
+            told += _alert(f"{branch.name} failed: {branch.error}", branch.traceback)
+        self.alert.value = told
         running, final = branch.status == "running", branch.status in ("stopped", "ended")
         labels = {"ready": "Start", "failed": "Try again"}
         self.go.description = labels.get(branch.status, "Start" if final else "Resume")
@@ -403,10 +413,10 @@ class Dashboard(widgets.VBox):
             self.branch.options = [b.name for b in trainer.branches]
             self.branch.value = branch.name
         if self._new("kept", (branch.name, sorted(branch.kept))):
-            kept = [step for step in sorted(branch.kept) if step < branch.training.steps]
+            kept = [str(step) for step in sorted(branch.kept) if step < branch.training.steps]
             chosen = self.step.value
-            self.step.options = [("the present one", None), *((str(step), step) for step in kept)]
-            self.step.value = chosen if chosen in kept else None
+            self.step.options = [NOW, *kept]
+            self.step.value = chosen if chosen in kept else NOW
         if self._new("method", branch.method):
             self._follow(branch.method)
         if branch.evaluation and self._new("evaluation", branch.evaluation):
@@ -438,52 +448,13 @@ class Dashboard(widgets.VBox):
                 number.error.value = f'<span style="color:{GREY}">{title} has none</span>'
         self.note.value = _label_note(method)
 
-    def _drawn(self) -> None:
-        self._page_is_new.set()
-        self.trainer.changed.set()
-
     def _draw(self) -> None:
-        branch, curves = self.trainer.branch, self.curves
-        new = self._page_is_new.is_set()
-        if new:
-            # While a page loads it drops what it is sent: say everything once more.
-            self._page_is_new.clear()
-            for widget in _inside(self):
-                if widget is not curves:
-                    widget.send_state()
-            with curves.batch_update():
-                for trace in curves.data:
-                    trace.x = trace.y = ()  # pyright: ignore[reportAttributeAccessIssue]
-        with curves.batch_update():
-            _fill(curves, self.trainer.branches, branch, new)
-        if branch.status != "running":
-            curves.remember()
+        branch = self.trainer.branch
+        with self.curves.batch_update():
+            _fill(self.curves, self.trainer.branches, branch, every=False)
+        self.curves.remember()
         if branch.strip is not None and self._new("strip", (branch.name, branch.measured)):
             self.strip.value = _strip(branch.strip)
-
-
-class _Curves(LiveFigure):
-    """A live figure that tells when a page has drawn it: until then, what is sent may get lost."""
-
-    def __init__(self, figure: go.Figure, drawn: Callable[[], object]) -> None:
-        self._drawn, self._views = drawn, 0
-        super().__init__(figure)
-        self.observe(self._answered, "_js2py_traceDeltas")
-
-    def close(self) -> None:
-        """Take the figure off its page."""
-        # anywidget never lets go of a widget it made, so the widget must let go of others.
-        self._drawn = lambda: None
-        super().close()
-
-    def _answered(self, change: Any) -> None:
-        if not change.new:
-            return
-        # A page's first word after drawing; later ones answer changes made from here.
-        views, before = self._view_count or 0, self._views
-        self._views = views
-        if views > before:
-            self._drawn()
 
 
 _WIDE = widgets.Layout(width="24em", max_width="100%")
@@ -590,7 +561,7 @@ def _duration(seconds: float) -> str:
 
 
 def _state(trainer: Trainer, branch: Branch) -> str:
-    words = f"{branch.name} is {branch.status}"
+    words = f"{branch.name} {STATES[branch.status]}"
     if trainer.doing:
         words += f"; {trainer.doing}: after this step"
     if trainer.news:
@@ -651,13 +622,14 @@ def _strip(strip: Strip) -> str:
             for image, caption in zip(images, captions, strict=True)
         )
         lines.append(
-            f'<tr><th scope="row" style="text-align:right;padding:0 0.5em">{escape(head)}</th>'
+            f'<tr><th scope="row" style="text-align:right;padding:0 0.5em;white-space:nowrap">'
+            f"{escape(head)}</th>"
             f"{cells}</tr>"
         )
     return f'<table aria-label="adversarial images">{"".join(lines)}</table>'
 
 
-_PANELS = ("loss", "clean accuracy (%)", "robust accuracy (%)")
+_PANELS = ("loss", "clean accuracy (%)", "accuracy under PGD10 (%)")
 
 
 def _blank() -> go.Figure:
@@ -738,15 +710,16 @@ def _mark(figure: Any, marks: Mapping[int, str]) -> None:
                     "line": {"color": GREY, "dash": "dot", "width": 1},
                 }
             )
-    for step, words in list(marks.items())[-MARKED:]:
+    for number, (step, words) in enumerate(list(marks.items())[-MARKED:]):
+        # High and low in turn, so that turns close to each other stay readable.
         notes.append(
             go.layout.Annotation(
                 text=words,
                 x=step,
                 xref="x",
-                y=1,
+                y=1 - number % 2,
                 yref="y domain",
-                yanchor="top",
+                yanchor="bottom" if number % 2 else "top",
                 xanchor="left",
                 textangle=-90,
                 showarrow=False,

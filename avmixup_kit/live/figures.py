@@ -45,7 +45,16 @@ export default () => {
     },
     async render({ model, el }) {
       try {
-        return (await loading).render({ model, el });
+        const remove = (await loading).render({ model, el });
+        // drawn before it had a place in the page, it has a default width: fit it once it has one
+        const placed = new ResizeObserver(() => {
+          if (el.clientWidth) {
+            placed.disconnect();
+            window.dispatchEvent(new Event("resize"));
+          }
+        });
+        placed.observe(el);
+        return remove;
       } catch (error) {
         el.textContent = `This figure could not be shown: ${error}`;
       }
@@ -89,6 +98,7 @@ class LiveFigure(go.FigureWidget):
     def __init__(self, figure: go.Figure):
         super().__init__(figure)
         self._library_id = _library().model_id
+        self._config = {"responsive": True}
         self._model_id = self._own_id = uuid4().hex
         self._whole = True
         self.open()

@@ -114,7 +114,7 @@ def vertex(model: nn.Module, data: Data, **start: Any) -> Explorer:
         Number("gamma", "γ (vertex)", 1, FAR, 2, step=0.05),
         Number("lambda1", "λ₁ (clean side)", 0, 1, 1, step=0.01),
         Number("lambda2", "λ₂ (vertex side)", 0, 1, 0.1, step=0.01),
-        Number("alpha", "α (mixing weight)", 0, 1, 0.4, step=0.01),
+        Number("alpha", "α (mixing)", 0, 1, 0.4, step=0.01),
         Number("epsilon", "ε (of pixels 0..1)", epsilon / 10, 2 * epsilon, epsilon, epsilon / 50),
     ]
     presets = {

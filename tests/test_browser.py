@@ -1,0 +1,262 @@
+"""Every notebook and the dashboard in a real JupyterLab, in headless Chromium; Voila too.
+
+Screenshots go to test-artifacts/. Nothing but loopback may be asked for anything.
+"""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import skip
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from browser.lab import FLAGS, Lab, chromium, jupyterlab, voila
+
+ROOT = Path(__file__).parents[1]
+ARTIFACTS = ROOT / "test-artifacts"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+LIVE = "09_train_it_live.ipynb"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    for module in ("playwright", "jupyterlab", "ipywidgets", "anywidget"):
+        if importlib.util.find_spec(module) is None:
+            skip(f"{module} is not installed: pip install -e '.[test]'")
+    path = chromium()
+    if path is None:
+        skip("no chromium on the path: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copy of the notebooks, so that running them changes nothing here."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder, dirs_exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(browser, folder):
+    with jupyterlab(folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def lab(browser, address):
+    page = Lab(browser, address)
+    page.do("application:toggle-left-area")
+    yield page
+    assert page.outside == []
+    page.page.close()
+
+
+@pytest.fixture(autouse=True)
+def shut(request):
+    """However a test ends, its notebook does not stay for the next."""
+    yield
+    if "lab" in request.fixturenames:
+        request.getfixturevalue("lab").close_all()
+
+
+@pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
+def test_a_notebook_runs_without_an_error_and_draws_its_figures(lab, name):
+    lab.open(name)
+    lab.run_all(240)
+    assert lab.errors() == []
+    code = [cell for cell in lab.cells() if cell["cell_type"] == "code" and cell["source"]]
+    assert all(cell["execution_count"] for cell in code)
+    if "live." in "".join("".join(cell["source"]) for cell in code):
+        lab.scroll_to(".widget-hslider, .widget-button")
+        # A live figure that came up blank has axes but no traces.
+        lab.page.wait_for_function(
+            """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].some(
+                plot => plot.data && plot.data.some(trace => trace.x || trace.z))"""
+        )
+        lab.picture(ARTIFACTS / f"{name[:2]}.png")
+
+
+def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
+    """What the issue asks of a reader's hands, in one sitting."""
+    name = "by_hand.ipynb"
+    book = nbformat.read(folder / LIVE, 4)
+    cells = [cell for cell in book.cells if cell.cell_type == "code"]
+    shown = next(i for i, cell in enumerate(cells) if "live.show(" in cell.source)
+    for cell in cells[:shown]:
+        cell.source = cell.source.replace("steps = 90", "steps = 400")
+        cell.source = cell.source.replace('planned = [av.Turn(45, {"gamma": 3.0})]', "planned = []")
+    book.cells = cells[: shown + 1]
+    nbformat.write(book, folder / name)
+    lab.open(name)
+    lab.run_all()
+    assert lab.errors() == []
+    start = lab.button("Start")
+    start.wait_for()
+    lab.scroll_to("progress")
+
+    # By keyboard alone: from the first button to the slider of gamma, and one step up.
+    start.focus()
+    lab.page.keyboard.press("Enter")
+    lab.until("training.step >= 3")
+    handle = lab.output.locator(".noUi-handle").first
+    handle.focus()
+    lab.page.keyboard.press("ArrowRight")
+    lab.until("len(dial.turns) == 1")
+    (turn,) = lab.ask("[[turn.step, turn.change] for turn in dial.turns]")
+    assert turn[1] == {"gamma": 2.05}
+    lab.until(f"training.step > {turn[0]}")
+    assert lab.ask("lab.trainer.branch.last.method.mix.gamma") == 2.05
+    lab.type("λ₂ (vertex side)", "0.4")
+    lab.until("dial.method.mix.lambda2 == 0.4")
+
+    # Refused, told beside the slider, and the run goes on.
+    lab.type("γ (vertex)", "0.5")
+    lab.output.get_by_role("alert").filter(has_text="gamma = 0.5 is not allowed").wait_for()
+    step = lab.ask("training.step")
+    lab.until(f"training.step > {step}")
+    assert lab.ask("[dial.method.mix.gamma, len(dial.turns)]") == [2.05, 2]
+
+    # The interface answers while training runs.
+    lab.page.wait_for_function(
+        """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].some(
+            plot => plot.data.some(trace => trace.meta === 'PGD10, validation'
+                && trace.x.length > 1))"""
+    )
+    lab.picture(ARTIFACTS / "dashboard-light.png")
+    lab.button("Pause").click()
+    lab.until("lab.trainer.branch.status == 'paused'")
+    lab.output.get_by_text("run 1 is paused").wait_for()
+    stood = lab.ask("training.step")
+    lab.page.wait_for_timeout(400)
+    assert lab.ask("training.step") == stood
+    lab.button("Resume").click()
+    lab.until(f"training.step > {stood}")
+
+    # Reload in mid-training: the run goes on, the dashboard comes back and still turns the dial.
+    lab.do("docmanager:save")
+    lab.page.reload()
+    lab.ready()
+    lab.attach(name)
+    lab.until(f"training.step > {stood} and lab.trainer.branch.status == 'running'")
+    lab.button("Pause").wait_for()
+    lab.scroll_to("progress")
+    turns = lab.ask("len(dial.turns)")
+    handle = lab.output.locator(".noUi-handle").first
+    handle.focus()
+    lab.page.keyboard.press("ArrowRight")
+    lab.until(f"len(dial.turns) == {turns + 1}")
+
+    lab.button("Fork from here").click()
+    lab.until("len(lab.trainer.branches) == 2 and lab.trainer.branch.status == 'ready'")
+    forked = lab.ask("lab.training.step")
+    lab.button("Start").click()
+    lab.until(f"lab.training.step > {forked + 2}")
+    lab.page.wait_for_function(
+        """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].some(
+            plot => plot.data.filter(trace => trace.meta === 'loss' && trace.x.length > 1)
+                .length === 2)"""
+    )
+    lab.theme("JupyterLab Dark")
+    lab.page.wait_for_timeout(800)
+    lab.picture(ARTIFACTS / "dashboard-dark.png")
+    lab.theme("JupyterLab Light")
+
+    lab.button("Stop").click()
+    lab.until("lab.trainer.branch.status == 'stopped'")
+    lab.type("folder", str(folder / "run"))
+    lab.button("Evaluate").click()
+    lab.output.get_by_text("worst case").wait_for()
+    lab.button("Save").click()
+    lab.button("Export the dial's turns").click()
+    lab.until("not lab.trainer.doing and lab.trainer.news.startswith('Wrote')")
+    lab.scroll_to(".js-plotly-plot")
+    lab.picture(ARTIFACTS / "dashboard-below.png")
+
+    stopped = lab.ask("lab.training.step")
+    hashes = lab.ask("[float(t.double().sum()) for t in lab.training.model.state_dict().values()]")
+    lab.restart()
+    assert lab.ask("[t.name for t in __import__('threading').enumerate() if 'lab' in t.name]") == []
+    assert replayed(folder / "run", stopped) == hashes
+
+
+def replayed(run: Path, steps: int) -> list[float]:
+    """The sums of the weights after the exported turns, without a dashboard."""
+    import avmixup_kit as av
+    from avmixup_kit import methods, runs
+
+    data = av.digits()
+    about = json.loads((run / "run.json").read_text())
+    dial = av.Dial(methods.parse(about["method"]), runs.turns_of(run / "turns.jsonl"))
+    training = av.Training(av.small_cnn(data, seed=0), data.train, dial, 400, seed=0)
+    for _ in range(steps):
+        next(training)
+    return [float(t.double().sum()) for t in training.model.state_dict().values()]
+
+
+def test_a_failing_run_and_missing_data_are_told_in_the_dashboard(lab, folder):
+    name = "failing.ipynb"
+    source = """import torch
+torch.set_num_threads(1)
+import avmixup_kit as av
+from avmixup_kit import live
+class Broken:
+    def __call__(self, model, x, x_hat, y_hat):
+        raise ZeroDivisionError("the loss divides by <nothing>")
+data = av.digits()
+method = av.avmixup(epsilon=data.epsilon, steps=1).replace(loss=Broken())
+lab = live.show(av.Training(av.small_cnn(data), data.train, av.Dial(method), 50), data=data)
+lab"""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(book, folder / name)
+    lab.open(name)
+    lab.run_all()
+    lab.button("Start").click()
+    alert = lab.output.get_by_role("alert").filter(has_text="the loss divides by <nothing>")
+    alert.wait_for()
+    assert "Traceback" in alert.inner_text()
+    alert.scroll_into_view_if_needed()
+    lab.picture(ARTIFACTS / "dashboard-failed.png")
+    lab.output.get_by_text("A new run").click()
+    lab.output.get_by_label("data", exact=True).select_option("cifar10")
+    lab.type("its folder", str(folder / "nowhere"))
+    lab.button("Make this run").click()
+    lab.until("'Could not make the run' in lab.trainer.complaint")
+    lab.until("len(lab.trainer.branches) == 1")
+    lab.output.get_by_role("alert").filter(has_text="Could not make the run").wait_for()
+    lab.picture(ARTIFACTS / "dashboard-new-run.png")
+
+
+def test_voila_serves_the_dashboard(browser, folder):
+    if importlib.util.find_spec("voila") is None:
+        skip("voila is not installed: pip install -e '.[test]'")
+    book = nbformat.read(folder / LIVE, 4)
+    shown = next(i for i, cell in enumerate(book.cells) if "live.show(" in cell.source)
+    book.cells = book.cells[: shown + 1]
+    served = folder / "served"
+    served.mkdir()
+    nbformat.write(book, served / "served.ipynb")
+    with voila(served, "served.ipynb") as address:
+        page = browser.new_page()
+        page.goto(address, timeout=120_000)
+        page.get_by_role("button", name="Start", exact=True).click(timeout=60_000)
+        page.get_by_text("run 1 has ended").wait_for(timeout=120_000)
+        page.wait_for_function(
+            """() => [...document.querySelectorAll('.js-plotly-plot')].some(
+                plot => plot.data && plot.data.some(trace => trace.x && trace.x.length > 80))"""
+        )
+        assert "Traceback" not in page.content()
+        ARTIFACTS.mkdir(exist_ok=True)
+        page.screenshot(path=ARTIFACTS / "voila.png")
+        page.close()
