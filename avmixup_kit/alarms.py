@@ -114,7 +114,7 @@ def draw(drawing: Drawing, styled, title: str) -> "go.Figure":
     """Return a plotly figure of a drawing, in the kit's look."""
     from avmixup_kit import plots
 
-    figure = plots._graph_objects().Figure()
+    figure = plots.graph_objects().Figure()
     for number, (name, values) in enumerate(drawing.series.items()):
         colour = plots.COLOURS[number % len(plots.COLOURS)]
         if drawing.kind == "histogram":

@@ -89,7 +89,7 @@ def scatter(
     labels: dict[str, Tensor] = {}
     for name, images in zip(SETS, (train, held_out), strict=True):
         labels[name] = images.labels.cpu()
-        if not len(images) or int(labels[name].unique(return_counts=True)[1].min()) < 2:
+        if not _pairs(images):
             raise ValueError(
                 f"{name} images are too few: a variance within classes needs two of each class"
             )
@@ -116,6 +116,16 @@ def scatter(
                 within = _within(read[name][sight][number], labels[name])
                 values[quantity, name, sight] = within / units[quantity]
     return Scatter(values, {name: len(labels[name]) for name in SETS})
+
+
+def measurable(model: nn.Module, train: Images, held_out: Images) -> bool:
+    """Return whether ``scatter`` can measure this model on these images."""
+    return bool(_linear(model)) and _pairs(train) and _pairs(held_out)
+
+
+def _pairs(images: Images) -> bool:
+    """Return whether there are two images or more of each class that occurs."""
+    return len(images) > 0 and int(images.labels.unique(return_counts=True)[1].min()) >= 2
 
 
 def _read(
@@ -146,10 +156,14 @@ def _read(
 
 
 def _last_linear(model: nn.Module) -> nn.Linear:
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    layers = _linear(model)
     if not layers:
         raise ValueError("the model has no linear layer, so no penultimate features")
     return layers[-1]
+
+
+def _linear(model: nn.Module) -> list[nn.Linear]:
+    return [module for module in model.modules() if isinstance(module, nn.Linear)]
 
 
 def _means(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,7 +216,7 @@ def figure(
 
     if quantity not in QUANTITIES:
         raise ValueError(f"quantity = {quantity!r} is not allowed: one of {', '.join(QUANTITIES)}")
-    drawn = plots._graph_objects().Figure()
+    drawn = plots.graph_objects().Figure()
     for colour, name in zip(plots.COLOURS, SETS, strict=False):
         for dash, sight in zip(("dot", "solid"), SIGHTS, strict=True):
             steps, values = curves[f"{quantity}, {name}, {sight}"]

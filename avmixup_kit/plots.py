@@ -21,7 +21,12 @@ GREY = "#808080"
 GRID = "rgba(128,128,128,0.3)"
 
 
-def _graph_objects():
+def graph_objects():
+    """Return plotly's module of figures.
+
+    Raises:
+        ImportError: plotly is not installed; the message says how to get it.
+    """
     try:
         import plotly.graph_objects as go
     except ImportError as error:
@@ -57,7 +62,7 @@ def accuracy_curves(
         runs: of each run's name, its curves by name as (steps, fractions), as ``runs.curves_of``.
         names: which curves to draw.
     """
-    go = _graph_objects()
+    go = graph_objects()
     figure = go.Figure()
     for colour, (run, curves) in zip(_cycle(COLOURS), runs.items(), strict=False):
         for dash, name in zip(_cycle(DASHES), names, strict=False):
@@ -75,7 +80,7 @@ def accuracy_curves(
 
 def accuracy_bars(evaluations: Mapping[str, Evaluation]) -> "go.Figure":
     """Return the accuracy of each model under each attack, with 95 % intervals."""
-    go = _graph_objects()
+    go = graph_objects()
     figure = go.Figure()
     for colour, (model, evaluation) in zip(_cycle(COLOURS), evaluations.items(), strict=False):
         values = np.array([evaluation.accuracy(name) for name in evaluation.names])
@@ -126,7 +131,7 @@ def page(title: str, sections: Sequence[tuple[str, "str | go.Figure"]]) -> str:
     """
     from html import escape
 
-    _graph_objects()
+    graph_objects()
     body, script = [], True
     for heading, content in sections:
         body.append(f"<h2>{escape(heading)}</h2>")

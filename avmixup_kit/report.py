@@ -113,7 +113,7 @@ def page(
 def transfer_heatmap(matrix: TransferMatrix) -> "go.Figure":
     """Return accuracies in percent: row = defender, column = whose adversarial examples."""
     values = (100 * matrix.accuracy).tolist()
-    figure = plots._graph_objects().Figure()
+    figure = plots.graph_objects().Figure()
     figure.add_heatmap(
         z=values,
         x=list(matrix.names),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import avmixup_kit as av
-from avmixup_kit import methods, runs
+from avmixup_kit import attacks, features, methods, runs
 from avmixup_kit.training import Dial, Record, Training, Turn
 
 pytest.importorskip("ipywidgets")
@@ -134,7 +134,7 @@ def test_curves_pictures_and_progress_are_written_while_training(digits):
     until(lambda: list(traces["Clean, validation"].x) == [0, 10, 20, 30, 40])
     until(lambda: len(traces["PGD10, train"].y) == 5)
     assert list(traces["loss"].x) == list(range(1, STEPS + 1))
-    accuracy = lab.trainer.branch.accuracy["PGD10, train"].arrays()[1]
+    accuracy = lab.trainer.branch.curves["PGD10, train"].arrays()[1]
     assert list(traces["PGD10, train"].y) == list(100 * accuracy)
     until(lambda: lab.strip.value.count("<img") == 18)
     assert lab.strip.value.count("trained on: ") == 6
@@ -144,6 +144,25 @@ def test_curves_pictures_and_progress_are_written_while_training(digits):
     evaluation = lab.evaluate(50)
     assert evaluation.names == ("Clean", "FGSM", "PGD20", "CW20")
     until(lambda: "CW20" in lab.evaluation.value)
+
+
+def test_the_scatter_shown_is_that_of_features(digits):
+    lab = show(digits, probe_images=40)
+    lab.start()
+    lab.join(60)
+    probed = lab.trainer.branch.probed.values()
+    found = features.scatter(lab.training.model, *probed, attacks.pgd(10, digits.epsilon))
+    until(lambda: len(lab.curves.data) == 7 and len(lab.curves.data[6].y) == 5)
+    shown = {trace.meta: trace.y[-1] for trace in lab.curves.data}
+    for name in features.SETS:
+        assert shown[f"features, {name}, attacked"] == found.values["features", name, "attacked"]
+
+
+def test_a_scatter_that_cannot_be_measured_is_left_out(digits):
+    lab = show(digits)  # ten images: one of each digit has no variance
+    lab.start()
+    lab.join(60)
+    until(lambda: len(lab.curves.data) == 5 and len(lab.curves.data[4].y) == 5)
 
 
 def test_the_strip_shows_what_the_dial_says(digits):
@@ -194,7 +213,7 @@ def test_looking_does_not_change_the_training(digits):
     lab = show(digits, new(digits, steps=12), probe_every=1)
     lab.start()
     lab.join(60)
-    assert len(lab.trainer.branch.accuracy["PGD10, train"].arrays()[0]) == 13
+    assert len(lab.trainer.branch.curves["PGD10, train"].arrays()[0]) == 13
     assert identical(weights(lab.training), headless(digits, steps=12))
 
 
@@ -287,7 +306,7 @@ def test_a_saved_run_goes_on_here_and_headless(digits, tmp_path):
     lab.save(tmp_path / "run")
     loaded = lab.load(tmp_path / "run")
     assert loaded.training.step == lab.trainer.branches[0].training.step
-    assert loaded.accuracy["Clean, train"].arrays()[0].tolist()[:2] == [0, 10]
+    assert loaded.curves["Clean, train"].arrays()[0].tolist()[:2] == [0, 10]
     lab.resume()
     lab.join(60)
     turns = lab.dial.turns

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from avmixup_kit import attacks, models, runs
+from avmixup_kit import attacks, features, models, runs
 from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation import Evaluation, craft, evaluate
 from avmixup_kit.methods import Method, parse
@@ -128,7 +128,12 @@ class Branch:
         self.last: Record | None = None
         self.loss = Curve()
         self.loss_now: float | None = None
-        self.accuracy = {f"{row}, {part}": Curve() for part in self.probed for row in ROWS}
+        self.curves = {f"{row}, {part}": Curve() for part in self.probed for row in ROWS}
+        self.scattered = len(self.probed) == 2 and features.measurable(
+            training.model, *self.probed.values()
+        )
+        if self.scattered:
+            self.curves |= {f"features, {name}, attacked": Curve() for name in features.SETS}
         self.measured = -1
         self.strip: Strip | None = None
         self.kept: dict[int, dict[str, Any]] = {}
@@ -171,12 +176,16 @@ class Branch:
         self._pace.clear()
 
     def measure(self) -> None:
-        """Measure clean and robust accuracy and take new pictures; the training is not changed."""
+        """Measure accuracies and scatter, take new pictures; the training is not changed."""
         attack = attacks.pgd(10, self.epsilon)
         for name, split in self.probed.items():
             evaluation = evaluate(self.training.model, split, [attack])
             for row in evaluation.names:
-                self.accuracy[f"{row}, {name}"].add(self.training.step, evaluation.accuracy(row))
+                self.curves[f"{row}, {name}"].add(self.training.step, evaluation.accuracy(row))
+        if self.scattered:
+            found = features.scatter(self.training.model, *self.probed.values(), attack).curves()
+            for row in found.keys() & self.curves.keys():
+                self.curves[row].add(self.training.step, found[row])
         self.strip = self._strip()
         self.measured = self.training.step
 
@@ -271,7 +280,7 @@ class Branch:
         lines = [turn.to_json() for turn in self.dial.turns]
         for step, loss in zip(*self.loss.arrays(), strict=True):
             lines.append({"step": int(step) - 1, "loss": loss})
-        for name, curve in self.accuracy.items():
+        for name, curve in self.curves.items():
             for step, value in zip(*curve.arrays(), strict=True):
                 lines.append({"step": int(step), "curves": {name: value}})
         return sorted(lines, key=lambda line: line["step"])
@@ -303,8 +312,8 @@ class Branch:
         branch.folders.add(folder.resolve())
         for row, (steps, values) in runs.curves_of(folder).items():
             for step, value in zip(steps, values, strict=True):
-                if step < training.step and row in branch.accuracy:
-                    branch.accuracy[row].add(step, value)
+                if step < training.step and row in branch.curves:
+                    branch.curves[row].add(step, value)
         return branch
 
 

@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from avmixup_kit import attacks, data, methods, models
+from avmixup_kit import attacks, data, features, methods, models
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation import Evaluation
 from avmixup_kit.live.branch import Branch, Strip
@@ -70,6 +70,9 @@ def show(
 
     Training begins with its Start button or ``start()``. A dashboard of the same name is closed
     first, so a cell may be run again; give two that should live side by side two names.
+
+    The fourth panel, scatter, is adversarial feature overfitting: the variance of features within
+    classes under PGD10, on training and on validation images (``features.scatter``).
 
     Args:
         training: made with a Dial; its model is trained in place.
@@ -629,11 +632,16 @@ def _strip(strip: Strip) -> str:
     return f'<table aria-label="adversarial images">{"".join(lines)}</table>'
 
 
-_PANELS = ("loss", "clean accuracy (%)", "accuracy under PGD10 (%)")
+_PANELS = (
+    "loss",
+    "clean accuracy (%)",
+    "accuracy under PGD10 (%)",
+    "scatter under PGD10",
+)
 
 
 def _blank() -> go.Figure:
-    figure = make_subplots(1, 3, subplot_titles=_PANELS, horizontal_spacing=0.06)
+    figure = make_subplots(1, len(_PANELS), subplot_titles=_PANELS, horizontal_spacing=0.05)
     styled(figure, "", "", "")
     figure.update_layout(
         height=330,
@@ -643,6 +651,7 @@ def _blank() -> go.Figure:
         legend={"orientation": "h", "y": -0.22},
         hovermode="x",
     )
+    figure.update_annotations(font_size=13)
     figure.update_xaxes(title_text="step (solid: training, dashed: validation images)", col=2)
     figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(range=[-2, 102], col=2)
@@ -655,7 +664,11 @@ def _lines(branch: Branch) -> Iterator[tuple[str, int, str, Any]]:
     yield "loss", 1, "solid", branch.loss
     for panel, row in ((2, "Clean"), (3, "PGD10")):
         for split, dash in zip(branch.probed, ("solid", "dash"), strict=False):
-            yield f"{row}, {split}", panel, dash, branch.accuracy[f"{row}, {split}"]
+            yield f"{row}, {split}", panel, dash, branch.curves[f"{row}, {split}"]
+    if branch.scattered:
+        for name, dash in zip(features.SETS, ("solid", "dash"), strict=True):
+            row = f"features, {name}, attacked"
+            yield row, 4, dash, branch.curves[row]
 
 
 def _fill(figure: Any, branches: list[Branch], current: Branch, every: bool = True) -> None:
@@ -686,7 +699,7 @@ def _fill(figure: Any, branches: list[Branch], current: Branch, every: bool = Tr
             else:
                 continue
             steps, values = curve.arrays()
-            trace.x, trace.y = steps, values if panel == 1 else 100 * values
+            trace.x, trace.y = steps, 100 * values if panel in (2, 3) else values
     marks = merged(current.dial.turns)
     wanted = tuple(f"{step} {words}" for step, words in marks.items())
     if figure.layout.meta != wanted:
@@ -697,7 +710,7 @@ def _fill(figure: Any, branches: list[Branch], current: Branch, every: bool = Tr
 def _mark(figure: Any, marks: Mapping[int, str]) -> None:
     shapes, notes = [], [note for note in figure.layout.annotations if note.text in _PANELS]
     for step in marks:
-        for panel in ("", "2", "3"):
+        for panel in ("", "2", "3", "4"):
             shapes.append(
                 {
                     "type": "line",
