@@ -8,6 +8,8 @@ all 449 test images under FGSM, PGD20, CW20, AutoAttack quick and standard, and 
     results/digits/evaluation/<method>-<seed>.json   accuracies, intervals, stages, settings
     results/digits/evaluation/<method>-<seed>.npz    every verdict, for paired tests
     results/digits/evaluation/table.md               the tables, made from those files alone
+    results/digits/evaluation/curves.json            accuracy and scatter along each training
+    results/digits/evaluation/networks/<method>.pt   the networks of the first seed, weights alone
 
 Killed at any moment it goes on where it stood. ``--table`` makes the tables again without training.
 The networks stay in ``--runs``, which the repository ignores.
@@ -40,7 +42,6 @@ VARIANTS = {
     "AVmixup": methods.avmixup(2.0, 1.0, 0.1, EPSILON),
     "AVmixup-mild": methods.avmixup(1.5, 1.0, 0.7, EPSILON),
     "AVmixup-diverse": methods.mixture(2.0, 1.0, 0.1, EPSILON),
-    "AVmixup-mild-diverse": methods.mixture(1.5, 1.0, 0.7, EPSILON),
 }
 ATTACKS = (
     av.fgsm(EPSILON),
@@ -92,6 +93,23 @@ def study(results: Path, folder: Path, names: list[str], seeds: list[int]) -> No
                 evaluation = found if done is None else joined(done, found)
                 save(path, evaluation, name, seconds)
                 print(f"{name} seed {seed}\n{evaluation}\n", flush=True)
+
+
+def publish(results: Path, folder: Path) -> None:
+    """Write what a reader needs of the runs: curves of every seed, networks of the first."""
+    curves = {}
+    (results / "networks").mkdir(exist_ok=True)
+    for name in VARIANTS:
+        for seed in SEEDS:
+            run = folder / f"{name}-{seed}"
+            curves[run.name] = {
+                curve: {"steps": steps, "values": [round(value, 5) for value in values]}
+                for curve, (steps, values) in runs.curves_of(run).items()
+            }
+        state = runs.load_checkpoint(folder / f"{name}-{SEEDS[0]}" / "latest.pt")
+        weights = {key: state[key] for key in ("architecture", "model")}
+        runs.save_checkpoint(results / "networks" / f"{name}.pt", weights)
+    runs.write_atomic(results / "curves.json", json.dumps(curves).encode())
 
 
 def joined(first: Evaluation, second: Evaluation) -> Evaluation:
@@ -169,7 +187,6 @@ def table(results: Path) -> str:
         ("AVmixup", "PGD"),
         ("AVmixup-mild", "PGD"),
         ("AVmixup-diverse", "AVmixup"),
-        ("AVmixup-mild-diverse", "AVmixup-mild"),
     ]
     for first, second in pairs:
         if first in by_method and second in by_method:
@@ -223,6 +240,8 @@ def main() -> None:
     if not chosen.table:
         os.nice(19)
         study(chosen.results, chosen.runs, chosen.only, chosen.seeds)
+        if (chosen.only, chosen.seeds) == (list(VARIANTS), list(SEEDS)):
+            publish(chosen.results, chosen.runs)
     text = table(chosen.results)
     runs.write_atomic(chosen.results / "table.md", text.encode())
     print(text)
