@@ -648,7 +648,7 @@ def _blank() -> go.Figure:
         uirevision="keep",
         autosize=True,
         margin={"l": 40, "r": 10, "t": 40, "b": 70},
-        legend={"orientation": "h", "y": -0.22},
+        legend={"orientation": "h", "y": -0.16, "x": 1, "xanchor": "right"},
         hovermode="x",
     )
     figure.update_annotations(font_size=13)
