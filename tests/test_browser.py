@@ -1,4 +1,5 @@
-"""Every notebook and the dashboard in a real JupyterLab, in headless Chromium; Voila too.
+"""Every notebook and the dashboard in a real JupyterLab, in headless Chromium; Voila and
+Notebook 7 too.
 
 Screenshots go to test-artifacts/. Nothing but loopback may be asked for anything.
 """
@@ -15,7 +16,7 @@ from conftest import skip
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from browser.lab import FLAGS, Lab, chromium, jupyterlab, voila
+from browser.lab import FLAGS, Lab, chromium, jupyterlab, notebook_7, voila
 
 ROOT = Path(__file__).parents[1]
 ARTIFACTS = ROOT / "test-artifacts"
@@ -238,25 +239,32 @@ lab"""
     lab.picture(ARTIFACTS / "dashboard-new-run.png")
 
 
-def test_voila_serves_the_dashboard(browser, folder):
-    if importlib.util.find_spec("voila") is None:
-        skip("voila is not installed: pip install -e '.[test]'")
-    book = nbformat.read(folder / LIVE, 4)
+@pytest.mark.parametrize("program", ["voila", "notebook"])
+def test_the_dashboard_works_in_voila_and_in_notebook_7(browser, tmp_path, program):
+    if importlib.util.find_spec(program) is None:
+        skip(f"{program} is not installed: pip install -e '.[test]'")
+    book = nbformat.read(ROOT / "notebooks" / LIVE, 4)
     shown = next(i for i, cell in enumerate(book.cells) if "live.show(" in cell.source)
     book.cells = book.cells[: shown + 1]
-    served = folder / "served"
-    served.mkdir()
-    nbformat.write(book, served / "served.ipynb")
-    with voila(served, "served.ipynb") as address:
+    nbformat.write(book, tmp_path / "served.ipynb")
+    serve = voila(tmp_path, "served.ipynb") if program == "voila" else notebook_7(tmp_path)
+    with serve as address:
         page = browser.new_page()
-        page.goto(address, timeout=120_000)
-        page.get_by_role("button", name="Start", exact=True).click(timeout=60_000)
-        page.get_by_text("run 1 has ended").wait_for(timeout=120_000)
+        page.set_default_timeout(120_000)
+        page.goto(address if program == "voila" else f"{address}/notebooks/served.ipynb")
+        if program == "notebook":
+            page.wait_for_function(
+                """() => { const panel = window.jupyterapp?.shell?.currentWidget;
+                return panel?.context?.isReady && panel.sessionContext.isReady; }"""
+            )
+            page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.get_by_role("button", name="Start", exact=True).click()
+        page.get_by_text("run 1 has ended").wait_for()
         page.wait_for_function(
             """() => [...document.querySelectorAll('.js-plotly-plot')].some(
                 plot => plot.data && plot.data.some(trace => trace.x && trace.x.length > 80))"""
         )
         assert "Traceback" not in page.content()
         ARTIFACTS.mkdir(exist_ok=True)
-        page.screenshot(path=ARTIFACTS / "voila.png")
+        page.screenshot(path=ARTIFACTS / f"{program}.png")
         page.close()

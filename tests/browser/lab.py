@@ -91,6 +91,19 @@ def jupyterlab(folder: Path) -> contextlib.AbstractContextManager[str]:
     return server(command, folder, "/api/status")
 
 
+def notebook_7(folder: Path) -> contextlib.AbstractContextManager[str]:
+    """Serve ``folder`` with Notebook 7."""
+    command = [
+        "notebook",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.root_dir={folder}",
+        "--JupyterNotebookApp.expose_app_in_browser=True",
+        "--IdentityProvider.token=",
+        "--allow-root",
+    ]
+    return server(command, folder, "/api/status")
+
+
 def voila(folder: Path, notebook: str) -> contextlib.AbstractContextManager[str]:
     """Serve one notebook of ``folder`` with Voila; the page runs it when it is asked for."""
     return server(["voila", notebook, "--Voila.ip=127.0.0.1"], folder, "/voila/static/voila.js")
