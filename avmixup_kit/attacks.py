@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from avmixup_kit import distributed
 from avmixup_kit.labels import one_hot
 from avmixup_kit.losses import LabelCrossEntropy, Margin, Objective
 from avmixup_kit.shapes import Images
@@ -177,11 +178,12 @@ class Attack:
             return torch.zeros_like(x)
         if rng is None:
             raise ValueError(f"start = {self.start!r} draws random numbers: pass rng")
-        noise = torch.empty_like(x)
+        noise = distributed.empty_like(x)
         if self.start == "uniform":
             noise.uniform_(-self.epsilon, self.epsilon, generator=rng)
         else:
             noise.normal_(0.0, 0.001, generator=rng)
+        noise = distributed.mine(noise, len(x))
         return torch.clamp(noise, *ball(x, self.epsilon)) if self.clip_start else noise
 
     def __call__(

@@ -7,6 +7,7 @@ diverse perturbations as a way out. ``Mixture`` is a perturbation source like an
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -41,8 +42,18 @@ class Mixture:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Generator) -> Tensor:
         """Return one source's delta (N, C, H, W); the draw comes from ``rng`` before its own."""
-        drawn = torch.randint(len(self.sources), (1,), generator=rng, device=rng.device)
-        return self.sources[int(drawn)](model, x, y, rng)
+        return self.sources[_drawn(len(self.sources), rng)](model, x, y, rng)
+
+
+def _drawn(count: int, rng: Generator) -> int:
+    """Return a number below ``count``, each equally likely, without waiting for a device."""
+    if rng.device.type != "cuda":
+        return int(torch.randint(count, (1,), generator=rng, device=rng.device))
+    # What a CUDA generator draws is known after a wait only; where it stands is known at once.
+    position = rng.get_offset()
+    rng.set_offset(position + 4)
+    key = np.random.SeedSequence((rng.initial_seed(), position))
+    return int(np.random.Generator(np.random.Philox(key)).integers(count))
 
 
 def five(

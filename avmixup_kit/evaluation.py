@@ -19,6 +19,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from avmixup_kit import distributed
 from avmixup_kit.attacks import Attack, ascend, ball, frozen
 from avmixup_kit.checks import FloatImages, as_images, check_logits, inspect
 from avmixup_kit.data import Split
@@ -298,7 +299,9 @@ def evaluate(
     """Return what ``model`` classifies correctly, clean and under each attack.
 
     Attacks that differ in nothing but their number of steps share one run (PGD10 is a prefix of
-    PGD20). Images misclassified without an attack count as fooled by every attack.
+    PGD20). Images misclassified without an attack count as fooled by every attack. Processes that
+    train together (``distributed.joined``) share the images out; each must call this, and each gets
+    the whole evaluation.
 
     Args:
         model: from images in [0, 1] to logits (N, K); left as it was found.
@@ -340,13 +343,15 @@ def evaluate(
             )
     notes = inspect(model, split, attacked=bool(attacks)) if check else ()
     with frozen(model):
-        clean = torch.cat(
-            [_correct(model, *_images(model, split, part)) for part in _parts(split, batch_size)]
-        ).cpu()
+        clean = torch.zeros(len(split), dtype=torch.bool)
+        for part in torch.arange(len(split))[distributed.share(len(split))].split(batch_size):
+            if len(part):
+                clean[part] = _correct(model, *_images(model, split, part)).cpu()
         rows = {CLEAN: Verdict(clean, 0)}
         left = clean
         groups = list(_groups(attacks))
-        with _bar(int(clean.sum()) * sum(map(_passes, groups)), progress) as advance:
+        bar = progress and distributed.rank() == 0
+        with _bar(int(clean.sum()) * sum(map(_passes, groups)), bar) as advance:
             for group in groups:
                 standing = (left if ladder else clean).nonzero().squeeze(1)
                 found = _judged(model, split, group, standing, batch_size, seed, rule, advance)
@@ -356,6 +361,7 @@ def evaluate(
                         left = left & verdict.correct
                         verdict = verdict._replace(correct=left)
                     rows[attack.name] = verdict
+    rows = {name: _whole(rows[name]) for name in names}
     return Evaluation(
         names,
         torch.stack([rows[name].correct for name in names]),
@@ -370,6 +376,18 @@ def evaluate(
         model,
         split,
     )
+
+
+def _whole(part: Verdict) -> Verdict:
+    """Return the verdict on all images from those of all processes, each on its share."""
+    if distributed.world() == 1:
+        return part
+    counts = torch.tensor([part.gradients, *(left for _, left in part.stages)])
+    gradients, *left = distributed.summed(counts).tolist()
+    stages = tuple((name, n) for (name, _), n in zip(part.stages, left, strict=True))
+    notes = dict.fromkeys(note for each in distributed.everyones(part.notes) for note in each)
+    correct = distributed.summed(part.correct.to(torch.uint8)).bool()
+    return Verdict(correct, gradients, stages, tuple(notes))
 
 
 def _passes(group: Sequence[Attack | Judge]) -> int:
@@ -575,10 +593,6 @@ def _images(model: nn.Module, split: Images, part: Tensor) -> tuple[Tensor, Tens
     x, y = split.batch(part.to(split.device))
     device = model_device(model)
     return x.to(device), y.to(device)
-
-
-def _parts(split: Images, batch_size: int) -> tuple[Tensor, ...]:
-    return torch.arange(len(split)).split(batch_size)
 
 
 def _correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avmixup_kit import transport
+from avmixup_kit import distributed, transport
 from avmixup_kit.shapes import Images, Labels, Logits, PerExample, Scalar
 
 
@@ -178,7 +178,9 @@ class TransportDistance:
     One number for the whole batch, shared out equally: examples of a batch influence each other,
     so the perturbation depends on who else is in it. Cost max(0, 1 - cosine), entropic
     ``regularisation``, at most ``iterations`` Sinkhorn rounds, ended once the summed change of u is
-    below ``tolerance`` (None: always all of them).
+    below ``tolerance`` (None: always all of them). On CUDA it is always all of them, as to look at
+    a change is to wait for the device. With several processes the transport is that of the whole
+    batch, not of each process's share.
     """
 
     regularisation: float = 0.01
@@ -192,10 +194,10 @@ class TransportDistance:
     def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         assert reference is not None
         distance = transport.distance(
-            reference,
-            logits,
+            distributed.gathered(reference),
+            distributed.gathered(logits),
             regularisation=self.regularisation,
             iterations=self.iterations,
-            tolerance=self.tolerance,
+            tolerance=None if logits.is_cuda else self.tolerance,
         )
         return (distance / len(logits)).expand(len(logits))

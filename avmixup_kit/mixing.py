@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
+from avmixup_kit import distributed
 from avmixup_kit.labels import check_lambda, smooth
 from avmixup_kit.shapes import Images, Labels
 
@@ -55,7 +56,7 @@ class Mixup:
 
     The weight is drawn from Beta(a, a), one per example (``per_example=False``: one per batch, as
     in mixup's first code); ``alpha`` fixes it instead. The partner is a random other example of the
-    batch.
+    batch, on whichever process it is.
     """
 
     a: float = 1.0
@@ -71,8 +72,11 @@ class Mixup:
         self, x: Images, delta: Images, y: Labels, rng: Generator
     ) -> tuple[Images, Labels]:
         x = x + delta
-        partner = torch.randperm(len(x), generator=rng, device=x.device)
-        count = len(x) if self.per_example else 1
+        total = distributed.whole(len(x))
+        partner = torch.randperm(total, generator=rng, device=x.device)
+        partner = distributed.mine(partner, len(x))
+        others, other_labels = distributed.gathered(x), distributed.gathered(y)
+        count = total if self.per_example else 1
         if self.alpha is None:
             # Two gammas make a beta; only the private operator draws them from a generator.
             shape = torch.full((2, count), float(self.a), device=x.device, dtype=torch.float64)
@@ -80,11 +84,13 @@ class Mixup:
             alpha = (gammas[0] / gammas.sum(0)).nan_to_num(0.5).to(x.dtype)
         else:
             alpha = torch.full((count,), self.alpha, device=x.device, dtype=x.dtype)
+        if self.per_example:
+            alpha = distributed.mine(alpha, len(x))
         weight = _per_example(alpha, x)
         label_weight = alpha.unsqueeze(1)
         return (
-            weight * x + (1 - weight) * x[partner],
-            label_weight * y + (1 - label_weight) * y[partner],
+            weight * x + (1 - weight) * others[partner],
+            label_weight * y + (1 - label_weight) * other_labels[partner],
         )
 
 
@@ -125,11 +131,13 @@ class AVmixup:
         self, x: Images, delta: Images, y: Labels, rng: Generator
     ) -> tuple[Images, Labels]:
         vertex = self.vertex(x, delta)
-        count = len(x) if self.per_example else 1
+        count = distributed.whole(len(x)) if self.per_example else 1
         if self.alpha is None:
             alpha = torch.rand(count, generator=rng, device=x.device, dtype=x.dtype)
         else:
             alpha = torch.full((count,), self.alpha, device=x.device, dtype=x.dtype)
+        if self.per_example:
+            alpha = distributed.mine(alpha, len(x))
         weight = _per_example(alpha, x)
         label_weight = alpha.unsqueeze(1)
         x_hat = weight * x + (1 - weight) * vertex

@@ -6,14 +6,17 @@
       latest.pt, best.pt, step_040000.pt      training.state_dict()
       evaluation.json, correct.npz            when evaluated
 
-Every file is written whole or not at all. Killed at any moment, a run goes on from its last
-checkpoint and ends with the weights of one that was left alone.
+A checkpoint may lie in pieces (latest.pt.1a2b3c4d.000, ...), which latest.pt then lists. Every file
+is written whole or not at all. Killed at any moment, a run goes on from its last checkpoint and
+ends with the weights of one that was left alone.
 """
 
+import hashlib
 import io
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 import zipfile
@@ -27,7 +30,7 @@ import numpy
 import torch
 from torch import nn
 
-from avmixup_kit import models
+from avmixup_kit import distributed, models
 from avmixup_kit.evaluation import Evaluation
 from avmixup_kit.training import Dial, Record, Training, TrainingDiverged, Turn, load_weights
 
@@ -55,11 +58,53 @@ def write_atomic(path: str | Path, content: bytes) -> None:
         ) from error
 
 
-def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a training's state, or any tree of tensors and plain values, whole or not at all."""
+def save_checkpoint(
+    path: str | Path, state: dict[str, Any], *, piece_mib: int | None = None
+) -> None:
+    """Write a training's state, or any tree of tensors and plain values, whole or not at all.
+
+    Args:
+        piece_mib: keep every file below so many MiB: the content goes into pieces beside ``path``,
+            which becomes their list. None writes one file.
+
+    Raises:
+        ValueError: piece_mib < 1.
+        OSError: it could not be written; what stood there before is kept.
+    """
+    path = Path(path)
+    check_piece_mib(piece_mib)
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomic(path, buffer.getvalue())
+    content, names = buffer.getvalue(), []
+    if piece_mib is not None:
+        size = piece_mib * 2**20 - 1
+        # Named after their content: the pieces of the checkpoint before are not touched.
+        mark = hashlib.sha256(content).hexdigest()[:8]
+        pieces = []
+        for number, start in enumerate(range(0, len(content), size)):
+            piece = content[start : start + size]
+            names.append(f"{path.name}.{mark}.{number:03d}")
+            write_atomic(path.with_name(names[-1]), piece)
+            pieces.append({"name": names[-1], "sha256": hashlib.sha256(piece).hexdigest()})
+        content = json.dumps({"pieces": pieces}, indent=1).encode()
+    write_atomic(path, content)
+    for old in path.parent.glob(f"{path.name}.*.*"):
+        if old.name not in names and _is_piece(old.name.removeprefix(path.name)):
+            old.unlink()
+
+
+def check_piece_mib(piece_mib: int | None) -> None:
+    """Raise ValueError unless it is None or a size in MiB, 1 or more."""
+    if piece_mib is not None and (
+        isinstance(piece_mib, bool) or not isinstance(piece_mib, int) or piece_mib < 1
+    ):
+        raise ValueError(
+            f"piece_mib = {piece_mib!r} is not allowed: MiB a file, a whole number, 1 or more"
+        )
+
+
+def _is_piece(ending: str) -> bool:
+    return re.fullmatch(r"\.[0-9a-f]{8}\.\d{3,}", ending) is not None
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -67,23 +112,38 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is truncated, altered or no checkpoint.
+        ValueError: it is truncated, altered or no checkpoint, or a piece of it is missing.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
-        with zipfile.ZipFile(path) as archive:
+        content = path.read_bytes()
+        if content.startswith(b"{"):
+            content = _joined(path, json.loads(content)["pieces"])
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             bad = archive.testzip()
         if bad is not None:
             raise ValueError(f"checksum of {bad} does not match")
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:
         raise ValueError(
             f"{path} is truncated, altered or no checkpoint ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'unreadable'})"
         ) from error
     return state
+
+
+def _joined(path: Path, pieces: list[dict[str, str]]) -> bytes:
+    contents = []
+    for about in pieces:
+        piece = path.with_name(Path(about["name"]).name)
+        if not piece.is_file():
+            raise ValueError(f"its piece {piece.name} is missing")
+        contents.append(piece.read_bytes())
+        if hashlib.sha256(contents[-1]).hexdigest() != about["sha256"]:
+            raise ValueError(f"its piece {piece.name} is torn or altered")
+    return b"".join(contents)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
@@ -202,8 +262,12 @@ def log(
     curves: Curves | None = None,
     curves_every: int = 500,
     best: str | None = None,
+    minutes: float | None = None,
+    piece_mib: int | None = None,
 ) -> Iterator[Record]:
     """Train, write everything into a run folder, and yield each step's record.
+
+    Processes that train together (``distributed.joined``) all call this; process 0 writes.
 
     Args:
         training: what to train; with ``resume`` it continues where the folder stands.
@@ -216,6 +280,9 @@ def log(
             numbers go into the log. It must leave model and generators as it found them.
         curves_every: steps between two measurements; the last step is always measured.
         best: name of a curve; the checkpoint where it was highest is kept as best.pt.
+        minutes: end with a checkpoint after the first step that is over so long after the call; the
+            run can be taken up with ``resume``. None trains to the end.
+        piece_mib: keep every file of a checkpoint below so many MiB.
 
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is False.
@@ -227,10 +294,21 @@ def log(
     for name, value in (("checkpoint_every", checkpoint_every), ("curves_every", curves_every)):
         if value < 1:
             raise ValueError(f"{name} = {value!r} is not allowed: 1 or more")
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise ValueError(f"minutes = {minutes!r} is not allowed: a positive number, or None")
+    check_piece_mib(piece_mib)
     if best is not None and curves is None:
         raise ValueError(f"best = {best!r} needs curves to choose by")
     return _Run(
-        training, Path(folder), checkpoint_every, keep_every, curves, curves_every, best
+        training,
+        Path(folder),
+        checkpoint_every,
+        keep_every,
+        curves,
+        curves_every,
+        best,
+        None if minutes is None else time.monotonic() + 60 * minutes,
+        piece_mib,
     ).records(resume)
 
 
@@ -244,40 +322,82 @@ class _Run:
         curves: Curves | None,
         curves_every: int,
         best: str | None,
+        until: float | None,
+        piece_mib: int | None,
     ) -> None:
         self.training, self.folder = training, folder
         self.checkpoint_every, self.keep_every = checkpoint_every, keep_every
         self.curves, self.curves_every, self.best = curves, curves_every, best
+        self.until, self.piece_mib = until, piece_mib
         self.highest = float("-inf")
         self.logged_turns = 0
+        self.writes = distributed.rank() == 0
+        self.waiting: list[Record] = []
 
     def records(self, resume: bool) -> Iterator[Record]:
-        self.folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.folder / "lock")
+        try:
+            distributed.from_rank_0(lambda: self._acquire(lock))
+            self._take_up() if resume else self._begin()
+            # Other processes write nowhere.
+            log = self.folder / "log.jsonl" if self.writes else Path(os.devnull)
+            with log.open("a", buffering=1) as self.file:
+                try:
+                    yield from self._train()
+                finally:
+                    self._log_steps()
+        finally:
+            lock.release()
+
+    def _acquire(self, lock: filelock.BaseFileLock) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise BlockingIOError(
                 f"the run folder {self.folder} is in use by another process"
             ) from None
-        try:
-            self._take_up() if resume else self._begin()
-            with (self.folder / "log.jsonl").open("a", buffering=1) as self.file:
-                yield from self._train()
-        finally:
-            lock.release()
 
     def _begin(self) -> None:
-        if (self.folder / "run.json").exists():
-            raise FileExistsError(
-                f"{self.folder} already holds a run: resume it or choose another folder"
-            )
-        about = describe(self.training) | provenance()
-        write_atomic(self.folder / "log.jsonl", b"")
+        def new() -> None:
+            if (self.folder / "run.json").exists():
+                raise FileExistsError(
+                    f"{self.folder} already holds a run: resume it or choose another folder"
+                )
+
+        training = self.training
+        distributed.from_rank_0(new)
+        about = describe(training) | provenance()
+        about |= {
+            "device": str(training.device),
+            "compiled": training.compiled,
+            "processes": distributed.world(),
+            "sync_batch_norm": training.sync_batch_norm,
+        }
+        if self.writes:
+            write_atomic(self.folder / "log.jsonl", b"")
         self._checkpoint("latest.pt")
-        write_atomic(self.folder / "run.json", json.dumps(about, indent=2).encode())
+        if self.writes:
+            write_atomic(self.folder / "run.json", json.dumps(about, indent=2).encode())
 
     def _take_up(self) -> None:
+        state, records = distributed.from_rank_0(self._saved)
+        self.training.load_state_dict(state)
+        step = self.training.step
+        dial = self.training.dial
+        if dial is not None:
+            logged = [Turn.from_json(record) for record in records if "change" in record]
+            dial.expect(logged[len(dial.turns) :])
+            self.logged_turns = sum(turn.step < step for turn in logged)
+        kept = [r for r in records if r["step"] < step or (r["step"] == step and "curves" in r)]
+        scores = [r["curves"][self.best] for r in kept if self.best in r.get("curves", {})]
+        self.highest = max(scores, default=self.highest)
+        if self.writes:
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            write_atomic(self.folder / "log.jsonl", text.encode())
+
+    def _saved(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return the training's state and the log of the folder's run."""
         if not (self.folder / "run.json").exists():
             raise FileNotFoundError(f"{self.folder} holds no run to resume")
         was = json.loads((self.folder / "run.json").read_text())
@@ -287,36 +407,39 @@ class _Run:
                     f"{self.folder} holds a run with another {name}: {was.get(name)}, not {value}"
                 )
         state = load_checkpoint(self.folder / "latest.pt")
-        self.training.load_state_dict(state["training"])
-        step = self.training.step
-        records = _lines(self.folder / "log.jsonl")
-        dial = self.training.dial
-        if dial is not None:
-            logged = [Turn.from_json(record) for record in records if "change" in record]
-            dial.expect(logged[len(dial.turns) :])
-            self.logged_turns = sum(turn.step < step for turn in logged)
-        kept = [r for r in records if r["step"] < step or (r["step"] == step and "curves" in r)]
-        scores = [r["curves"][self.best] for r in kept if self.best in r.get("curves", {})]
-        self.highest = max(scores, default=self.highest)
-        text = "".join(json.dumps(record) + "\n" for record in kept)
-        write_atomic(self.folder / "log.jsonl", text.encode())
+        return state["training"], _lines(self.folder / "log.jsonl")
 
     def _train(self) -> Iterator[Record]:
         training = self.training
         began = time.perf_counter()
         for record in training:
             self._log_turns()
-            self._write({"step": record.step, "loss": record.loss, "lr": record.lr})
+            self.waiting.append(record)
+            # On CUDA to read a loss is to wait for the step; a CPU has done it.
+            if training.device.type == "cpu" or len(self.waiting) == 50:
+                self._log_steps()
             done = record.step + 1
             ended = done == training.steps
             if self.curves and (ended or done % self.curves_every == 0):
                 self._measure(done, time.perf_counter() - began)
             if self.keep_every and done % self.keep_every == 0:
                 self._checkpoint(f"step_{done:06d}.pt")
-            if ended or done % self.checkpoint_every == 0:
+            time_is_up = not ended and self._time_is_up(done)
+            if ended or time_is_up or done % self.checkpoint_every == 0:
                 self._checkpoint("latest.pt")
             yield record
+            if time_is_up:
+                break
         self._log_turns()
+
+    def _time_is_up(self, done: int) -> bool:
+        if self.until is None:
+            return False
+        over = time.monotonic() >= self.until
+        if distributed.world() == 1:
+            return over
+        # All must stop at the same step; asking costs a message, so not after each.
+        return done % 10 == 0 and distributed.from_rank_0(lambda: over)
 
     def _measure(self, done: int, seconds: float) -> None:
         assert self.curves is not None
@@ -336,10 +459,20 @@ class _Run:
                 self._write(turn.to_json())
             self.logged_turns = len(turns)
 
+    def _log_steps(self) -> None:
+        steps, self.waiting = self.waiting, []
+        if steps:
+            losses = torch.stack([record.loss_tensor for record in steps]).tolist()
+            for record, loss in zip(steps, losses, strict=True):
+                self._write({"step": record.step, "loss": loss, "lr": record.lr})
+
     def _write(self, record: dict[str, Any]) -> None:
+        self._log_steps()
         self.file.write(json.dumps(record) + "\n")
 
     def _checkpoint(self, name: str) -> None:
+        # A checkpoint without the log that led to it would be taken up with a gap.
+        self._log_steps()
         state = self.training.state_dict()
         for tensor_name, tensor in state["model"].items():
             if not bool(torch.isfinite(tensor).all()):
@@ -348,7 +481,7 @@ class _Run:
                     "training stopped, the checkpoint before it is kept"
                 )
         architecture = getattr(self.training.model, "architecture", None)
-        save_checkpoint(
-            self.folder / name,
-            {"architecture": architecture, "model": state["model"], "training": state},
+        content = {"architecture": architecture, "model": state["model"], "training": state}
+        distributed.from_rank_0(
+            lambda: save_checkpoint(self.folder / name, content, piece_mib=self.piece_mib)
         )

@@ -4,6 +4,7 @@ import copy
 import math
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from avmixup_kit import distributed
 from avmixup_kit.data import Split
 from avmixup_kit.methods import Method, parse
 
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "tf32", "bf16"]
 Schedule = Callable[[int], Method]
 
 
@@ -139,14 +141,16 @@ class Settings:
 
     Args:
         steps: optimiser steps in all.
-        batch_size: images a step.
+        batch_size: images a step, over all processes.
         lr, momentum, nesterov: SGD's. The paper uses 0.1 (SVHN 0.01) and momentum 0.9.
         weight_decay: L2 factor on convolution and dense kernels; ``decay_all`` extends it to
             biases and batch norm, as Feature Scatter's and TRADES' code do.
         decay_at: fractions of ``steps`` after which the learning rate is multiplied by
             ``decay_factor``.
         seed: of data order, augmentation, attack starts and mixing weights.
-        precision: ``"float32"``, or ``"bf16"`` autocast on hardware that has it.
+        precision: ``"float32"``, which on CUDA excludes TF32; ``"tf32"``: products of float32 with
+            TF32's 10 bits, on CUDA devices that have it; ``"bf16"``: autocast, on hardware that has
+            it. Weights and their updates are float32 in each.
     """
 
     steps: int
@@ -220,23 +224,93 @@ def native_bf16(device: torch.device) -> bool:
     return False
 
 
+@contextmanager
+def float32_products(device: torch.device, tf32: bool) -> Iterator[None]:
+    """Hold CUDA's convolutions and matrix products of float32 to float32, or let them be TF32."""
+    if device.type != "cuda":
+        yield
+        return
+    # Not the newer fp32_precision: torch.compile reads these, and refuses a mixture of both.
+    switches: tuple[Any, Any] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = tf32
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
+class _Watch:
+    """Looks at losses on a device that nobody waits for, each as soon as it has arrived here."""
+
+    def __init__(self, device: torch.device) -> None:
+        value = torch.zeros(())
+        self.value = value.pin_memory() if device.type == "cuda" else value
+        self.arrived: torch.cuda.Event | None = None
+        self.about: tuple[int, float, Method] | None = None
+
+    def see(self, loss: Tensor, step: int, lr: float, method: Method) -> None:
+        """Check the loss that has arrived, if any, and send for this one."""
+        if self.arrived is not None:
+            if not self.arrived.query():
+                return
+            self._look()
+        self.value.copy_(loss.detach(), non_blocking=True)
+        self.about = step, lr, method
+        self.arrived = torch.cuda.Event()
+        self.arrived.record()
+
+    def check(self) -> None:
+        """Check the last loss that was sent for; waits for it if need be."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+            self._look()
+
+    def _look(self) -> None:
+        assert self.about is not None
+        self.arrived = None
+        _stop_if_diverged(float(self.value), *self.about)
+
+
+def _stop_if_diverged(loss: float, step: int, lr: float, method: Method) -> None:
+    if not math.isfinite(loss):
+        raise TrainingDiverged(
+            f"the loss is {loss} at step {step} with lr = {lr:g} and {method!r}: training "
+            "stopped; a smaller lr usually helps"
+        )
+
+
+def native_tf32(device: torch.device) -> bool:
+    """Return whether the device has TF32 products: NVIDIA's since Ampere."""
+    return device.type == "cuda" and torch.cuda.is_tf32_supported()
+
+
 class Training(Iterator[Record]):
     """An iterator that trains: each ``next()`` is one optimiser step (Algorithm 1).
 
     The same seed, settings and turns give the same weights, bit for bit on a CPU; so does a run
-    that was saved with ``state_dict`` and taken up again.
+    that was saved with ``state_dict`` and taken up again. With several processes
+    (``distributed.joined``) each works on its share of every batch, and weights are those of one
+    process but for rounding and, unless ``sync_batch_norm``, batch norm.
 
     Args:
-        model: from images (N, C, H, W) in [0, 1] to logits (N, K); trained in place, on the device
-            it is on, its weights laid out as channels_last.
+        model: from images (N, C, H, W) in [0, 1] to logits (N, K); trained in place, its weights
+            laid out as channels_last.
         split: training images; moved to the model's device.
         method: a Method, a Dial, or any function from step to Method.
         steps: optimiser steps in all.
+        device: "auto", "cuda" or "cpu", where to move the model to; None: it stays where it is.
+        compile: compile the network's passes (``compiled.Compiled``).
+        sync_batch_norm: with several processes, whether a batch norm sees the whole batch instead
+            of its process's share. In both cases running averages are the same on all processes.
         settings: fields of Settings by name (seed, batch_size, lr, ...).
 
     Raises:
         ValueError: an illegal setting; fewer images than one batch; a model with another number of
-            classes than the data; bf16 on a device that only emulates it.
+            classes than the data; a precision that the device only emulates; a batch that cannot
+            be shared out evenly.
     """
 
     def __init__(
@@ -246,6 +320,9 @@ class Training(Iterator[Record]):
         method: Method | Dial | Schedule,
         steps: int | None = None,
         *,
+        device: str | torch.device | None = None,
+        compile: bool = False,
+        sync_batch_norm: bool = False,
         settings: Settings | None = None,
         **changes: Any,
     ) -> None:
@@ -256,6 +333,10 @@ class Training(Iterator[Record]):
         elif steps is not None or changes:
             raise ValueError("pass either settings or steps and its companions, not both")
         self.settings = settings
+        if device is not None:
+            model = model.to(
+                distributed.choose_device(device) if isinstance(device, str) else device
+            )
         # Channels last is the faster layout of every convolution here; values are the same.
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.device = next(model.parameters()).device
@@ -268,6 +349,18 @@ class Training(Iterator[Record]):
         self._epoch = -1
         self.rng = Generator(device=self.device).manual_seed(settings.seed)
         self._check(model)
+        self._check_processes()
+        self.sync_batch_norm = sync_batch_norm
+        if sync_batch_norm:
+            distributed.synchronise_batch_norm(model)
+        self.compiled = compile
+        self._network: nn.Module = self.model
+        if compile:
+            from avmixup_kit.compiled import Compiled  # loads the compiler: a second or two
+
+            self._network = Compiled(self.model)
+        self._updated = distributed.wrapped(self._network)
+        self._watch = _Watch(self.device)
         kernels = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
         decay = settings.weight_decay
@@ -293,6 +386,11 @@ class Training(Iterator[Record]):
                 f"precision = 'bf16' is not allowed on this {self.device.type}: it would be "
                 "emulated, many times slower; use 'float32'"
             )
+        if self.settings.precision == "tf32" and not native_tf32(self.device):
+            raise ValueError(
+                f"precision = 'tf32' is not allowed on this {self.device.type}: only CUDA devices "
+                "since Ampere have it; use 'float32'"
+            )
         was_training = model.training
         model.eval()
         with torch.no_grad():
@@ -301,6 +399,19 @@ class Training(Iterator[Record]):
         if outputs != self.split.num_classes:
             raise ValueError(
                 f"the model has {outputs} classes, {self.split.name} has {self.split.num_classes}"
+            )
+
+    def _check_processes(self) -> None:
+        size, world = self.settings.batch_size, distributed.world()
+        if size < world:
+            raise ValueError(
+                f"batch_size = {size} is not allowed with {world} processes: each needs at least "
+                "one image"
+            )
+        if size % world:
+            raise ValueError(
+                f"batch_size = {size} is not allowed with {world} processes: their shares would "
+                f"be uneven; a multiple of {world}"
             )
 
     @property
@@ -324,42 +435,66 @@ class Training(Iterator[Record]):
         if epoch != self._epoch or self._order is None:
             state = np.random.SeedSequence((self.settings.seed, epoch)).generate_state(1, np.uint64)
             order = Generator().manual_seed(int(state[0]) >> 1)
-            self._order = torch.randperm(len(self.split), generator=order).to(self.device)
+            permutation = torch.randperm(len(self.split), generator=order)
+            if self.device.type == "cuda":
+                permutation = permutation.pin_memory()
+            self._order = permutation.to(self.device, non_blocking=True)
             self._epoch = epoch
         size = self.settings.batch_size
         return self._order[batch * size : (batch + 1) * size]
 
     def __next__(self) -> Record:
         if self._next_step >= self.settings.steps:
+            self._watch.check()
             raise StopIteration
         step = self._next_step
         method = self.schedule(step)
         lr = self.settings.lr_at(step)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        x, y = self.split.batch(self.indices(step), self.rng)
-        bf16 = self.settings.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            delta = method.perturb(self.model, x, y, self.rng)
-            with torch.no_grad():
-                x_hat, y_hat = method.mix(x, delta, y, self.rng)
-            self.model.train()
-            loss = method.loss(self.model, x, x_hat, y_hat)
-        if self.device.type == "cpu" or step % 50 == 0 or step == self.settings.steps - 1:
-            self._stop_if_diverged(loss, step, lr, method)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimiser.step()
-        self._next_step = step + 1
-        return Record(step, loss.detach(), lr, method)
-
-    def _stop_if_diverged(self, loss: Tensor, step: int, lr: float, method: Method) -> None:
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"the loss is {value} at step {step} with lr = {lr:g} and {method!r}: training "
-                "stopped before using it; a smaller lr usually helps"
+        loss, reason = None, ""
+        try:
+            loss = self._update(step, lr, method)
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0]
+        if loss is None:
+            # Raised out here, so that the error does not keep the failed step's tensors alive.
+            raise torch.OutOfMemoryError(
+                f"out of memory at step {step} with batch_size = {self.settings.batch_size} and "
+                f"precision = {self.settings.precision!r}: a smaller batch or 'bf16' needs less; "
+                f"the last checkpoint is kept ({reason})"
             )
+        self._next_step = step + 1
+        return Record(step, loss, lr, method)
+
+    def _update(self, step: int, lr: float, method: Method) -> Tensor:
+        """Return the batch's mean loss, after weights have been updated with its gradient."""
+        precision, device = self.settings.precision, self.device
+        if self.compiled and device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+        x, y = self.split.batch(self.indices(step), self.rng)
+        with (
+            distributed.one_batch(len(x)) as rows,
+            float32_products(device, tf32=precision == "tf32"),
+        ):
+            x, y = x[rows], y[rows]
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                delta = method.perturb(self._network, x, y, self.rng)
+                with torch.no_grad():
+                    x_hat, y_hat = method.mix(x, delta, y, self.rng)
+                self.model.train()
+                loss = method.loss(self._updated, x, x_hat, y_hat)
+            mean = distributed.mean(loss.detach())
+            if device.type == "cuda":
+                self._watch.see(mean, step, lr, method)
+            else:
+                _stop_if_diverged(float(mean), step, lr, method)
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimiser.step()
+            if not self.sync_batch_norm:
+                distributed.average_batch_norm(self.model)
+        return mean
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a bit-identical continuation needs: tensors, plain values."""

@@ -70,9 +70,22 @@ def test_exported_turns_are_replayed(monkeypatch, tmp_path):
     assert runs.turns_of(tmp_path / "run") == list(dial.turns)
 
 
+def test_a_training_of_limited_time_says_how_far_it_came(monkeypatch, tmp_path, capsys):
+    words = ["--method", "standard", "--checkpoint-piece-mib", "1", *SHORT]
+    call(monkeypatch, "train", tmp_path / "run", *words, "--minutes", "1e-6")
+    said = capsys.readouterr().out
+    assert "stopped and saved after 1 of 4 steps: the time was up; --resume goes on" in said
+    assert list((tmp_path / "run").glob("latest.pt.*.000"))
+    call(monkeypatch, "train", tmp_path / "run", *words, "--resume")
+    assert "PGD10, validation: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--precision", "tf32"], "precision = 'tf32' is not allowed on this cpu"),
+        (["--minutes", "0"], "minutes = 0.0 is not allowed"),
+        (["--checkpoint-piece-mib", "0"], "piece_mib = 0 is not allowed"),
         (["--gamma", "0.5"], "gamma = 0.5 is not allowed"),
         (["--method", "pgd", "--gamma", "2"], "method pgd: .*gamma"),
         (["--method", "standard", "--epsilon", "0.1"], "method standard: .*epsilon"),

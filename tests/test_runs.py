@@ -198,6 +198,111 @@ def test_kill_9_at_random_moments_then_resume_is_bit_identical(digits, tmp_path)
     assert logs[0] == logs[1]
 
 
+# --------------------------------------------------------------------------- limited time, pieces
+
+
+def test_a_run_of_limited_time_saves_ends_and_is_taken_up(digits, tmp_path, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(runs.time, "monotonic", lambda: 60.0 * next(clock))
+    part = finish(runs.log(new(digits), tmp_path / "part", minutes=5))
+    monkeypatch.undo()
+    assert 1 <= len(part) < STEPS
+    assert runs.load_checkpoint(tmp_path / "part/latest.pt")["training"]["step"] == len(part)
+    rest = finish(runs.log(new(digits), tmp_path / "part", resume=True, minutes=60))
+    whole = finish(runs.log(new(digits), tmp_path / "whole"))
+    assert part + rest == whole
+    assert identical(weights(tmp_path / "whole/latest.pt"), weights(tmp_path / "part/latest.pt"))
+    assert not finish(runs.log(new(digits), tmp_path / "part", resume=True, minutes=1e-9))
+
+
+def wide(digits, folder, resume=False, steps=4, **options):
+    """A run whose checkpoint takes some 4 MiB, until ``steps`` steps are done."""
+    network = av.small_cnn(digits, seed=2, base_channels=80)
+    method = Dial(methods.standard())
+    run = Training(network, digits.train, method, 4, batch_size=16, seed=4)
+    records = runs.log(run, folder, resume=resume, checkpoint_every=1, **options)
+    for record in records:
+        if record.step + 1 == steps:
+            break
+    records.close()
+
+
+def test_checkpoints_in_pieces_go_on_whole_and_back(digits, tmp_path):
+    wide(digits, tmp_path / "whole")
+    whole = (tmp_path / "whole/latest.pt").stat().st_size
+    assert whole > 2 * 2**20
+    wide(digits, tmp_path / "part", steps=1, piece_mib=1)
+    pieces = sorted((tmp_path / "part").glob("latest.pt.*"))
+    assert len(pieces) == whole // (2**20 - 1) + 1
+    assert all(file.stat().st_size < 2**20 for file in (tmp_path / "part").iterdir())
+    wide(digits, tmp_path / "part", resume=True, steps=2, piece_mib=1)
+    assert len(list((tmp_path / "part").glob("latest.pt.*"))) == len(pieces)
+    assert not set(pieces) & set((tmp_path / "part").iterdir()), "old pieces are gone"
+    wide(digits, tmp_path / "part", resume=True, steps=3)
+    assert not list((tmp_path / "part").glob("latest.pt.*"))
+    wide(digits, tmp_path / "part", resume=True, steps=4, piece_mib=2)
+    assert list((tmp_path / "part").glob("latest.pt.*"))
+    assert identical(weights(tmp_path / "whole/latest.pt"), weights(tmp_path / "part/latest.pt"))
+    assert identical(
+        runs.load_model(tmp_path / "part").state_dict(), weights(tmp_path / "whole/latest.pt")
+    )
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn", "altered", "list"])
+def test_a_damaged_piece_is_named(tmp_path, damage):
+    path = tmp_path / "latest.pt"
+    runs.save_checkpoint(path, {"noise": torch.rand(2**19)}, piece_mib=1)
+    (tmp_path / "latest.pt.notes.txt").write_text("not ours")
+    second = sorted(tmp_path.glob("latest.pt.*.001"))[0]
+    content = second.read_bytes()
+    if damage == "missing":
+        second.unlink()
+    elif damage == "torn":
+        second.write_bytes(content[:-1])
+    elif damage == "altered":
+        second.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        path.write_bytes(path.read_bytes()[:-20])
+    said = {"missing": "is missing", "list": "truncated, altered"}.get(damage, "torn or altered")
+    name = "latest.pt is" if damage == "list" else f"its piece {second.name}"
+    with pytest.raises(ValueError, match=f"{name} .*{said}|{name} {said}"):
+        runs.load_checkpoint(path)
+    runs.save_checkpoint(path, {"noise": torch.rand(3)})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["latest.pt", "latest.pt.notes.txt"]
+
+
+def test_a_disk_that_fills_up_between_pieces_keeps_the_checkpoint(tmp_path, monkeypatch):
+    path, noise = tmp_path / "latest.pt", torch.rand(2**19)
+    runs.save_checkpoint(path, {"noise": noise}, piece_mib=1)
+    write, written = runs.write_atomic, []
+
+    def full(path, content):
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(runs, "write_atomic", full)
+    with pytest.raises(OSError, match="No space left"):
+        runs.save_checkpoint(path, {"noise": noise + 1}, piece_mib=1)
+    monkeypatch.undo()
+    assert torch.equal(runs.load_checkpoint(path)["noise"], noise)
+    runs.save_checkpoint(path, {"noise": noise + 2}, piece_mib=1)
+    assert len(list(tmp_path.iterdir())) == 4, "what the failed attempt had written is gone too"
+
+
+def test_out_of_memory_keeps_the_last_checkpoint(digits, tmp_path):
+    def greedy(model, x, y, rng):
+        if run.step == 7:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return torch.zeros_like(x)
+
+    run = new(digits, methods.avmixup(perturb=greedy))
+    with pytest.raises(torch.OutOfMemoryError, match="batch_size = 16 and precision = 'float32'"):
+        finish(runs.log(run, tmp_path, checkpoint_every=5))
+    assert runs.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == 5
+
+
 # -------------------------------------------------------------------------------------- bad input
 
 
@@ -340,6 +445,10 @@ def test_bad_arguments_are_named(digits, tmp_path):
     run = new(digits, steps=2)
     with pytest.raises(ValueError, match="checkpoint_every = 0 is not allowed"):
         runs.log(run, tmp_path, checkpoint_every=0)
+    with pytest.raises(ValueError, match="minutes = 0 is not allowed: a positive number"):
+        runs.log(run, tmp_path, minutes=0)
+    with pytest.raises(ValueError, match="piece_mib = 0 is not allowed: MiB a file"):
+        runs.log(run, tmp_path, piece_mib=0)
     with pytest.raises(ValueError, match="best = 'x' needs curves"):
         runs.log(run, tmp_path, best="x")
     with pytest.raises(ValueError, match="best = 'x' is not allowed: one of accuracy, other"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import avmixup_kit as av
-from avmixup_kit import methods, training
+from avmixup_kit import distributed, methods, training
 from avmixup_kit.training import Dial, Settings, Training, TrainingDiverged, Turn
 
 EPSILON = 0.15
@@ -318,7 +318,7 @@ def test_a_state_of_other_images_or_another_network_is_refused(digits):
         ({"weight_decay": -1e-4}, "weight_decay = -0.0001 is not allowed"),
         ({"decay_at": (0.5, 1.5)}, r"decay_at = \(0.5, 1.5\) is not allowed"),
         ({"decay_factor": 0.0}, "decay_factor = 0.0 is not allowed"),
-        ({"precision": "half"}, "precision = 'half' is not allowed: one of float32, bf16"),
+        ({"precision": "half"}, "precision = 'half' is not allowed: one of float32, tf32, bf16"),
     ],
 )
 def test_a_bad_setting_is_named_with_what_is_allowed(settings, message):
@@ -375,3 +375,100 @@ def test_bf16_runs_where_it_is_allowed(digits, monkeypatch):
     run = quick(digits, steps=2, precision="bf16")
     assert all(math.isfinite(loss) for loss in finish(run))
     assert all(p.dtype == torch.float32 for p in run.model.parameters())
+
+
+def test_tf32_is_refused_where_there_is_none(digits, monkeypatch):
+    with pytest.raises(
+        ValueError, match="precision = 'tf32' is not allowed on this cpu: only CUDA"
+    ):
+        quick(digits, precision="tf32")
+    monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: False)
+    assert not training.native_tf32(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_float32_products_are_set_for_a_step_and_put_back(tf32):
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    assert before == [True, False], "torch's own setting"
+    with (
+        pytest.raises(KeyError),
+        training.float32_products(torch.device("cuda"), tf32=tf32),
+    ):
+        assert [switch.allow_tf32 for switch in switches] == [tf32, tf32]
+        raise KeyError
+    assert [switch.allow_tf32 for switch in switches] == before
+    with training.float32_products(torch.device("cpu"), tf32=tf32):
+        assert [switch.allow_tf32 for switch in switches] == before
+
+
+def test_a_device_is_chosen_by_name(digits, monkeypatch):
+    assert quick(digits, device="auto").device.type in ("cpu", "cuda")
+    assert quick(digits, device=torch.device("cpu")).device.type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, message in (
+        ("cuda", "device = 'cuda' is not allowed: this machine has no CUDA device"),
+        ("tpu", "device = 'tpu' is not allowed: one of auto, cpu, cuda"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            quick(digits, device=name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert distributed.choose_device("auto") == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="LOCAL_RANK = 2 is not allowed: this machine has 2 CUDA"):
+        distributed.choose_device("cuda")
+
+
+def test_running_out_of_memory_is_one_line_that_says_what_to_change(digits):
+    def greedy(model, x, y, rng):
+        if run.step == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore")
+        return torch.zeros_like(x)
+
+    run = quick(digits, methods.avmixup(perturb=greedy))
+    next(run)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        next(run)
+    assert str(caught.value) == (
+        "out of memory at step 1 with batch_size = 32 and precision = 'float32': a smaller batch "
+        "or 'bf16' needs less; the last checkpoint is kept (CUDA out of memory. Tried to allocate "
+        "9 GiB.)"
+    )
+    assert run.step == 1
+
+
+class Arrival:
+    """Stands in for torch.cuda.Event: what was sent arrives when a test says so."""
+
+    there = False
+
+    def record(self):
+        pass
+
+    def query(self):
+        return Arrival.there
+
+    def synchronize(self):
+        Arrival.there = True
+
+
+def test_a_loss_on_a_device_is_looked_at_when_it_has_arrived(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", Arrival)
+    monkeypatch.setattr(Arrival, "there", False)
+    method = methods.standard()
+    watch = training._Watch(torch.device("cpu"))
+    watch.see(torch.tensor(1.0), 0, 0.1, method)
+    Arrival.there = True
+    watch.see(torch.tensor(float("nan")), 1, 0.1, method)
+    Arrival.there = False
+    watch.see(torch.tensor(2.0), 2, 0.1, method)
+    Arrival.there = True
+    with pytest.raises(TrainingDiverged, match="the loss is nan at step 1 with lr = 0.1"):
+        watch.see(torch.tensor(2.0), 3, 0.1, method)
+    watch.see(torch.tensor(float("inf")), 4, 0.1, method)
+    Arrival.there = False
+    with pytest.raises(TrainingDiverged, match="the loss is inf at step 4"):
+        watch.check()
+    watch.check()

@@ -1,0 +1,53 @@
+"""A network whose passes are compiled; where that fails it says so once and goes on without."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+# One graph for each combination of training mode, batch norm while crafting and gradients asked
+# for; torch's own limit of 8 would be reached by turning through all methods.
+GRAPHS = 64
+
+
+class Compiled(nn.Module):
+    """The same network, compiled: with CUDA graphs on CUDA, to C++ on a CPU.
+
+    Only the network is compiled. What a dial turns (gamma, lambda1, lambda2, epsilon, the learning
+    rate) never enters a graph, so no turn compiles or captures anything again.
+    """
+
+    run: Callable[[Tensor], Tensor]
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.failed = False
+        self.cuda_graphs = next(network.parameters()).is_cuda
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, GRAPHS)
+        mode = "reduce-overhead" if self.cuda_graphs else "default"
+        # Not a submodule: the network's tensors are there once, under their own names.
+        self.__dict__["run"] = torch.compile(network, mode=mode, dynamic=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.failed:
+            return self.network(x)
+        try:
+            logits = self.run(x)
+        except FailOnRecompileLimitHit:
+            raise
+        except TorchDynamoException as error:
+            self.failed = True
+            reason = next(filter(None, map(str.strip, str(error).splitlines())), "no reason given")
+            warnings.warn(
+                f"compiling the network failed, training goes on without ({type(error).__name__}: "
+                f"{reason})",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return self.network(x)
+        # A CUDA graph's output is overwritten by its next replay; reference logits live longer.
+        return logits.clone() if self.cuda_graphs else logits

@@ -1,0 +1,121 @@
+"""Compiled training: the same numbers, no recompilation however dials turn, an announced retreat.
+
+Compiling takes a C++ compiler and, on a slow machine, some 10 s for each of the two graphs.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import skip
+
+import avmixup_kit as av
+from avmixup_kit import methods, runs
+from avmixup_kit.training import Dial, Training
+
+EPSILON = 0.15
+
+
+class Tiny(torch.nn.Module):
+    """One convolution, one batch norm, one linear layer: quick to compile."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(1, 4, 3, stride=2)
+        self.bn = torch.nn.BatchNorm2d(4)
+        self.head = torch.nn.Linear(36, 10)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.bn(self.conv(x))).flatten(1))
+
+
+def new(digits, *, compile, steps=110):
+    with torch.random.fork_rng():
+        network = Tiny()
+    dial = Dial(methods.avmixup(epsilon=EPSILON, steps=2))
+    return Training(network, digits.train, dial, steps, batch_size=16, seed=4, compile=compile)
+
+
+@pytest.fixture
+def compiler():
+    if not shutil.which("g++"):
+        skip("compiling to C++ needs g++")
+
+
+@pytest.mark.usefixtures("compiler")
+def test_compiled_steps_are_the_eager_ones_and_turns_recompile_nothing(digits, tmp_path):
+    run, eager = new(digits, compile=True), new(digits, compile=False)
+    for _ in range(3):
+        torch.testing.assert_close(next(run).loss, next(eager).loss, rtol=1e-5, atol=0)
+    state = run.state_dict()["model"]
+    assert state.keys() == eager.state_dict()["model"].keys(), "plain names, no _orig_mod"
+    torch.testing.assert_close(state, eager.state_dict()["model"], rtol=1e-4, atol=1e-6)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    torch.compiler.set_stance("fail_on_recompile")
+    try:
+        rates = set()
+        for turn in range(100):
+            run.dial.turn(
+                gamma=1 + turn / 50, lambda1=turn / 100, lambda2=1 - turn / 100,
+                epsilon=0.05 + turn / 1000,
+            )  # fmt: skip
+            rates.add(next(run).lr)
+        assert len(rates) == 3, "the learning rate decayed too"
+    finally:
+        torch.compiler.set_stance("default")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    assert all(p.requires_grad for p in run.model.parameters())
+    runs.save_checkpoint(tmp_path / "state.pt", run.state_dict())
+    eager.load_state_dict(runs.load_checkpoint(tmp_path / "state.pt"))
+    assert eager.step == run.step == 103
+    torch.testing.assert_close(next(eager).loss, next(run).loss, rtol=1e-5, atol=0)
+
+
+WITHOUT = """
+import warnings, torch
+torch.set_num_threads(1)
+import avmixup_kit as av
+data = av.digits()
+method = av.avmixup(epsilon=0.15, steps=1)
+def run(compile):
+    network = av.small_cnn(data, seed=2, base_channels=4)
+    return [r.loss for r in av.Training(network, data.train, method, 3, batch_size=16, compile=compile)]
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    losses = run(True)
+print([str(w.message).split("(")[0] for w in said if "compil" in str(w.message)])
+print(losses == run(False))
+"""  # noqa: E501
+
+
+def test_without_a_c_compiler_training_says_so_once_and_goes_on(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT],
+        env=os.environ | {"CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.stdout.splitlines() == [
+        "['compiling the network failed, training goes on without ']",
+        "True",
+    ], done.stderr
+
+
+def test_importing_the_kit_does_not_load_the_compiler():
+    code = "import sys, avmixup_kit; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_a_record_of_what_was_compiled_is_kept(digits, tmp_path):
+    import json
+
+    run = Training(av.small_cnn(digits), digits.train, methods.standard(), 1, device="cpu")
+    list(runs.log(run, tmp_path))
+    about = json.loads((tmp_path / "run.json").read_text())
+    assert (about["device"], about["compiled"], about["processes"]) == ("cpu", False, 1)

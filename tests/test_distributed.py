@@ -1,0 +1,334 @@
+"""Two processes on the CPU do what one does: rows, weights, checkpoints, verdicts and errors."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+import avmixup_kit as av
+from avmixup_kit import distributed, methods, runs
+from avmixup_kit.data import Augmentation
+from avmixup_kit.evaluation import evaluate
+from avmixup_kit.search import RandomSearch
+from avmixup_kit.training import Dial, Training
+
+EPSILON = 0.15
+METHODS = {
+    "AVmixup": methods.avmixup(epsilon=EPSILON, steps=2),
+    "AVmixup, batch norm train": methods.avmixup(epsilon=EPSILON, steps=2, batch_norm="train"),
+    # Beside the image, where TRADES starts, KL's gradient is nearly zero and its signs rounding.
+    "TRADES": methods.trades(6.0, EPSILON, None, steps=2).replace(start="uniform"),
+    "Feature Scatter": methods.feature_scatter(epsilon=EPSILON),
+    "Feature Scatter, batch norm batch": methods.feature_scatter_avmixup(
+        epsilon=EPSILON, batch_norm="batch"
+    ),
+    "Mixup": methods.mixup(0.4),
+    "Mixup of PGD": methods.pgd(EPSILON, steps=2).replace(mix=av.Mixup(per_example=False)),
+    "five sources": methods.mixture(epsilon=EPSILON, steps=2),
+}
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def environment(rank, world, port):
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+    return {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
+
+
+def serve(rank, world, port, connection):
+    torch.set_num_threads(1)
+    os.environ |= environment(rank, world, port)
+    with distributed.joined("cpu"):
+        while (task := connection.recv()) is not None:
+            function, words = task
+            try:
+                connection.send((function(*words), None))
+            except Exception as error:
+                connection.send((None, error))
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Call a function in two processes that train together; returns what each returned."""
+    context, port = mp.get_context("spawn"), free_port()
+    ends = [context.Pipe() for _ in range(2)]
+    processes = [
+        context.Process(target=serve, args=(rank, 2, port, ends[rank][1]), daemon=True)
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+
+    def call(function, *words):
+        for here, _ in ends:
+            here.send((function, words))
+        answers = [here.recv() for here, _ in ends]
+        for _, error in answers:
+            if error is not None:
+                raise error
+        return [answer for answer, _ in answers]
+
+    yield call
+    for here, _ in ends:
+        here.send(None)
+    for process in processes:
+        process.join(10)
+
+
+def new(method, steps=4, *, batch_size=32, sync=True):
+    """A run at a small learning rate: signs of gradients near zero turn rounding into chaos."""
+    digits = av.digits()
+    # Flips and shifts are drawn for the whole batch too.
+    train = replace(digits.train, augmentation=Augmentation(1, True))
+    network = av.small_cnn(digits, seed=2, base_channels=4)
+    return Training(
+        network, train, Dial(method), steps, batch_size=batch_size, seed=4, lr=0.02,
+        sync_batch_norm=sync,
+    )  # fmt: skip
+
+
+def numbers(run):
+    return (
+        [record.loss for record in run],
+        {name: value.clone() for name, value in run.model.state_dict().items()},
+        run.rng.get_state(),
+    )
+
+
+def trained_by(name, steps, sync=True):
+    return numbers(new(METHODS[name], steps, sync=sync))
+
+
+def gradients_of(name):
+    run = new(METHODS[name])
+    next(run)
+    return [p.grad for p in run.model.parameters()]
+
+
+def close(a, b, tolerance=2e-6):
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_of_one_step_are_those_of_one_process(pair, name):
+    one = gradients_of(name)
+    for gradients in pair(gradients_of, name):
+        close(gradients, one)
+
+
+@pytest.mark.parametrize("name", ["AVmixup", "TRADES", "Feature Scatter", "Mixup of PGD"])
+def test_losses_and_weights_after_steps_are_those_of_one_process(pair, name):
+    losses, weights, generator = trained_by(name, 5)
+    for other_losses, other_weights, other_generator in pair(trained_by, name, 5):
+        close(torch.tensor(other_losses), torch.tensor(losses), 1e-5)
+        close(other_weights, weights, 1e-5)
+        assert torch.equal(other_generator, generator)
+
+
+def test_without_synchronised_batch_norm_both_hold_one_network_of_their_own(pair):
+    (_, first, _), (_, second, _) = pair(trained_by, "AVmixup", 3, False)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    _, alone, _ = trained_by("AVmixup", 3)
+    assert not torch.allclose(first["head.weight"], alone["head.weight"], atol=1e-5)
+
+
+def logged(folder, resume, stop, sync=True):
+    run = new(METHODS["AVmixup"], 8, sync=sync)
+    records = runs.log(run, folder, resume=resume, checkpoint_every=2)
+    for record in records:
+        if record.step + 1 == stop:
+            break
+    records.close()
+    return run.step
+
+
+@pytest.mark.parametrize("first", ["two", "one"])
+def test_a_checkpoint_goes_on_at_another_world_size(pair, tmp_path, first):
+    logged(tmp_path / "whole", False, 8)
+    ways = {"two": lambda *words: pair(logged, *words), "one": logged}
+    second = ({"one", "two"} - {first}).pop()
+    ways[first](tmp_path / "part", False, 5)
+    ways[second](tmp_path / "part", True, 8)
+    whole, part = (runs.load_checkpoint(tmp_path / n / "latest.pt") for n in ("whole", "part"))
+    assert part["training"]["step"] == 8
+    close(part["model"], whole["model"], 1e-5)
+    for name in ("whole", "part"):
+        lines = [json.loads(x) for x in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == list(range(8)), "one process writes, and once"
+    about = json.loads((tmp_path / "part" / "run.json").read_text())
+    assert about["processes"] == {"two": 2, "one": 1}[first]
+
+
+def measured(folder):
+    run = new(METHODS["AVmixup"], 4, sync=False)
+    data = av.digits()
+    attack = av.pgd(2, EPSILON)
+
+    def curves(training):
+        result = evaluate(training.model, data.validation.subset(41), [attack])
+        return {"clean": result.accuracy(), "PGD2": result.accuracy("PGD2")}
+
+    for _ in runs.log(run, folder, curves=curves, curves_every=2, best="clean"):
+        pass
+    return curves(run)
+
+
+def test_curves_are_measured_together_and_written_once(pair, tmp_path):
+    first, second = pair(measured, tmp_path)
+    assert first == second
+    curves = runs.curves_of(tmp_path)
+    assert [curves[name][0] for name in curves] == [[2, 4], [2, 4]]
+    assert {name: values[-1] for name, (_, values) in curves.items()} == first
+    network = runs.load_model(tmp_path)
+    assert evaluate(network, av.digits().validation.subset(41)).accuracy() == first["clean"]
+
+
+def judged(path, count):
+    attacks = [av.fgsm(EPSILON), av.pgd(5, EPSILON), av.cw(5, EPSILON, restarts=2)]
+    network, split = runs.load_model(path), av.digits().test.subset(count)
+    result = evaluate(network, split, [*attacks, RandomSearch(EPSILON, 20)], batch_size=16)
+    ladder = evaluate(network, split, attacks, ladder=True)
+    return result.correct, result.gradients, ladder.correct, result.notes
+
+
+@pytest.mark.parametrize("count", [75, 1])
+def test_a_shared_evaluation_is_that_of_one_process(pair, trained, tmp_path, count):
+    state = {"architecture": trained.architecture, "model": trained.state_dict()}
+    runs.save_checkpoint(tmp_path / "latest.pt", state)
+    correct, gradients, ladder, notes = judged(tmp_path, count)
+    if count > 1:
+        assert 0 < correct[2].float().mean() < correct[0].float().mean()
+    for answer in pair(judged, tmp_path, count):
+        assert torch.equal(answer[0], correct)
+        assert torch.equal(answer[2], ladder)
+        assert answer[1] == gradients
+        assert answer[3] == notes
+
+
+def shares():
+    return distributed.rank(), distributed.share(7), distributed.everyones("x")
+
+
+def test_shares_are_contiguous_and_as_even_as_can_be(pair):
+    assert pair(shares) == [(0, slice(0, 3), ["x", "x"]), (1, slice(3, 7), ["x", "x"])]
+    assert (distributed.world(), distributed.rank(), distributed.share(7)) == (1, 0, slice(0, 7))
+
+
+# -------------------------------------------------------------------------------------- bad input
+
+
+def refused(batch_size):
+    with pytest.raises(ValueError, match="batch_size") as caught:
+        new(METHODS["AVmixup"], batch_size=batch_size)
+    return str(caught.value)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_named(pair):
+    uneven = "batch_size = 15 is not allowed with 2 processes: their shares would be uneven"
+    assert all(message.startswith(uneven) for message in pair(refused, 15))
+    small = "batch_size = 1 is not allowed with 2 processes: each needs at least one image"
+    assert pair(refused, 1) == [small, small]
+
+
+def held(folder):
+    run = new(METHODS["AVmixup"], 4)
+    with pytest.raises(OSError, match="run") as caught:
+        list(runs.log(run, folder, resume=not (folder / "run.json").exists()))
+    return type(caught.value), str(caught.value)
+
+
+def test_what_process_0_finds_wrong_with_the_folder_all_raise(pair, tmp_path):
+    (kind, text), other = pair(held, tmp_path)
+    assert (kind, text) == other == (FileNotFoundError, f"{tmp_path} holds no run to resume")
+    logged(tmp_path, False, 8)
+    (kind, text), other = pair(held, tmp_path)
+    assert (kind, text) == other
+    assert kind is FileExistsError
+    assert "already holds a run" in text
+
+
+def full_disk(folder):
+    run, before = new(METHODS["AVmixup"], 6), os.fsync
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    try:
+        for record in runs.log(run, folder, checkpoint_every=2):
+            if record.step == 2:
+                os.fsync = full
+    except OSError as error:
+        return str(error)
+    finally:
+        os.fsync = before
+
+
+def test_a_full_disk_of_process_0_ends_both_and_keeps_the_checkpoint(pair, tmp_path):
+    first, second = pair(full_disk, tmp_path)
+    assert first == second
+    assert "could not write" in first
+    assert runs.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == 2
+
+
+FAILS = """
+import sys, torch
+torch.set_num_threads(1)
+import avmixup_kit as av
+from avmixup_kit import distributed, runs
+def curves(training):
+    if training.step == 4 and distributed.rank() == 1:
+        raise ValueError("rank 1 has had enough")
+    return {"one": 1.0}
+with distributed.joined("cpu"):
+    data = av.digits()
+    method = av.avmixup(epsilon=0.15, steps=1)
+    run = av.Training(av.small_cnn(data, base_channels=4), data.train, method, 9, batch_size=16)
+    list(runs.log(run, sys.argv[1], checkpoint_every=3, curves=curves, curves_every=2))
+"""
+
+
+def test_a_process_that_fails_ends_all_with_its_error(tmp_path):
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", FAILS, str(tmp_path)],
+            env=os.environ | environment(rank, 2, port),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120)[1].splitlines()[-1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert said[1].removeprefix("[rank1]: ") == "ValueError: rank 1 has had enough"
+    assert said[0].endswith(
+        "RankFailed: process 1 of this training ended with ValueError: rank 1 has had enough"
+    )
+    assert runs.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == 3
+
+
+def test_torchrun_trains_from_the_command_line(tmp_path):
+    """About 10 s: three interpreters load torch."""
+    words = "--steps 4 --batch-size 16 --base-channels 4 --curve-images 20 --attack-steps 1"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+            "--master-port", str(free_port()), "-m", "avmixup_kit", "train", str(tmp_path / "run"),
+            "--device", "cpu", *words.split(),
+        ],
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("PGD10, validation: ") == 1
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
+    assert runs.load_checkpoint(tmp_path / "run" / "latest.pt")["training"]["step"] == 4
