@@ -3,7 +3,17 @@
 import avmixup_kit as av
 """
 
-from avmixup_kit import attacks, evaluation, gaussian, methods, mixing, models, paper, runs
+from avmixup_kit import (
+    attacks,
+    evaluation,
+    gaussian,
+    methods,
+    mixing,
+    models,
+    paper,
+    runs,
+    tuning,
+)
 from avmixup_kit.attacks import Attack, ascend, cw, fgsm, pgd
 from avmixup_kit.autoattack import autoattack
 from avmixup_kit.data import (
@@ -81,6 +91,7 @@ __all__ = [
     "tiny_imagenet",
     "trades",
     "transfer_matrix",
+    "tuning",
     "wide_resnet",
     "wilson",
 ]

@@ -1,7 +1,7 @@
-"""The command line: python -m avmixup_kit train | evaluate | demo."""
+"""The command line: python -m avmixup_kit train | evaluate | demo | search."""
 
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 import torch
 from tqdm.auto import tqdm
 
-from avmixup_kit import attacks, methods, models, runs
+from avmixup_kit import attacks, distributed, methods, models, runs, tuning
 from avmixup_kit.data import Augmentation, Data, load
 from avmixup_kit.demo import comparison_table, demo, robust_curves
+from avmixup_kit.distributed import RankFailed, choose_device
 from avmixup_kit.evaluation import evaluate
-from avmixup_kit.training import Dial, Settings, Training
+from avmixup_kit.training import Dial, Precision, Settings, Training
 
 try:
     import tyro
@@ -50,7 +51,7 @@ MethodName = Literal[
 class DataOptions:
     """Which images."""
 
-    data: DataName = "digits"
+    data: Annotated[DataName, tyro.conf.arg(aliases=["--dataset"])] = "digits"
     """The data set."""
     root: Path | None = None
     """Where it lies, or is downloaded to; for image_folder the folder or archive itself."""
@@ -58,6 +59,8 @@ class DataOptions:
     """Zeros around each side before a random crop; the data set's own where left out."""
     flip: bool | None = None
     """Mirror images at random; the data set's own where left out."""
+    validation: float | None = None
+    """Part of the training images held out for validation; the data set's own where left out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where images, network and attacks live; auto is CUDA where there is one."""
 
@@ -68,6 +71,8 @@ class DataOptions:
             options["path" if self.data == "image_folder" else "root"] = self.root
         elif self.data == "image_folder":
             raise ValueError("--root is missing: the folder or archive of images")
+        if self.validation is not None:
+            options["validation"] = self.validation
         if self.pad is not None or self.flip is not None:
             options["augmentation"] = Augmentation(self.pad or 0, bool(self.flip))
         return load(self.data, **options)
@@ -121,7 +126,10 @@ class MethodOptions:
 
 @dataclass(frozen=True)
 class Train:
-    """Train a network into a run folder; the same seed gives the same weights on a CPU."""
+    """Train a network into a run folder; the same seed gives the same weights on a CPU.
+
+    torchrun --nproc-per-node 8 -m avmixup_kit train ... shares every batch out among 8 processes.
+    """
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The run folder."""
@@ -142,15 +150,32 @@ class Train:
     """Steps between measurements of clean and PGD10 accuracy on training and validation images."""
     curve_images: int = 500
     """How many images of each split those use."""
+    compile: bool = False
+    """Compile the network's passes: a minute at first, faster steps then."""
+    sync_batch_norm: bool = False
+    """With several processes: batch norm over the whole batch, not each process's share."""
+    minutes: float | None = None
+    """Save and end after so many minutes; --resume goes on."""
+    checkpoint_piece_mib: int | None = None
+    """Keep every file of a checkpoint below so many MiB."""
 
     def __call__(self) -> None:
+        with distributed.joined(self.data.device):
+            self._train()
+
+    def _train(self) -> None:
         loaded = self.data.load()
         method = self.method.build(loaded.epsilon)
         dial = Dial(method, runs.turns_of(self.turns) if self.turns else ())
         options = {} if self.base_channels is None else {"base_channels": self.base_channels}
         network = models.build(self.network, loaded, seed=self.settings.seed, **options)
         training = Training(
-            network.to(loaded.train.device), loaded.train, dial, settings=self.settings
+            network.to(loaded.train.device),
+            loaded.train,
+            dial,
+            compile=self.compile,
+            sync_batch_norm=self.sync_batch_norm,
+            settings=self.settings,
         )
         records = runs.log(
             training,
@@ -160,7 +185,10 @@ class Train:
             curves=robust_curves(loaded, self.curve_images),
             curves_every=self.curves_every,
             best="PGD10, validation",
+            minutes=self.minutes,
+            piece_mib=self.checkpoint_piece_mib,
         )
+        talks = distributed.rank() == 0
         first = next(records, None)  # what is wrong with the folder is told before a bar appears
         if first is not None:
             for record in tqdm(
@@ -169,16 +197,27 @@ class Train:
                 initial=first.step,
                 unit="step",
                 desc=str(self.folder),
+                disable=not talks,
             ):
-                if record.step % 100 == 0:
+                if talks and record.step % 100 == 0:
                     tqdm.write(f"step {record.step}: loss {record.loss:.4f}, lr {record.lr:g}")
+        if not talks:
+            return
+        if training.step < training.steps:
+            print(
+                f"stopped and saved after {training.step} of {training.steps} steps: the time was "
+                "up; --resume goes on"
+            )
         for name, (steps, values) in runs.curves_of(self.folder).items():
             print(f"{name}: {values[-1]:.2%} after {steps[-1]} steps")
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a run folder's network on test images; writes evaluation.json and correct.npz."""
+    """Evaluate a run folder's network on test images; writes evaluation.json and correct.npz.
+
+    torchrun --nproc-per-node 8 -m avmixup_kit evaluate ... shares the images out among 8 processes.
+    """
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The run folder."""
@@ -205,6 +244,10 @@ class Evaluate:
     """Of the attacks' starts."""
 
     def __call__(self) -> None:
+        with distributed.joined(self.data.device):
+            self._evaluate()
+
+    def _evaluate(self) -> None:
         loaded = self.data.load()
         split = getattr(loaded, self.split)
         split = split if self.images is None else split.subset(self.images)
@@ -217,17 +260,20 @@ class Evaluate:
         ]
         judge = partial(evaluate, network, split, batch_size=self.batch_size, seed=self.seed)
         result = judge(columns, rule=self.rule, progress=True)
-        runs.save_evaluation(self.folder, result)
-        print(result)
+        talks = distributed.rank() == 0
+        if talks:
+            runs.save_evaluation(self.folder, result)
+            print(result)
         for other in self.transfer_from:
             source = runs.load_model(other, split.device)
             attack = attacks.pgd(20, epsilon, source=source)
             transferred = judge([attack])
             low, high = transferred.interval(attack.name)
-            print(
-                f"PGD20 from {other}: {transferred.accuracy(attack.name):.2%} "
-                f"[{low:.2%}, {high:.2%}]"
-            )
+            if talks:
+                print(
+                    f"PGD20 from {other}: {transferred.accuracy(attack.name):.2%} "
+                    f"[{low:.2%}, {high:.2%}]"
+                )
 
 
 @dataclass(frozen=True)
@@ -247,26 +293,158 @@ class Demo:
         print(f"\ncurves and adversarial images: {self.folder / 'index.html'}")
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device called "auto", "cpu" or "cuda".
+@dataclass(frozen=True)
+class Search:
+    """Search gamma, lambda1 and lambda2 by robust accuracy on validation images, with Optuna; then
+    measure the best setting and the paper's again, over seeds, on test images."""
 
-    Raises:
-        ValueError: CUDA is asked for and absent.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device = 'cuda' is not allowed: this machine has no CUDA device")
-    return torch.device(name)
+    folder: Annotated[Path, tyro.conf.Positional] = Path("search")
+    """Where to write; a search in it is gone on with."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: Settings(360)
+    )
+    trials: int = 100
+    """How many trials the study holds in the end, whoever did them."""
+    method: tuning.Searched = "avmixup"
+    """What is trained."""
+    gamma: tuple[float, float] = (1.0, 4.0)
+    """Lowest and highest."""
+    lambda1: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest."""
+    lambda2: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest."""
+    also: tuple[tuning.Option, ...] = ()
+    """Options that are searched as well."""
+    epsilon: float | None = None
+    """Radius of the ball in [0, 1] pixels; the data set's own where left out."""
+    attack_steps: int | None = None
+    """Gradient steps of the attack in training; the method's own where left out."""
+    network: NetworkName = "small_cnn"
+    """The network."""
+    base_channels: int | None = None
+    """Width of small_cnn or preact_resnet18, where not the default."""
+    objective: str = "cw"
+    """What judges: cw (CW20, 3 restarts), apgd-t or autoattack (quick)."""
+    images: int | None = None
+    """How many validation images it is measured on; all where left out."""
+    prune: bool = True
+    """End hopeless trials early."""
+    storage: str | None = None
+    """The study's SQLite file (study.db in the folder where left out), a journal file (.journal),
+    or a database's URL."""
+    study: str = "search"
+    """The study's name in the storage."""
+    jobs: int = 1
+    """Processes that work on it, with one thread each."""
+    checkpoint_every: int = 50
+    """Steps of a trial that a killed process can lose."""
+    adopt: bool = False
+    """Also take up unfinished trials of other folders, on which nothing works any more."""
+    seeds: int = 5
+    """Networks of each setting that meet the test images in the end; 0 leaves test images alone."""
+
+    def __call__(self) -> None:
+        if self.seeds < 0:
+            raise ValueError(f"seeds = {self.seeds} is not allowed: 0 or more")
+        shared = {f.name for f in fields(tuning.Plan)} & {f.name for f in fields(self)}
+        plan = tuning.Plan(**{name: getattr(self, name) for name in shared})
+        options = self.data
+        if options.data == "digits" and options.validation is None:
+            options = replace(options, validation=0.25)  # 135 images would rank settings by luck
+        loaded = options.load()
+        if loaded.train.device.type == "cpu":
+            torch.set_num_threads(1)  # the same weights whatever --jobs is
+        found = tuning.search(
+            loaded,
+            self.folder,
+            trials=self.trials,
+            plan=plan,
+            storage=self.storage,
+            study=self.study,
+            jobs=self.jobs,
+            checkpoint_every=self.checkpoint_every,
+            adopt=self.adopt,
+            say=True,
+        )
+        if self.seeds:
+            found = tuning.remeasure(
+                found,
+                loaded,
+                self.folder,
+                plan=plan,
+                seeds=range(self.seeds),
+                jobs=self.jobs,
+                say=True,
+            )
+        print(f"{found}\n\nfigures: {self.folder / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """The paper's tables, its numbers and ours side by side; killed or ended, it goes on."""
+
+    tables: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """table1 to table6, figure2, or all."""
+    scale: str = "smoke"
+    """smoke (digits, on a CPU), short (PreActResNet18, an hour of GPU a table) or full."""
+    estimate: bool = False
+    """Only tell what it would cost."""
+    table: bool = False
+    """Only make the tables from the results that are there."""
+    seeds: tuple[int, ...] | None = None
+    """Of networks, data order and attacks; the scale's own where left out."""
+    minutes: float | None = None
+    """Save and end after so long; the same command goes on."""
+    data_root: Path = Path("data")
+    """Where data sets lie or are downloaded to; or the archive cifar10-jpeg.tar.xz itself."""
+    results: Path = Path("results")
+    """Where results and tables are written."""
+    runs: Path = Path("runs/reproduce")
+    """Where networks are kept."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is computed; digits always on the CPU unless cuda is asked for."""
+    precision: Precision | None = None
+    """Of training; left out, bf16 at scale short where the device has it, else float32."""
+
+    def __call__(self) -> None:
+        from avmixup_kit.reproduce import reproduce
+
+        on_cpu = self.scale == "smoke" and self.device == "auto"
+        device = choose_device("cpu" if on_cpu else self.device)
+        if device.type == "cpu" and self.scale == "smoke":
+            torch.set_num_threads(1)  # at 8x8 pixels further threads only wait for each other
+        reproduce(
+            self.tables,
+            self.scale,
+            seeds=self.seeds,
+            results=self.results,
+            folder=self.runs,
+            data_root=self.data_root,
+            device=device,
+            precision=self.precision,
+            minutes=self.minutes,
+            only_table=self.table,
+            only_estimate=self.estimate,
+        )
 
 
 def main() -> None:
     """Run a command; what a user can put right is told in one line, with exit status 2."""
-    commands = {"train": Train, "evaluate": Evaluate, "demo": Demo}
+    commands = {
+        "train": Train,
+        "evaluate": Evaluate,
+        "demo": Demo,
+        "reproduce": Reproduce,
+        "search": Search,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m avmixup_kit")()
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, RankFailed) as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except torch.OutOfMemoryError as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         raise SystemExit(2) from None
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,124 @@
+"""The paper's tables beside ours: what each takes (``plans``), doing it (``work``), the tables made
+of its results (``results``), and what it costs (``estimate``)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avmixup_kit import paper
+from avmixup_kit.reproduce import estimate
+from avmixup_kit.reproduce.plans import (
+    DEPARTURES,
+    NAMES,
+    SCALES,
+    TAKEN,
+    Plan,
+    Scale,
+    plan,
+    scale_named,
+    tables_named,
+)
+from avmixup_kit.reproduce.results import Assembled, Cell, Result, load, write_table
+from avmixup_kit.reproduce.work import Work
+from avmixup_kit.training import Precision, native_bf16
+
+__all__ = [
+    "NAMES",
+    "SCALES",
+    "Assembled",
+    "Cell",
+    "Plan",
+    "Result",
+    "Scale",
+    "Work",
+    "load",
+    "plan",
+    "provenance",
+    "reproduce",
+    "scale_named",
+    "tables_named",
+]
+
+
+def provenance(scale: Scale) -> str:
+    """Return where the paper and its authors' code differ and what this scale takes, as text."""
+    lines = [scale.about]
+    if not scale.digits:
+        lines += ["", "Where the paper and its authors' code differ, or the paper is silent:"]
+        for point in paper.PAPER_VS_CODE:
+            lines.append(
+                f"- {point.point}: taken is {TAKEN[point.point]} (paper: {point.paper}; code: "
+                f"{point.code})"
+            )
+        lines += ["", "Unlike the paper:", *(f"- {departure}" for departure in DEPARTURES)]
+    return "\n".join(lines)
+
+
+def reproduce(
+    tables: Sequence[str],
+    scale: str | Scale = "smoke",
+    *,
+    seeds: Sequence[int] | None = None,
+    results: str | Path = "results",
+    folder: str | Path = "runs/reproduce",
+    data_root: str | Path = "data",
+    device: torch.device | str = "cpu",
+    precision: Precision | None = None,
+    minutes: float | None = None,
+    only_table: bool = False,
+    only_estimate: bool = False,
+    say: Callable[[str], Any] = print,
+) -> list[Assembled]:
+    """Make the paper's tables and return them; everything already there is used, never repeated.
+
+    Args:
+        tables: "table1" to "table6", "figure2", or "all".
+        scale: "smoke", "short", "full", or a ``Scale``.
+        seeds: of networks, data order and attacks; the scale's own where left out.
+        results: ``results``/<table>/<scale> is written.
+        folder: of the run folders, which need not be kept once the results are there.
+        data_root: where data sets lie, or the archive cifar10-jpeg.tar.xz itself.
+        device, precision: where and how networks are trained; bf16 at the short scale where the
+            device has it, else float32.
+        minutes: after which everything is saved and ended; calling again goes on.
+        only_table: make the tables from the results that are there, train nothing.
+        only_estimate: tell what it would cost, do nothing.
+        say: told what happens, line by line.
+
+    Raises:
+        ValueError: an unknown table or scale; results there that do not belong.
+    """
+    scale = scale_named(scale) if isinstance(scale, str) else scale
+    names = tables_named(tables)
+    seeds = tuple(scale.seeds if seeds is None else dict.fromkeys(seeds))
+    device = torch.device(device)
+    if precision is None:
+        precision = "bf16" if scale.name == "short" and native_bf16(device) else "float32"
+    if not only_table:
+        asked = [plan(name, scale, precision=precision) for name in names]
+        say(f"{provenance(scale)}\n\n{estimate.table(asked, len(seeds))}\n")
+    if only_estimate:
+        return []
+    work = Work(
+        scale,
+        folder,
+        data_root=data_root,
+        device=device,
+        precision=precision,
+        minutes=minutes,
+        say=say,
+    )
+    if not only_table:
+        work.tables(names, seeds, results)
+    assembled = [load(name, scale, results) for name in names]
+    for one in assembled:
+        if one.results:
+            write_table(one, results)
+        say(f"\n{one.text()}")
+    if work.left:
+        say("\nLeft to do (the same command goes on):")
+        for line in dict.fromkeys(work.left):
+            say(f"  {line}")
+    return assembled

@@ -1,0 +1,457 @@
+"""Which networks, attacks and images each table of the paper takes, at each scale; all as data."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from avmixup_kit import attacks, methods, paper
+from avmixup_kit.autoattack import Version, autoattack
+from avmixup_kit.methods import Method
+from avmixup_kit.paper import Recipe
+from avmixup_kit.training import Precision, Settings
+
+CLEAN = "Clean"
+TITLES = {
+    "digits": "digits",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "svhn": "SVHN",
+    "tiny_imagenet": "Tiny ImageNet",
+}
+DIGITS_EPSILON = 0.15  # data.digits().epsilon
+EPSILON = 8 / 255
+TRADES_EPSILON, TRADES_STEP = 0.031, 0.003  # of TRADES' own evaluation
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of the paper's work is done.
+
+    Args:
+        name, about: its name, and what its output says of itself.
+        digits: everything on scikit-learn's digits rather than on the paper's data sets.
+        network: in place of the paper's; None is the paper's.
+        steps: optimiser steps of every run; None is the paper's, times ``share``.
+        share: of the paper's optimiser steps, one for each data set; 1 where none is given.
+        version: of AutoAttack, the column beside the paper's attacks.
+        seeds: those trained where no others are asked for.
+        images: at most so many test images are evaluated; None is all of them.
+        measurements: how often robust accuracy is measured during a run, on ``curve_images``
+            training and as many validation images.
+        chunk: test images evaluated between two saves.
+        tflops: 10^12 operations a second, the rate at which ``about`` counts its hours.
+    """
+
+    name: str
+    about: str
+    digits: bool = False
+    network: str | None = None
+    steps: int | None = None
+    share: tuple[tuple[str, float], ...] = ()
+    version: Version = "quick"
+    seeds: tuple[int, ...] = (0,)
+    images: int | None = None
+    measurements: int = 20
+    curve_images: int = 500
+    chunk: int = 1000
+    tflops: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("measurements", "curve_images", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)!r} is not allowed: 1 or more")
+
+    @property
+    def autoattack(self) -> str:
+        """The heading of the AutoAttack column."""
+        return autoattack(version=self.version).name
+
+
+SMOKE = Scale(
+    "smoke",
+    "A test of the plumbing on scikit-learn's 8x8 digits (small_cnn, 500 steps, epsilon 0.15): "
+    "other images, another network and another epsilon than the paper's, so the two rows of a "
+    "pair are no comparison of numbers.",
+    digits=True,
+    network="small_cnn",
+    steps=500,
+    seeds=(0, 1, 2, 3, 4),
+    curve_images=250,
+)
+SHORT = Scale(
+    "short",
+    "A shortening: PreActResNet18 in place of the paper's networks, and on CIFAR10 three eighths "
+    "of the paper's steps (an eighth on CIFAR100 and SVHN, a sixteenth on Tiny ImageNet), the "
+    "learning rate falling at the same fractions of them; at most 10 000 test images; AutoAttack "
+    "quick.",
+    network="preact_resnet18",
+    share=(("cifar10", 3 / 8), ("cifar100", 1 / 8), ("svhn", 1 / 8), ("tiny_imagenet", 1 / 16)),
+    images=10_000,
+    tflops=150,
+)
+FULL = Scale(
+    "full",
+    "The paper's setting: its networks, steps, schedule and attacks.",
+    version="standard",
+)
+SCALES = {scale.name: scale for scale in (SMOKE, SHORT, FULL)}
+
+# What this kit's full scale takes where PAPER_VS_CODE names a difference.
+TAKEN = {
+    "perturbation": "both",
+    "delta": "the code's",
+    "vertex": "the paper's: not clipped",
+    "alpha": "both",
+    "batch norm while crafting": "the code's: the batch's statistics, running averages untouched",
+    "loss": "the code's",
+    "input": "the code's: standardised per image",
+    "augmentation": "the code's",
+    "batch size": "the code's",
+    "momentum": "the code's",
+    "weight decay": "the code's: kernels only",
+    "network": "the paper's: WRN-34-10 with ReLU and 1x1 shortcuts",
+}
+DEPARTURES = (
+    "2 % of the training images are held out for validation; the paper does not say that it holds "
+    "out any.",
+    "Table 5's PGD rows in the paper are Feature Scatter's figures; here PGD is trained with "
+    "Feature Scatter's network and schedule.",
+    "Table 3's PGD and AVmixup rows are Table 1's networks; the paper trained AVmixup again, in "
+    "TRADES' code.",
+    "An image counts as fooled when any iterate of an attack fools the network.",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: what is trained on what, for how long, from which seed.
+
+    ``name`` and seed make the run folder's name, so that tables share what they have in common.
+    """
+
+    data: str
+    name: str
+    network: str
+    method: Method
+    settings: Settings
+    pad: int = 0
+    flip: bool = False
+    network_options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """Where it lies below the folder of runs."""
+        return f"{self.data}/{self.name}-{self.settings.seed}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: what is done to a network, and the name its verdicts are kept under.
+
+    ``attack`` is None for clean images; ``checkpoint`` "best" is the one best on validation images.
+    ``source`` is the run whose adversarial examples are given to this network (Table 2).
+    """
+
+    title: str
+    attack: Any = None
+    checkpoint: str = "latest"
+    source: Run | None = None
+
+    @property
+    def key(self) -> str:
+        """The name of its verdicts in the run folder: one for whatever tables ask for them."""
+        name = CLEAN if self.attack is None else self.attack.name
+        if self.attack is not None and getattr(self.attack, "step_size", None) is not None:
+            name += f" (steps of {self.attack.step_size:.4g}, epsilon {self.attack.epsilon:.4g})"
+        if self.checkpoint != "latest":
+            name += f", {self.checkpoint}"
+        if self.source is not None:
+            name += f" from {self.source.folder}"
+        return name
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table for one seed: the network it is about, and its columns.
+
+    A cell that the paper leaves out ("-") is no column of its row.
+    """
+
+    title: str
+    run: Run
+    columns: tuple[Column, ...]
+
+    @property
+    def slug(self) -> str:
+        """The row's part of a file name."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.title.lower()).strip("-")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A table (or Figure 2) at a scale: all its rows for one seed, and what the paper printed.
+
+    ``columns`` are the paper's, then this kit's own.
+    """
+
+    name: str
+    title: str
+    heading: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    scale: Scale
+    published: paper.Table | None = None
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every network that the table needs, those attacked from among them."""
+        found = [row.run for row in self.rows]
+        found += [c.source for row in self.rows for c in row.columns if c.source is not None]
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def impossible(self) -> tuple[str, ...]:
+        """The paper's rows that this scale has no data for."""
+        printed = () if self.published is None else self.published.rows
+        return tuple(row for row in printed if row not in {row.title for row in self.rows})
+
+
+NAMES = ("table1", "table2", "table3", "table4", "table5", "table6", "figure2")
+
+
+def plan(name: str, scale: Scale, seed: int = 0, precision: Precision = "float32") -> Plan:
+    """Return what the named table takes at this scale for one seed.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    if name not in NAMES:
+        raise ValueError(f"table = {name!r} is not allowed: one of {', '.join(NAMES)}, all")
+    maker = _Maker(scale, seed, precision)
+    rows = getattr(maker, name)()
+    if name == "figure2":
+        title = "Figure 2: robust accuracy while training, best checkpoint against last"
+        return Plan(name, title, "Model", tuple(c.title for c in rows[0].columns), rows, scale)
+    printed = paper.TABLES[int(name[-1]) - 1]
+    own = [column.title for row in rows for column in row.columns]
+    columns = tuple(dict.fromkeys([*printed.columns, *own]))
+    title = f"Table {printed.number}: {printed.title}"
+    return Plan(name, title, printed.heading, columns, rows, scale, printed)
+
+
+def scale_named(name: str) -> Scale:
+    """Return the scale of this name.
+
+    Raises:
+        ValueError: there is no such scale.
+    """
+    if name not in SCALES:
+        raise ValueError(f"scale = {name!r} is not allowed: one of {', '.join(SCALES)}")
+    return SCALES[name]
+
+
+def tables_named(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of tables, in the paper's order; "all" stands for all of them.
+
+    Raises:
+        ValueError: one of them is no table, or there is none.
+    """
+    wrong = [name for name in names if name not in (*NAMES, "all")]
+    if wrong or not names:
+        asked = wrong[0] if wrong else ""
+        raise ValueError(f"table = {asked!r} is not allowed: one of {', '.join(NAMES)}, all")
+    return tuple(name for name in NAMES if name in names or "all" in names)
+
+
+class _Maker:
+    """Makes rows at one scale and seed."""
+
+    def __init__(self, scale: Scale, seed: int, precision: Precision) -> None:
+        self.scale, self.seed, self.precision = scale, seed, precision
+        self.epsilon = DIGITS_EPSILON if scale.digits else EPSILON
+
+    # ------------------------------------------------------------------------------- columns
+
+    def attack(self, name: str) -> Any:
+        """The attack of one of the paper's columns, its steps in proportion to epsilon."""
+        if name == CLEAN:
+            return None
+        setting = paper.ATTACKS[name]
+        if setting.kappa is not None:
+            return attacks.cw(setting.steps, self.epsilon, kappa=setting.kappa)
+        if setting.steps == 1:
+            return attacks.fgsm(self.epsilon)
+        return attacks.pgd(setting.steps, self.epsilon)
+
+    def columns(self, *names: str) -> tuple[Column, ...]:
+        return (*(Column(name, self.attack(name)) for name in names), self.autoattack())
+
+    def autoattack(self, checkpoint: str = "latest", title: str = "") -> Column:
+        attack = autoattack(self.epsilon, self.scale.version)
+        return Column(title or attack.name, attack, checkpoint)
+
+    # ---------------------------------------------------------------------------------- runs
+
+    def run(
+        self, dataset: str, name: str, method: Method, recipe: Recipe | None = None, **options: Any
+    ) -> Run:
+        """A training with this recipe, or, on digits, with the digits study's."""
+        own: dict[str, Any] = {"seed": self.seed, "precision": self.precision}
+        if self.scale.digits or recipe is None:
+            settings = Settings(self.scale.steps or 500, **own)
+            return Run("digits", name, self.scale.network or "small_cnn", method, settings)
+        share = dict(self.scale.share).get(dataset, 1.0)
+        settings = Settings(
+            self.scale.steps or max(1, round(recipe.steps * share)),
+            batch_size=recipe.batch_size,
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            decay_all=recipe.decay_all,
+            decay_at=recipe.decay_at,
+            decay_factor=recipe.decay_factor,
+            **own,
+        )
+        return Run(
+            dataset,
+            name,
+            self.scale.network or recipe.network,
+            method,
+            settings,
+            recipe.pad,
+            recipe.flip,
+            tuple(options.items()),
+        )
+
+    def with_pgd(self, dataset: str, model: str) -> Run:
+        """Standard, PGD, LS0.8, LS0.9 or AVmixup, as Sections 5.1 to 5.3 train them."""
+        recipe, epsilon = paper.RECIPES[dataset], self.epsilon
+        method = {
+            "Standard": methods.standard(),
+            "PGD": methods.pgd(epsilon),
+            "LS0.8": methods.label_smoothing(0.8, epsilon),
+            "LS0.9": methods.label_smoothing(0.9, epsilon),
+            "AVmixup": methods.avmixup(recipe.gamma, recipe.lambda1, recipe.lambda2, epsilon),
+        }[model]
+        return self.run(dataset, model.lower(), method, recipe, normalisation="per_image")
+
+    def with_trades(self, beta: int) -> Run:
+        """TRADES as its authors released it: 76 passes, the last one at a tenth of the rate."""
+        recipe = replace(
+            paper.RECIPES["cifar10"],
+            steps=76 * -(-50_000 // 128),
+            decay_at=(75 / 76,),
+            pad=4,
+            decay_all=True,
+        )
+        settings = methods.trades(float(beta))
+        if self.scale.digits:
+            in_proportion = self.epsilon * 0.007 / TRADES_EPSILON
+            settings = methods.trades(float(beta), self.epsilon, in_proportion)
+        return self.run(
+            "cifar10", f"trades-{beta}", settings, recipe, normalisation=((0.0,) * 3, (1.0,) * 3)
+        )
+
+    def with_feature_scatter(
+        self, dataset: str, model: str, lambdas: tuple[float, float] | None = None
+    ) -> Run:
+        """PGD, Feature Scatter or Feature Scatter + AVmixup, as Section 5.4 trains them."""
+        recipe, epsilon = paper.FEATURE_SCATTER_RECIPES[dataset], self.epsilon
+        if model == "PGD":
+            if self.scale.digits:
+                return self.with_pgd(dataset, "PGD")
+            return self.run(dataset, "pgd-as-feature-scatter", methods.pgd(epsilon), recipe)
+        if model == "Feature Scatter":
+            method = methods.feature_scatter(0.5, epsilon)
+            return self.run(dataset, "feature-scatter", method, recipe)
+        lambda1, lambda2 = lambdas or (recipe.lambda1, recipe.lambda2)
+        method = methods.feature_scatter_avmixup(recipe.gamma, lambda1, lambda2, epsilon)
+        name = f"feature-scatter-avmixup-{recipe.gamma:g}-{lambda1:g}-{lambda2:g}"
+        return self.run(dataset, name, method, recipe)
+
+    # -------------------------------------------------------------------------------- tables
+
+    def table1(self) -> tuple[Row, ...]:
+        columns = self.columns(*paper.TABLE_1.columns)
+        return tuple(Row(m, self.with_pgd("cifar10", m), columns) for m in paper.TABLE_1.rows)
+
+    def table2(self) -> tuple[Row, ...]:
+        """Every printed cell, and how the same networks do when they are attacked themselves."""
+        pgd20 = self.attack("PGD20")
+        own = (Column("white-box PGD20", pgd20),)
+        own += (self.autoattack(title=f"white-box {self.scale.autoattack}"),)
+        return tuple(
+            Row(
+                model,
+                self.with_pgd("cifar10", model),
+                tuple(
+                    Column(source, pgd20, source=self.with_pgd("cifar10", source))
+                    for source in paper.TABLE_2.columns
+                    if paper.TABLE_2.value(model, source) is not None
+                )
+                + own,
+            )
+            for model in paper.TABLE_2.rows
+        )
+
+    def table3(self) -> tuple[Row, ...]:
+        radius = self.epsilon if self.scale.digits else TRADES_EPSILON
+        fine = attacks.pgd(20, radius, radius * TRADES_STEP / TRADES_EPSILON)
+        clean, pgd20, strong = self.columns(*paper.TABLE_3.columns)
+        columns = (clean, pgd20, Column("PGD20 in TRADES' steps", fine), strong)
+        return tuple(
+            Row(
+                row,
+                self.with_trades(int(row[-2]))
+                if row.startswith("TRADES")
+                else self.with_pgd("cifar10", row),
+                columns,
+            )
+            for row in paper.TABLE_3.rows
+        )
+
+    def _blocks(self, table: paper.Table) -> list[tuple[str, str, str]]:
+        """(row, data set, model) of a table that is grouped by data sets; digits are one block."""
+        keys = {title: key for key, title in TITLES.items()}
+        printed = [(row, *row.split(" / ")) for row in table.rows]
+        if not self.scale.digits:
+            return [(row, keys[dataset], model) for row, dataset, model in printed]
+        models = dict.fromkeys(model for _, _, model in printed)
+        return [(f"digits / {model}", "cifar10", model) for model in models]
+
+    def table4(self) -> tuple[Row, ...]:
+        columns = self.columns(*paper.TABLE_4.columns)
+        return tuple(
+            Row(row, self.with_pgd(dataset, model), columns)
+            for row, dataset, model in self._blocks(paper.TABLE_4)
+        )
+
+    def table5(self) -> tuple[Row, ...]:
+        columns = self.columns(*paper.TABLE_5.columns)
+        return tuple(
+            Row(row, self.with_feature_scatter(dataset, model), columns)
+            for row, dataset, model in self._blocks(paper.TABLE_5)
+        )
+
+    def table6(self) -> tuple[Row, ...]:
+        columns = self.columns(*paper.TABLE_6.columns)
+        rows = []
+        for row in paper.TABLE_6.rows:
+            lambda1, lambda2 = map(float, row.split(" / "))
+            run = self.with_feature_scatter("cifar10", "AVmixup", (lambda1, lambda2))
+            rows.append(Row(row, run, columns))
+        return tuple(rows)
+
+    def figure2(self) -> tuple[Row, ...]:
+        columns = []
+        for checkpoint in ("best", "latest"):
+            word = "last" if checkpoint == "latest" else checkpoint
+            columns.append(Column(f"Clean, {word}", None, checkpoint))
+            columns.append(Column(f"PGD10, {word}", self.attack("PGD10"), checkpoint))
+            title = f"{self.scale.autoattack}, {word}"
+            columns.append(self.autoattack(checkpoint, title))
+        return tuple(
+            Row(model, self.with_pgd("cifar10", model), tuple(columns))
+            for model in ("PGD", "AVmixup")
+        )

@@ -1,0 +1,378 @@
+"""Files of results, and the tables made of them alone: the paper's number above ours.
+
+results/<table>/<scale>/<row>-<seed>.json    what was trained and evaluated, and what came out
+results/<table>/<scale>/<row>-<seed>.npz     every verdict, for paired tests
+results/<table>/<scale>/table.md             the table
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from scipy import stats
+
+from avmixup_kit import methods, runs
+from avmixup_kit.evaluation import Evaluation, text_table, wilson
+from avmixup_kit.reproduce import plans
+from avmixup_kit.reproduce.plans import Plan, Row, Scale
+from avmixup_kit.training import Precision, Settings
+
+FORMAT = 1
+DATA_TITLES = {
+    "digits": "scikit-learn's digits, 8x8",
+    "cifar10": "CIFAR-10",
+    "cifar10-jpeg": "CIFAR-10 (JPEG mirror)",
+    "cifar100": "CIFAR-100",
+    "svhn": "SVHN",
+    "tiny_imagenet": "Tiny ImageNet",
+}
+
+
+def kit_version() -> str:
+    """Return this kit's version."""
+    from avmixup_kit import __version__
+
+    return __version__
+
+
+@dataclass(frozen=True)
+class Result:
+    """One file: a row of a table for one seed."""
+
+    path: Path
+    row: str
+    seed: int
+    about: dict[str, Any]
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """Column to accuracy, as fractions; a column that was not evaluated yet is not there."""
+        return self.about["accuracy"]
+
+    @property
+    def n(self) -> int:
+        """How many test images it is about."""
+        return self.about["data"]["n"]
+
+    @property
+    def curves(self) -> dict[str, tuple[list[int], list[float]]]:
+        """Curves of the training by name, as (steps, fractions)."""
+        return {name: (steps, values) for name, (steps, values) in self.about["curves"].items()}
+
+    def evaluation(self) -> Evaluation:
+        """Return every verdict, ready for ``evaluation.compare``.
+
+        Raises:
+            FileNotFoundError: the .npz beside the file is missing.
+            ValueError: the .npz is corrupted, or says something else than the file.
+        """
+        path = self.path.with_suffix(".npz")
+        try:
+            # From memory: of a damaged archive numpy leaves the file open.
+            found = Evaluation.load(io.BytesIO(path.read_bytes()))  # pyright: ignore[reportArgumentType]
+        except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(_corrupted(path, error)) from error
+        if {name: found.accuracy(name) for name in found.names} != self.accuracy:
+            raise ValueError(f"{path} and {self.path.name} do not belong together")
+        return found
+
+
+def _corrupted(path: Path, error: Exception | str) -> str:
+    why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{path} is corrupted ({why}): restore or remove it; nothing was overwritten"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Our accuracy in one cell, as fractions: one value for each seed."""
+
+    values: tuple[float, ...]
+    seeds: tuple[int, ...]
+    n: int
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return float(np.mean(self.values))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval: Student's over seeds; of one seed, Wilson's over images."""
+        if len(self.values) == 1:
+            return wilson(round(self.values[0] * self.n), self.n)
+        freedom = len(self.values) - 1
+        error = float(np.std(self.values, ddof=1)) / len(self.values) ** 0.5
+        half = float(stats.t.ppf(0.975, freedom)) * error
+        return self.mean - half, self.mean + half
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        if len(self.values) == 1:
+            return f"{100 * self.mean:.2f} [{100 * low:.1f}, {100 * high:.1f}]"
+        return f"{100 * self.mean:.2f} +- {50 * (high - low):.2f}"
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """One table with the paper's numbers and ours, from whatever results are there."""
+
+    plan: Plan
+    results: tuple[Result, ...]
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The paper's rows, then this kit's own."""
+        printed = () if self.plan.published is None else self.plan.published.rows
+        return tuple(dict.fromkeys([*printed, *(row.title for row in self.plan.rows)]))
+
+    def of(self, row: str) -> tuple[Result, ...]:
+        """Return the results of a row, by seed."""
+        return tuple(result for result in self.results if result.row == row)
+
+    def paper(self, row: str, column: str) -> float | None:
+        """Return the paper's accuracy in percent, None where it prints none."""
+        table = self.plan.published
+        if table is None or row not in table.rows or column not in table.columns:
+            return None
+        return table.value(row, column)
+
+    def cell(self, row: str, column: str) -> Cell | None:
+        """Return our accuracy, None where it is missing."""
+        there = [result for result in self.of(row) if column in result.accuracy]
+        if not there:
+            return None
+        values = tuple(result.accuracy[column] for result in there)
+        return Cell(values, tuple(result.seed for result in there), there[0].n)
+
+    def expected(self, row: str, column: str) -> bool:
+        """Return whether the cell is one of ours to fill, whatever is there."""
+        ours = {r.title: {c.title for c in r.columns} for r in self.plan.rows}
+        return column in ours[row] if row in ours else self.paper(row, column) is not None
+
+    @property
+    def missing(self) -> tuple[tuple[str, str], ...]:
+        """The (row, column) of every cell that is to be filled."""
+        return tuple(
+            (row, column)
+            for row in self.rows
+            for column in self.plan.columns
+            if self.expected(row, column) and self.cell(row, column) is None
+        )
+
+    def cells(self) -> list[list[str]]:
+        """Return the table as text, line by line: of every row the paper's numbers, then ours."""
+        lines = [[self.plan.heading, "", *self.plan.columns, "n", "seeds"]]
+        for row in self.rows:
+            first = row
+            if self.plan.published is not None:
+                printed = [self.paper(row, column) for column in self.plan.columns]
+                texts = ("-" if value is None else f"{value:.2f}" for value in printed)
+                lines.append([row, "paper", *texts, "-", "-"])
+                first = ""
+            found = self.of(row)
+            seeds = tuple(result.seed for result in found)
+            texts = [self._text(row, column, seeds) for column in self.plan.columns]
+            n = str(found[0].n) if found else "missing"
+            lines.append([first, "ours", *texts, n, " ".join(map(str, seeds)) or "missing"])
+        return lines
+
+    def _text(self, row: str, column: str, seeds: tuple[int, ...]) -> str:
+        cell = self.cell(row, column)
+        if cell is None:
+            return "missing" if self.expected(row, column) else "-"
+        few = "" if cell.seeds == seeds else f" (seeds {' '.join(map(str, cell.seeds))})"
+        return f"{cell}{few}"
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what a reader must know, sentence by sentence."""
+        scale = self.plan.scale
+        notes = [f"Scale {scale.name}. {scale.about}"]
+        used = {(r.about["data"]["name"], r.about["data"]["epsilon"]) for r in self.results}
+        for name, epsilon in sorted(used):
+            radius = f"{255 * epsilon:g}/255" if epsilon < 0.1 else f"{epsilon:g}"
+            notes.append(f"Images of ours: {DATA_TITLES.get(name, name)}; epsilon {radius}.")
+        notes.append(
+            "Accuracy in percent on test images after the last step. Ours is the mean over seeds "
+            "+- half the 95 % interval over seeds (Student's t); of one seed, Wilson's 95 % "
+            "interval over images in brackets. An image counts as fooled when any iterate of an "
+            "attack fools the network, a transferred one when the last does."
+        )
+        if self.plan.published is not None and self.plan.published.note:
+            notes.append(f"Of the paper's: {self.plan.published.note}")
+        if impossible := self.plan.impossible:
+            notes.append(f"Not run at this scale: {', '.join(impossible)}.")
+        rest = [cell for cell in self.missing if cell[0] not in impossible]
+        if rest:
+            rows = dict.fromkeys(row for row, _ in rest)
+            notes.append(f"Still missing: {len(rest)} cells, in {', '.join(rows)}.")
+        extra = [note for result in self.results for note in result.about["notes"]]
+        return [*notes, *dict.fromkeys(f"{note}." for note in extra)]
+
+    def text(self) -> str:
+        """Return the table for a terminal."""
+        return "\n".join([self.plan.title, "", text_table(self.cells()), "", *self.notes])
+
+    def markdown(self) -> str:
+        """Return the table in Markdown, as table.md holds it."""
+        head, *body = self.cells()
+        lines = [f"# {self.plan.title}", ""]
+        lines += [f"`{command(self.plan.name, self.plan.scale.name)}`", ""]
+        lines += [f"| {' | '.join(head)} |", "|---|---" + "|--:" * (len(head) - 2) + "|"]
+        lines += [f"| {' | '.join(line)} |" for line in body]
+        return "\n".join([*lines, *(line for note in self.notes for line in ("", note))]) + "\n"
+
+    def _repr_markdown_(self) -> str:
+        return self.markdown()
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+def command(table: str, scale: str, seeds: Sequence[int] = (), precision: str = "") -> str:
+    """Return the command that makes a result."""
+    words = f"python -m avmixup_kit reproduce {table} --scale {scale}"
+    if seeds:
+        words += f" --seeds {' '.join(map(str, seeds))}"
+    return words + (f" --precision {precision}" if precision else "")
+
+
+def folder_of(results: str | Path, plan: Plan) -> Path:
+    """Return where a table's results lie."""
+    return Path(results) / plan.name / plan.scale.name
+
+
+def load(table: str, scale: str | Scale, results: str | Path = "results") -> Assembled:
+    """Return a table from the results that are there.
+
+    Raises:
+        ValueError: unknown table or scale; a file that is corrupted, of another format, of a row
+            that the table does not have or with other settings than the table's; files of two
+            versions, two data sets or two precisions side by side.
+    """
+    scale = plans.scale_named(scale) if isinstance(scale, str) else scale
+    first = plans.plan(table, scale)
+    folder = folder_of(results, first)
+    found = [_read(path, table, scale) for path in sorted(folder.glob("*.json"))]
+    _check_together(found)
+    order = {row.title: number for number, row in enumerate(first.rows)}
+    found.sort(key=lambda result: (order[result.row], result.seed))
+    return Assembled(first, tuple(found))
+
+
+def _read(path: Path, table: str, scale: Scale) -> Result:
+    try:
+        about = json.loads(path.read_text())
+        if not isinstance(about, dict):
+            raise ValueError("no JSON object")
+        if about.get("format") != FORMAT:
+            raise _OfAnotherFormat(about.get("format"))
+        row, seed = str(about["row"]), int(about["seed"])
+        result = Result(path, row, seed, about)
+        for key in ("kit", "precision", "run", "notes", "curves"):
+            _ = about[key]
+        _ = _trained_as(about)
+        for key in ("name", "epsilon", "test_checksum", "train_checksum"):
+            _ = about["data"][key]
+        if not all(0 <= value <= 1 for value in result.accuracy.values()) or result.n < 1:
+            raise ValueError("accuracies are not fractions")
+    except _OfAnotherFormat as error:
+        raise ValueError(
+            f"{path} is of format {error}, written by another version of this kit, which writes "
+            f"format {FORMAT}: move it away or choose another --results"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(_corrupted(path, error)) from error
+    _check_planned(result, table, scale)
+    return result
+
+
+class _OfAnotherFormat(Exception):
+    pass
+
+
+def _check_planned(result: Result, table: str, scale: Scale) -> None:
+    """Refuse a file that is not what this table's plan would have made."""
+    about, path = result.about, result.path
+    if (about.get("table"), about.get("scale")) != (table, scale.name):
+        raise ValueError(
+            f"{path} is of {about.get('table')} at scale {about.get('scale')}, not of {table} at "
+            f"scale {scale.name}: move it away"
+        )
+    plan = plans.plan(table, scale, result.seed, cast(Precision, about["precision"]))
+    rows = {row.title: row for row in plan.rows}
+    if result.row not in rows:
+        raise ValueError(f"{path} is of row {result.row!r}, which {table} does not have")
+    row = rows[result.row]
+    if path.stem != f"{row.slug}-{result.seed}":
+        raise ValueError(f"{path} is of row {result.row!r}, seed {result.seed}: it was renamed")
+    for name, value in _trained_as(about).items():
+        if value != planned(row)[name]:
+            raise ValueError(
+                f"{path} was made with another {name} than {table} at scale {scale.name}: "
+                f"{value}, not {planned(row)[name]}"
+            )
+    if unknown := result.accuracy.keys() - {column.title for column in row.columns}:
+        raise ValueError(_corrupted(path, f"no column of {table} is {sorted(unknown)[0]!r}"))
+
+
+def planned(row: Row) -> dict[str, Any]:
+    """Return what a plan fixes about a row's training."""
+    run = row.run
+    return {"network": run.network, "method": run.method, "settings": run.settings}
+
+
+def _trained_as(about: dict[str, Any]) -> dict[str, Any]:
+    """Return the same of a file; settings it does not name, being older, have their defaults."""
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in about["settings"].items()
+    }
+    return {
+        "network": about["network"],
+        "method": methods.parse(about["method"]),
+        "settings": Settings(**settings),
+    }
+
+
+def _check_together(found: Sequence[Result]) -> None:
+    """Refuse results of two versions, data sets or precisions side by side."""
+    seen: dict[str, tuple[Path, str]] = {}
+    for result in found:
+        about, data = result.about, result.about["data"]
+        dataset = about["run"].split("/")[0]  # a table may be about several, a row is about one
+        for what, value in (
+            ("versions of the kit", about["kit"]),
+            ("precisions", about["precision"]),
+            (f"test images of {dataset}", data["test_checksum"]),
+            (f"training images of {dataset}", data["train_checksum"]),
+        ):
+            path, other = seen.setdefault(what, (result.path, value))
+            if other != value:
+                raise ValueError(
+                    f"{path} and {result.path.name} are of different {what} ({other[:12]}, "
+                    f"{value[:12]}): one table does not mix them; move one away or choose another "
+                    "--results"
+                )
+
+
+def save(result: Result, evaluation: Evaluation) -> None:
+    """Write a row's file and its verdicts, each whole or not at all."""
+    result.path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    replace(evaluation, model=None, images=None).save(buffer)
+    runs.write_atomic(result.path.with_suffix(".npz"), buffer.getvalue())
+    runs.write_atomic(result.path, (json.dumps(result.about, indent=1) + "\n").encode())
+
+
+def write_table(assembled: Assembled, results: str | Path) -> Path:
+    """Write table.md and return its path."""
+    path = folder_of(results, assembled.plan) / "table.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    runs.write_atomic(path, assembled.markdown().encode())
+    return path

@@ -1,0 +1,451 @@
+"""Do what a plan asks for: train, evaluate, write results; at any moment it may be stopped.
+
+Each network is trained once, in a run folder of its own, whichever tables need it, and each of its
+verdicts is taken once. The run folder's lock keeps two processes from training the same network:
+the second says so and goes on with another, so that several processes may work on one table.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from torch import nn
+
+from avmixup_kit import models, runs
+from avmixup_kit.data import Augmentation, Data, load
+from avmixup_kit.demo import robust_curves
+from avmixup_kit.evaluation import evaluate
+from avmixup_kit.reproduce import results
+from avmixup_kit.reproduce.plans import TITLES, Column, Plan, Row, Run, Scale, plan
+from avmixup_kit.reproduce.results import Result
+from avmixup_kit.reproduce.verdicts import Verdicts, groups
+from avmixup_kit.training import Precision, Training, TrainingDiverged
+
+ROBUST = "PGD10, validation"  # the curve by which the best checkpoint is chosen
+MIRROR = "cifar10-jpeg.tar.xz"
+BATCH = 512
+
+
+class Clock:
+    """Tells whether the minutes are over; without minutes they never are."""
+
+    def __init__(self, minutes: float | None = None) -> None:
+        if minutes is not None and not minutes > 0:
+            raise ValueError(f"minutes = {minutes!r} is not allowed: a positive number")
+        self.end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def over(self) -> bool:
+        return self.end is not None and time.monotonic() >= self.end
+
+    @property
+    def left(self) -> float | None:
+        """The minutes left, a little more than none; None where there is no end."""
+        return None if self.end is None else max((self.end - time.monotonic()) / 60, 1e-6)
+
+
+def load_data(name: str, root: str | Path, device: torch.device | str = "cpu") -> Data:
+    """Return a data set of the tables; for CIFAR-10 its JPEG mirror where that is what there is.
+
+    Args:
+        name: digits, cifar10, cifar100, svhn or tiny_imagenet.
+        root: the folder of data sets, or the mirror's archive itself.
+
+    Raises:
+        OSError, ValueError, RuntimeError: it is not there and cannot be downloaded.
+    """
+    if name == "digits":
+        return load("digits", device=device)
+    root = Path(root)
+    originals = (root / "cifar-10-python.tar.gz", root / "cifar-10-batches-py")
+    if name == "cifar10" and not any(path.exists() for path in originals):
+        mirror = root if root.name == MIRROR else root / MIRROR
+        if mirror.is_file():
+            return load("image_folder", path=mirror, validation=0.02, device=device)
+    if root.is_file():
+        raise ValueError(f"data_root = {str(root)!r} is not allowed: it holds no {TITLES[name]}")
+    return load(name, root=root, device=device)
+
+
+class Work:
+    """The tables' work at one scale.
+
+    Args:
+        scale: how much of the paper's work.
+        folder: of the run folders; a folder named after the scale is made in it.
+        data_root: see ``load_data``.
+        device, precision: where and how networks are trained.
+        minutes: after which it is saved and ended; None is never.
+        say: told what happens, line by line.
+    """
+
+    def __init__(
+        self,
+        scale: Scale,
+        folder: str | Path = "runs/reproduce",
+        *,
+        data_root: str | Path = "data",
+        device: torch.device | str = "cpu",
+        precision: Precision = "float32",
+        minutes: float | None = None,
+        say: Callable[[str], object] = print,
+    ) -> None:
+        self.scale, self.folder = scale, Path(folder) / scale.name
+        self.data_root, self.device = data_root, torch.device(device)
+        self.precision: Precision = precision
+        self.clock, self.say = Clock(minutes), say
+        self.left: list[str] = []
+        self._data: dict[str, Data | Exception] = {}
+        self._trained: set[Run] = set()
+
+    # ---------------------------------------------------------------------------------- data
+
+    def data(self, run: Run) -> Data:
+        """Return a run's images, augmented as it wants them.
+
+        Raises:
+            OSError, ValueError, RuntimeError: they are not to be had.
+        """
+        if run.data not in self._data:
+            try:
+                data = load_data(run.data, self.data_root, self.device)
+                if self.scale.images is not None and len(data.test) > self.scale.images:
+                    data = replace(data, test=data.test.subset(self.scale.images))
+                self._data[run.data] = data
+            except (OSError, ValueError, RuntimeError) as error:
+                self._data[run.data] = error
+        found = self._data[run.data]
+        if isinstance(found, Exception):
+            raise found
+        augmentation = Augmentation(run.pad, run.flip)
+        return replace(found, train=replace(found.train, augmentation=augmentation))
+
+    def available(self, run: Run) -> bool:
+        """Return whether the run's images are there; where not, say so once."""
+        known = run.data in self._data
+        try:
+            self.data(run)
+        except (OSError, ValueError, RuntimeError) as error:
+            if not known:
+                why = str(error).splitlines()[0] if str(error) else type(error).__name__
+                self.say(f"{TITLES[run.data]} is left out, its images are not to be had: {why}")
+            return False
+        return True
+
+    # ------------------------------------------------------------------------------ training
+
+    def train(self, run: Run) -> bool:
+        """Train what is left of a run; return whether it is done.
+
+        Raises:
+            ValueError: its folder holds a run with other settings.
+            TrainingDiverged: the loss is no longer finite.
+        """
+        data, settings = self.data(run), run.settings
+        folder = self.folder / run.folder
+        network = models.build(run.network, data, seed=settings.seed, **dict(run.network_options))
+        training = Training(network.to(self.device), data.train, run.method, settings=settings)
+        every = max(1, settings.steps // self.scale.measurements)
+        records = runs.log(
+            training,
+            folder,
+            resume=(folder / "run.json").exists(),
+            checkpoint_every=min(every, 500),
+            curves=robust_curves(data, self.scale.curve_images),
+            curves_every=every,
+            best=ROBUST,
+            minutes=self.clock.left,
+        )
+        began, first = time.perf_counter(), None
+        try:
+            for record in records:
+                first = record.step if first is None else first
+        finally:
+            if first is not None:
+                seconds = time.perf_counter() - began
+                spent = json.dumps(self._spent(folder) + seconds).encode()
+                runs.write_atomic(folder / "seconds.json", spent)
+                self.say(
+                    f"trained {run.folder}: steps {first} to {training.step} of {training.steps} "
+                    f"in {seconds:.0f} s"
+                )
+        return training.step == training.steps
+
+    def _spent(self, folder: Path) -> float:
+        path = folder / "seconds.json"
+        return float(json.loads(path.read_text())) if path.exists() else 0.0
+
+    def trained(self, run: Run) -> bool:
+        """Return whether a run's last step is done, without taking its lock.
+
+        Raises:
+            ValueError: its folder holds a run with other settings or on other images.
+        """
+        if run in self._trained:
+            return True
+        folder = self.folder / run.folder
+        if not (folder / "run.json").exists():
+            return False
+        was = json.loads((folder / "run.json").read_text())
+        for name, value in (
+            ("settings", repr(run.settings)),
+            ("method", repr(run.method)),
+            ("checksum", self.data(run).train.checksum),
+        ):
+            if was.get(name) != value:
+                raise ValueError(
+                    f"{folder} holds a run with another {name}: {was.get(name)}, not {value}; "
+                    "choose another --runs"
+                )
+        steps = runs.load_checkpoint(folder / "latest.pt")["training"]["step"]
+        if steps == run.settings.steps:
+            self._trained.add(run)
+        return steps == run.settings.steps
+
+    def network(self, run: Run, checkpoint: str = "latest") -> nn.Module:
+        """Return a trained network."""
+        return runs.load_model(self.folder / run.folder / f"{checkpoint}.pt", self.device)
+
+    # ---------------------------------------------------------------------------- evaluation
+
+    def verdicts(self, run: Run) -> Verdicts:
+        """Return what is known of a network."""
+        test = self.data(run).test
+        return Verdicts.load(self.folder / run.folder / "verdicts.npz", test.checksum, len(test))
+
+    def judge(self, run: Run, columns: Iterable[Column]) -> bool:
+        """Evaluate what is left of the columns; return whether all is done.
+
+        Saved after every ``scale.chunk`` images and every group of attacks that share their work.
+
+        Raises:
+            BlockingIOError: another process is evaluating this network.
+        """
+        columns = list({column.key: column for column in columns}.values())
+        split = self.data(run).test
+        with _only_one(self.folder / run.folder):
+            verdicts = self.verdicts(run)
+            for first in range(0, len(split), self.scale.chunk):
+                last = min(first + self.scale.chunk, len(split))
+                for group in groups(verdicts.waiting(columns, first, last)):
+                    if self.clock.over:
+                        return False
+                    part = split.subset(torch.arange(first, last))
+                    self._judge(run, group, part, first, verdicts)
+                    verdicts.save()
+        return True
+
+    def _judge(
+        self, run: Run, group: list[Column], part: Any, first: int, verdicts: Verdicts
+    ) -> None:
+        began = time.perf_counter()
+        attacked = [column for column in group if column.attack is not None]
+        attacks = [
+            column.attack
+            if column.source is None
+            else replace(column.attack, source=self.network(column.source))
+            for column in attacked
+        ]
+        found = evaluate(
+            self.network(run, group[0].checkpoint),
+            part,
+            attacks,
+            batch_size=BATCH,
+            seed=run.settings.seed,
+        )
+        for column in group:
+            at = 0 if column.attack is None else 1 + attacked.index(column)
+            verdicts.add(column.key, first, found.correct[at], found.gradients[at])
+        seconds = time.perf_counter() - began
+        verdicts.about["seconds"] += seconds
+        verdicts.about["provenance"] = runs.provenance()
+        verdicts.about["notes"] = list(dict.fromkeys([*verdicts.about["notes"], *found.notes]))
+        names = ", ".join(column.key for column in group)
+        self.say(f"evaluated {run.folder}, {len(part)} images: {names} in {seconds:.0f} s")
+
+    # ------------------------------------------------------------------------------- results
+
+    def export(self, table: Plan, row: Row, folder: str | Path) -> None:
+        """Write a row's result as far as it is known, unless it stands there already."""
+        run, data, verdicts = row.run, self.data(row.run), self.verdicts(row.run)
+        columns = [column for column in row.columns if verdicts.done(column)]
+        path = results.folder_of(folder, table) / f"{row.slug}-{run.settings.seed}.json"
+        if not columns:
+            return
+        evaluation = verdicts.evaluation(columns, data, run.settings.seed)
+        if path.exists() and list(json.loads(path.read_text())["accuracy"]) == list(
+            evaluation.names
+        ):
+            return
+        trained = json.loads((self.folder / run.folder / "run.json").read_text())
+        wanted = () if table.published is not None else ("PGD10, train", ROBUST)
+        curves = runs.curves_of(self.folder / run.folder) if wanted else {}
+        accuracy = {name: evaluation.accuracy(name) for name in evaluation.names}
+        precision = run.settings.precision
+        about = {
+            "format": results.FORMAT,
+            "kit": results.kit_version(),
+            "table": table.name,
+            "scale": table.scale.name,
+            "row": row.title,
+            "seed": run.settings.seed,
+            "command": results.command(
+                table.name,
+                table.scale.name,
+                [run.settings.seed],
+                "" if precision == "float32" else precision,
+            ),
+            "run": run.folder,
+            "data": {
+                "name": data.name,
+                "n": evaluation.n,
+                "epsilon": data.epsilon,
+                "train_checksum": data.train.checksum,
+                "test_checksum": data.test.checksum,
+            },
+            "precision": precision,
+            "network": run.network,
+            "architecture": trained["architecture"],
+            "method": repr(run.method),
+            "settings": asdict(run.settings),
+            "augmentation": repr(data.train.augmentation),
+            "attacks": {column.title: column.key for column in columns},
+            "rule": evaluation.rule,
+            "accuracy": accuracy,
+            "interval95": {name: list(evaluation.interval(name)) for name in evaluation.names},
+            "curves": {name: curves[name] for name in wanted},
+            "notes": verdicts.about["notes"],
+            "seconds": {
+                "training": round(self._spent(self.folder / run.folder), 1),
+                "evaluation for all tables": round(verdicts.about["seconds"], 1),
+            },
+            "provenance": {
+                "training": {key: trained.get(key) for key in runs.provenance()},
+                "evaluation": verdicts.about["provenance"],
+            },
+        }
+        results.save(Result(path, row.title, run.settings.seed, about), evaluation)
+
+    # ------------------------------------------------------------------------------- all of it
+
+    def tables(self, names: Sequence[str], seeds: Sequence[int], folder: str | Path) -> None:
+        """Train, evaluate and write what the tables' results lack, seed by seed.
+
+        What could not be done stands in ``left`` afterwards.
+
+        Raises:
+            ValueError: results are there that do not belong (see ``results.load``), or that are
+                about other images.
+            FileNotFoundError: none of the images are to be had.
+        """
+        before = {name: results.load(name, self.scale, folder) for name in names}
+        for seed in seeds:
+            plans = [plan(name, self.scale, seed, self.precision) for name in names]
+            todo = [
+                (table, row)
+                for table in plans
+                for row in table.rows
+                if not _complete(before[table.name], row)
+            ]
+            self._check_same_images(before, todo)
+            for run in dict.fromkeys(
+                run
+                for table, row in todo
+                for run in (*[c.source for c in row.columns if c.source], row.run)
+            ):
+                self._one(run, [pair for pair in todo if pair[1].run == run], folder)
+            self._transfers(todo, folder)
+        if self._data and all(isinstance(data, Exception) for data in self._data.values()):
+            raise FileNotFoundError(
+                f"data_root = {str(self.data_root)!r} holds none of the images that "
+                f"{', '.join(names)} at scale {self.scale.name} is about"
+            )
+
+    def _check_same_images(
+        self, before: dict[str, results.Assembled], todo: list[tuple[Plan, Row]]
+    ) -> None:
+        for assembled in before.values():
+            for result in assembled.results:
+                dataset = result.about["run"].split("/")[0]
+                runs_of_it = [row.run for _, row in todo if row.run.data == dataset]
+                if not runs_of_it or not self.available(runs_of_it[0]):
+                    continue
+                data, was = self.data(runs_of_it[0]), result.about["data"]
+                if (was["test_checksum"], was["train_checksum"]) != (
+                    data.test.checksum,
+                    data.train.checksum,
+                ):
+                    raise ValueError(
+                        f"{result.path} is about other images of {was['name']} than {data.name} "
+                        "here (their checksums differ): choose another --results"
+                    )
+
+    def _one(self, run: Run, rows: list[tuple[Plan, Row]], folder: str | Path) -> None:
+        """Train and evaluate one network and write its rows, transfers excepted."""
+        if not self.available(run):
+            self.left.append(f"{run.folder}: no images")
+            return
+        if self.clock.over:
+            self.left.append(f"{run.folder}: the minutes are over")
+            return
+        own = [c for _, row in rows for c in row.columns if c.source is None]
+        try:
+            done = self.trained(run) or self.train(run)
+            if not done or not self.judge(run, own):
+                self.left.append(f"{run.folder}: the minutes are over")
+        except BlockingIOError as error:
+            self.say(f"skipped {run.folder}: {error}")
+            self.left.append(f"{run.folder}: another process is at it")
+            return
+        except TrainingDiverged as error:
+            self.say(f"gave up {run.folder}: {error}")
+            self.left.append(f"{run.folder}: {error}")
+            return
+        if done:
+            for table, row in rows:
+                self.export(table, row, folder)
+
+    def _transfers(self, todo: list[tuple[Plan, Row]], folder: str | Path) -> None:
+        """Give the networks that are there each other's adversarial examples (Table 2)."""
+        for table, row in todo:
+            columns = [(c, c.source) for c in row.columns if c.source is not None]
+            if not columns or not self.available(row.run) or not self.trained(row.run):
+                continue
+            ready = [column for column, source in columns if self.trained(source)]
+            try:
+                done = self.judge(row.run, ready) and len(ready) == len(columns)
+            except BlockingIOError as error:
+                self.say(f"skipped {row.run.folder}: {error}")
+                done = False
+            if not done:
+                self.left.append(f"{row.run.folder}: examples of other networks")
+            self.export(table, row, folder)
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold a run folder's lock, the one that a training holds too."""
+    lock = filelock.FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise BlockingIOError(f"the run folder {folder} is in use by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _complete(assembled: results.Assembled, row: Row) -> bool:
+    """Return whether a row's result is there with all of its columns."""
+    wanted = {column.title for column in row.columns}
+    return any(
+        result.seed == row.run.settings.seed and wanted == result.accuracy.keys()
+        for result in assembled.of(row.title)
+    )

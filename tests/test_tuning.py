@@ -1,0 +1,649 @@
+"""The search: judged by a margin on validation images, shared, resumable, the same every time."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import avmixup_kit as av
+from avmixup_kit import __main__ as cli
+from avmixup_kit import paper, tuning
+from avmixup_kit.autoattack import autoattack
+from avmixup_kit.data import Split
+from avmixup_kit.search import RandomSearch
+from avmixup_kit.tuning import study as study_module
+
+optuna = pytest.importorskip("optuna")
+
+TINY = av.Settings(12, batch_size=32)
+OBJECTIVE = av.cw(3, 0.15)
+
+
+def plan(**changes: Any) -> tuning.Plan:
+    """A trial of 12 small steps, measured after 2, 6 and 12."""
+    tiny = {"settings": TINY, "base_channels": 4, "attack_steps": 1, "images": 40}
+    return tuning.Plan(**({"objective": OBJECTIVE} | tiny | changes))
+
+
+def plain(found: tuning.Found) -> list[tuple[Any, ...]]:
+    """What must repeat: everything but times."""
+    return [(t.number, t.params, t.measured, t.state, t.steps) for t in found.trials]
+
+
+@pytest.fixture(scope="module")
+def data() -> av.Data:
+    return av.digits(validation=0.25)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("search")
+
+
+@pytest.fixture(scope="module")
+def found(data: av.Data, folder: Path) -> tuning.Found:
+    """A finished search of 12 trials."""
+    return tuning.search(data, folder, trials=12, plan=plan())
+
+
+# --------------------------------------------------------------------------- what a trial is
+
+
+def test_a_trial_is_a_plain_training_of_its_settings_and_seed(data, found):
+    trial = found.trials[3]
+    method = av.avmixup(**trial.params, epsilon=0.15, steps=1)
+    seed = int(np.random.SeedSequence((0, 3)).generate_state(1)[0]) >> 1
+    network = av.small_cnn(data, seed=seed, base_channels=4)
+    training = av.Training(network, data.train, method, 12, batch_size=32, seed=seed)
+    for _ in range(trial.steps):
+        next(training)
+    result = av.evaluate(training.model, data.validation.subset(40), [OBJECTIVE])
+    assert trial.value == result.accuracy("CW3")
+
+
+def test_the_same_search_twice_is_the_same_and_another_seed_is_not(tmp_path, data, found):
+    again = tuning.search(data, tmp_path / "again", trials=4, plan=plan())
+    assert plain(again) == plain(found)[:4]
+    other = plan(settings=dataclasses.replace(TINY, seed=1))
+    assert plain(tuning.search(data, tmp_path / "other", trials=4, plan=other)) != plain(again)
+
+
+def test_the_papers_setting_is_the_first_trial_where_it_is_in_the_space(tmp_path, data, found):
+    assert found.trials[0].params == {"gamma": 2.0, "lambda1": 1.0, "lambda2": 0.1}
+    narrow = tuning.search(data, tmp_path, trials=1, plan=plan(gamma=(2.5, 3.0)))
+    assert 2.5 <= narrow.trials[0].params["gamma"] <= 3.0
+
+
+def test_feature_scatter_and_further_options_are_searched(tmp_path, data):
+    scatter = plan(method="feature_scatter_avmixup", also=("clip_vertex",), attack_steps=None)
+    found = tuning.search(data, tmp_path, trials=3, plan=scatter)
+    published = {"gamma": 1.0, "lambda1": 0.5, "lambda2": 0.7}
+    assert {k: v for k, v in found.trials[0].params.items() if k in published} == published
+    assert all(isinstance(trial.params["clip_vertex"], bool) for trial in found.trials)
+    assert "clip_vertex" in found.slices().to_json()
+    recipe = paper.FEATURE_SCATTER_RECIPES["cifar100"]
+    assert scatter.published("cifar100")["lambda2"] == recipe.lambda2 == 0.42
+
+
+class Sealed:
+    """Test images that no search may look at."""
+
+    def __init__(self, split: Split) -> None:
+        self.classes, self.shape, self.name = split.classes, split.shape, split.name
+        self.num_classes = split.num_classes
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the search looked at the test images ({name})")
+
+
+def test_the_search_never_touches_test_images(tmp_path, data):
+    sealed: Any = Sealed(data.test)
+    whole = tuning.search(dataclasses.replace(data, test=sealed), tmp_path, trials=2, plan=plan())
+    assert len(whole.trials) == 2
+    with pytest.raises(AssertionError, match="looked at the test images"):
+        tuning.remeasure(whole, dataclasses.replace(data, test=sealed), tmp_path, plan=plan())
+
+
+def test_a_diverging_trial_is_worth_nothing_and_counts(tmp_path, data):
+    wild = plan(settings=dataclasses.replace(TINY, lr=1e30))
+    found = tuning.search(data, tmp_path, trials=2, plan=wild)
+    assert [trial.value for trial in found.trials] == [0.0, 0.0]
+    assert "the loss is" in str(found.trials[0].diverged)
+    assert found.training_steps < 2 * 12
+
+
+# --------------------------------------------------------------------------- pruning
+
+
+def test_pruned_trials_end_at_a_rung_and_save_steps(tmp_path, data, found):
+    assert found.rungs == (2, 6, 12)
+    for trial in found.trials:
+        assert trial.steps == max(trial.measured)
+        assert (trial.state == "complete") == (trial.steps == 12)
+        assert trial.steps in found.rungs
+    assert {trial.state for trial in found.trials} == {"complete", "pruned"}
+    whole = tuning.search(data, tmp_path, trials=4, plan=plan(prune=False))
+    assert whole.training_steps == 4 * 12
+    assert all(set(trial.measured) == {2, 6, 12} for trial in whole.trials)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["training steps"] == summary["training steps without pruning"] == 48
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 17, 360, 10_001])
+def test_rungs_ascend_and_end_with_the_training(steps):
+    rungs = tuning.Plan(settings=av.Settings(steps)).rungs
+    assert list(rungs) == sorted(set(rungs))
+    assert rungs[0] >= 1
+    assert rungs[-1] == steps
+
+
+# --------------------------------------------------------------------------- killed, and shared
+
+
+def test_an_interrupted_trial_is_taken_up_where_it_stood(tmp_path, monkeypatch, data, found):
+    real, calls = study_module.measure, []
+
+    def pull_the_plug(*words: Any) -> float:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*words)
+
+    monkeypatch.setattr(study_module, "measure", pull_the_plug)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.search(data, tmp_path, trials=4, plan=plan(), checkpoint_every=5)
+    half = json.loads(json.dumps([t.name for t in (tmp_path / "trials").glob("*.pt")]))
+    assert len(half) == 1
+    monkeypatch.undo()
+    whole = tuning.search(data, tmp_path, trials=4, plan=plan(), checkpoint_every=5)
+    assert plain(whole) == plain(found)[:4]
+    starts = [trial.taken_up for trial in whole.trials]
+    assert sum(len(start) for start in starts) == 5
+    (twice,) = [start for start in starts if len(start) == 2]
+    assert twice[1] > 0
+    assert not list((tmp_path / "trials").glob("*.pt"))
+
+
+# A process of its own: it says that it is ready, waits for the word, and searches.
+PROCESS = """
+import sys
+from pathlib import Path
+import torch
+import avmixup_kit as av
+from avmixup_kit import tuning
+torch.set_num_threads(1)
+folder, trials, every, prune = Path(sys.argv[1]), *map(int, sys.argv[2:5])
+settings = av.Settings(20, batch_size=32)
+plan = tuning.Plan(settings=settings, base_channels=4, attack_steps=1, images=40,
+                   objective=av.cw(3, 0.15), prune=bool(prune))
+data = av.digits(validation=0.25)
+print("ready", flush=True)
+sys.stdin.readline()
+for storage in sys.argv[5:]:
+    print(storage, flush=True)
+    tuning.search(data, folder / storage, trials=trials, plan=plan, checkpoint_every=every,
+                  storage=folder / storage / storage, say=True)
+"""
+TWENTY = av.Settings(20, batch_size=32)
+
+
+def start(*words: Any) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", PROCESS, *map(str, words)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def go(*processes: "subprocess.Popen[str]") -> None:
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
+def test_a_search_killed_with_9_loses_no_more_than_since_its_checkpoint(tmp_path, data):
+    process = start(tmp_path, 3, 3, 0, "study.db")
+    go(process)
+    folder = tmp_path / "study.db"
+    checkpoint = folder / "trials" / "0001.pt"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    _, error = process.communicate()
+    assert checkpoint.exists(), error
+    was = plan(settings=TWENTY, prune=False)
+    went_on = tuning.search(
+        data, folder, trials=3, plan=was, storage=folder / "study.db", checkpoint_every=3
+    )
+    assert [trial.taken_up[0] for trial in went_on.trials] == [0, 0, 0]
+    assert went_on.trials[1].taken_up[1] >= 3, "its checkpoint was not used"
+    assert [len(trial.taken_up) for trial in went_on.trials] == [1, 2, 1]
+    left_alone = tuning.search(data, tmp_path / "alone", trials=3, plan=was)
+    assert plain(went_on) == plain(left_alone)
+
+
+def test_two_processes_share_a_study_and_no_trial_is_lost_or_done_twice(tmp_path):
+    total, storages = 14, ("study.sqlite3", "study.journal")
+    both = [start(tmp_path, total, 50, 1, *storages) for _ in range(2)]
+    go(*both)
+    output = []
+    for process in both:
+        out, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+        output.append(out)
+    for storage in storages:
+        parts = [out.split(f"{storage}\n")[1].split("study.")[0] for out in output]
+        done = [[int(n) for n in re.findall(r"^trial (\d+): ", part, re.M)] for part in parts]
+        assert sorted(done[0] + done[1]) == list(range(total))
+        assert all(done), f"one process did everything, so {storage} was not shared"
+        shared = tuning.Found.load(tmp_path / storage)
+        assert [trial.number for trial in shared.trials] == list(range(total))
+        assert all(trial.taken_up == (0,) for trial in shared.trials)
+        assert {trial.state for trial in shared.trials} <= {"complete", "pruned"}
+
+
+def test_jobs_are_processes_and_do_all_trials(tmp_path, data, found):
+    shared = tuning.search(data, tmp_path, trials=5, plan=plan(), jobs=2)
+    assert [trial.number for trial in shared.trials] == list(range(5))
+    assert all(trial.taken_up == (0,) for trial in shared.trials)
+    assert shared.trials[0].measured == found.trials[0].measured  # the paper's, whoever does it
+
+
+def test_trials_count_the_whole_study_and_can_be_added(tmp_path, data, found):
+    tuning.search(data, tmp_path, trials=2, plan=plan())
+    assert len(tuning.search(data, tmp_path, trials=2, plan=plan()).trials) == 2
+    assert plain(tuning.search(data, tmp_path, trials=4, plan=plan())) == plain(found)[:4]
+
+
+def half_done(data: av.Data, folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*words: Any) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(study_module, "measure", die)
+        tuning.search(data, folder, trials=1, plan=plan(), storage=file)
+
+
+def test_another_folders_trial_is_left_alone_unless_it_is_adopted(tmp_path, monkeypatch, data):
+    file = tmp_path / "shared.db"
+    half_done(data, tmp_path / "a", file, monkeypatch)
+    left = tuning.search(data, tmp_path / "b", trials=2, plan=plan(), storage=file)
+    assert [trial.state for trial in left.trials] == ["running", "complete"]
+    assert "1 are still in other hands" in str(left)
+    whole = tuning.search(data, tmp_path / "b", trials=2, plan=plan(), storage=file, adopt=True)
+    assert [trial.state for trial in whole.trials] == ["complete", "complete"]
+    assert whole.trials[0].taken_up == (0, 0)
+
+
+def test_a_surplus_trial_of_a_database_without_a_common_folder_is_given_up(
+    tmp_path, monkeypatch, data
+):
+    real, raced = optuna.Study.ask, []
+
+    def overtaken(study: Any) -> Any:
+        if not raced and len(study.trials) == 2:
+            raced.append(real(study).number)  # another machine asks in the same moment
+        return real(study)
+
+    monkeypatch.setattr(optuna.Study, "ask", overtaken)
+    found = tuning.search(data, tmp_path, trials=3, plan=plan())
+    assert raced == [2]
+    assert [trial.number for trial in found.trials] == [0, 1, 2]
+
+
+# --------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gamma": (0.5, 2.0)}, r"gamma = \(0.5, 2.0\) is not allowed: .* 1 or more"),
+        ({"lambda1": (0.0, 1.2)}, r"lambda1 = \(0.0, 1.2\) is not allowed: .* between 0 and 1"),
+        ({"lambda2": (0.8, 0.2)}, r"lambda2 = \(0.8, 0.2\) is not allowed: lowest and highest"),
+        ({"gamma": (1.0, float("nan"))}, r"gamma = \(1.0, nan\) is not allowed"),
+        ({"method": "pgd"}, "method = 'pgd' is not allowed: one of avmixup, feature_scatter_"),
+        ({"also": ("beta",)}, "also = 'beta' is not allowed: one of clip_vertex, per_example"),
+        ({"network": "resnet"}, "network = 'resnet' is not allowed: one of small_cnn"),
+        ({"images": 0}, "images = 0 is not allowed: 1 or more"),
+        ({"epsilon": 8.0}, r"epsilon = 8.0 is not allowed.*8 / 255"),
+        ({"objective": "hinge"}, "objective = 'hinge' is not allowed: one of cw, apgd-t, autoatt"),
+        ({"objective": "pgd"}, "objective = 'pgd' is not allowed: soft labels flatten the cross-"),
+        ({"objective": "PGD20"}, "objective = 'PGD20' is not allowed: soft labels flatten"),
+        ({"objective": av.pgd(20, 0.15)}, "objective = 'PGD20' is not allowed: soft labels"),
+        ({"objective": av.fgsm(0.15)}, "objective = 'FGSM' is not allowed: soft labels"),
+        (
+            {"objective": dataclasses.replace(autoattack(0.15), attacks=("apgd-ce",))},
+            "objective = 'APGD-CE' is not allowed: soft labels",
+        ),
+    ],
+)  # fmt: skip
+def test_a_plan_that_cannot_be_is_one_line(changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        plan(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_attacks_on_the_margin_are_taken_and_nothing_else():
+    for given in (av.cw(5, 0.1), autoattack(0.1), RandomSearch(0.1, 10)):
+        assert plan(objective=given).judge(0.1) is given
+    assert plan(objective="cw").judge(0.1) == av.cw(20, 0.1, restarts=3)
+    with pytest.raises(TypeError, match="objective = 3 is not allowed: a name or an attack"):
+        plan(objective=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 0}, "trials = 0 is not allowed: a whole number, 1 or more"),
+        ({"trials": 2.5}, "trials = 2.5 is not allowed"),
+        ({"jobs": 0}, "jobs = 0 is not allowed"),
+        ({"checkpoint_every": 0}, "checkpoint_every = 0 is not allowed"),
+        ({"plan": plan(images=9999)}, "images = 9999 is not allowed: digits/validation has 337"),
+        ({"plan": plan(settings=av.Settings(5, batch_size=5000))}, "batch_size = 5000 is not all"),
+        ({"plan": plan(network="wrn-16-8")}, "network wrn-16-8: .*base_channels"),
+        ({"storage": "nonsense://a"}, "storage = 'nonsense://a' cannot be opened"),
+        (
+            {"storage": "postgresql+nodriver://me:secret@host/x"},
+            r"storage = 'postgresql\+nodriver://me:\*\*\*@host/x' cannot be opened",
+        ),
+    ],
+)
+def test_a_search_that_cannot_be_is_one_line_and_leaves_no_study(tmp_path, data, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        tuning.search(data, tmp_path / "new", **({"trials": 1, "plan": plan()} | options))
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert not (tmp_path / "new" / "study.db").exists()
+
+
+def test_no_validation_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="images = None is not allowed: digits/validation has 0"):
+        tuning.search(av.digits(validation=0), tmp_path, plan=plan(images=None))
+
+
+@pytest.mark.parametrize("file", ["study.db", "study.journal"])
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"gamma": (1.0, 3.0)}, "its search space is"),
+        ({"method": "feature_scatter_avmixup"}, "its method is"),
+        ({"objective": "apgd-t"}, "its objective is"),
+        ({"images": 30}, "its objective's images is 40, not 30"),
+        ({"settings": av.Settings(13, batch_size=32)}, "its settings is"),
+        ({"prune": False}, "its prune is True, not False"),
+    ],
+)
+def test_another_searchs_study_is_refused_and_kept(tmp_path, data, file, changes, difference):
+    path = tmp_path / file
+    tuning.search(data, tmp_path, trials=1, plan=plan(), storage=path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"{file} holds another search .*{difference}") as caught:
+        tuning.search(data, tmp_path, trials=2, plan=plan(**changes), storage=path)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_other_images_are_another_search(tmp_path, data):
+    tuning.search(data, tmp_path, trials=1, plan=plan())
+    for other, difference in (
+        (dataclasses.replace(data, name="letters"), "its data is 'digits', not 'letters'"),
+        (av.digits(validation=0.2), "its training images is"),
+    ):
+        with pytest.raises(ValueError, match=f"holds another search .*{difference}"):
+            tuning.search(other, tmp_path, trials=1, plan=plan())
+
+
+def test_a_study_of_somebody_elses_is_refused(tmp_path, data):
+    url = f"sqlite:///{tmp_path / 'theirs.db'}"
+    theirs = optuna.create_study(storage=url, study_name="search")
+    theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    theirs._storage.remove_session()
+    with pytest.raises(ValueError, match="holds a study 'search' that avmixup_kit did not make"):
+        tuning.search(data, tmp_path, trials=1, plan=plan(), storage=url)
+    assert len(theirs.trials) == 1
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"these are my holiday notes\n" * 200)
+
+
+def another_program(path: Path) -> None:
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE birds (name TEXT)")
+    database.close()
+
+
+def overwritten(path: Path) -> None:
+    """A real study, a kilobyte in its middle gone."""
+    tuning.search(av.digits(validation=0.25), path.parent, trials=1, plan=plan(), storage=path)
+    content = bytearray(path.read_bytes())
+    middle = content.find(b"\n", len(content) // 2) + 1 if path.suffix == ".journal" else 4096
+    content[middle : middle + 1024] = b"\xff" * 1024
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("study.db", garbage),
+        ("study.db", another_program),
+        ("study.db", overwritten),
+        ("study.journal", garbage),
+        ("study.journal", overwritten),
+    ],
+)
+def test_a_damaged_study_is_refused_in_one_line_and_kept(tmp_path, data, file, damage):
+    path = tmp_path / file
+    damage(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"{file} is no study of Optuna's, or is dam") as caught:
+        tuning.search(data, tmp_path, trials=2, plan=plan(), storage=path)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_without_optuna_one_line_names_the_extra():
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.modules['optuna'] = None\n"
+         "import avmixup_kit as av\nav.tuning.search(av.digits())"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    *_, last = done.stderr.strip().splitlines()
+    assert last == (
+        "ImportError: searching needs optuna, which is not installed: "
+        "pip install 'avmixup-kit[search]'"
+    )
+
+
+# --------------------------------------------------------------------------- the findings
+
+
+def synthetic(count: int = 200) -> tuning.Found:
+    """Trials whose accuracy is lambda2, a little gamma, and no lambda1."""
+    draw = np.random.default_rng(0)
+    trials = []
+    for number in range(count):
+        params = {
+            "gamma": float(draw.uniform(1, 4)),
+            "lambda1": float(draw.uniform()),
+            "lambda2": float(draw.uniform()),
+        }
+        value = 0.5 * params["lambda2"] + 0.02 * params["gamma"]
+        state, steps = ("complete", 12) if number % 2 else ("pruned", 6)
+        trials.append(tuning.Trial(number, params, {steps: value}, state, steps, 1.0, (0,)))
+    published = {"gamma": 2.0, "lambda1": 1.0, "lambda2": 0.1}
+    space = {"gamma": [1, 4], "lambda1": [0, 1], "lambda2": [0, 1]}
+    searched = {"objective": "CW3", "search space": space}
+    return tuning.Found(searched, published, (2, 6, 12), tuple(trials), tuning.importance(trials))
+
+
+def test_importance_finds_what_matters():
+    shares = synthetic().importance
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["lambda2"] > 0.7
+    assert shares["lambda1"] < 0.1
+    assert tuning.importance(synthetic().trials[:9]) == {}
+
+
+def test_the_grid_holds_the_best_of_each_square():
+    found = synthetic()
+    grid = found.grid(4)
+    assert grid.count.sum() == 200
+    for row in range(4):
+        for column in range(4):
+            inside = [
+                trial.value
+                for trial in found.trials
+                if row / 4 <= trial.params["lambda2"] < (row + 1) / 4
+                and column / 4 <= trial.params["lambda1"] < (column + 1) / 4
+            ]
+            assert grid.count[row, column] == len(inside)
+            assert grid.best[row, column] == max(inside)
+    empty = dataclasses.replace(found, trials=found.trials[:2]).grid(4)
+    assert int(np.isnan(empty.best).sum()) >= 14
+
+
+def test_figures_show_every_trial_and_where_best_and_paper_are():
+    found = synthetic()
+    heat, best, published = found.heat_map().data
+    assert np.nanmax(np.array(heat.z, float)) == pytest.approx(
+        100 * max(trial.value for trial in found.trials)
+    )
+    assert (best.x[0], best.y[0]) == (
+        found.best.params["lambda1"], found.best.params["lambda2"],
+    )  # fmt: skip
+    assert (published.x[0], published.y[0]) == (1.0, 0.1)
+    pruned, finished = found.slices("gamma").data
+    assert len(pruned.x) == len(finished.x) == 100
+    assert finished.y[0] == pytest.approx(100 * found.finished[0].value)
+    assert len(found.slices().data) == 6
+    assert list(found.importance_figure().data[0].y) == list(found.importance)
+    (line,) = tuning.progress({"a": found}).data
+    assert line.x[-1] == found.training_steps == 100 * 12 + 100 * 6
+    assert line.y[-1] == pytest.approx(100 * found.best.value)
+    with pytest.raises(ValueError, match="'beta' was not searched: one of gamma, lambda1, lamb"):
+        found.slices("beta")
+
+
+def test_the_best_is_the_best_of_those_trained_to_the_end():
+    found = synthetic()
+    assert found.best.value == max(t.value for t in found.trials if t.state == "complete")
+    none = dataclasses.replace(found, trials=found.trials[:1])
+    with pytest.raises(ValueError, match="none of 1 trials has been trained to the end"):
+        _ = none.best
+
+
+def test_the_report_is_written_and_the_summary_read_back(folder, found):
+    page = (folder / "report.html").read_text()
+    for heading in ("In short", "lambda1 and lambda2", "Slices", "Importance", "Best so far"):
+        assert f"<h2>{heading}" in page
+    again = tuning.Found.load(folder)
+    assert again.trials == found.trials
+    assert str(again) == str(found)
+
+
+def test_a_damaged_or_missing_summary_is_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no search: there is no"):
+        tuning.Found.load(tmp_path)
+    for text in ("{", "[]", '{"trials": []}', '{"trials": 3}'):
+        (tmp_path / "summary.json").write_text(text)
+        with pytest.raises(ValueError, match=r"summary.json is damaged or of another") as caught:
+            tuning.Found.load(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_best_and_the_papers_setting_meet_the_test_images(folder, data, found):
+    small = dataclasses.replace(data, test=data.test.subset(60))
+    again = tuning.remeasure(found, small, folder, plan=plan(), seeds=(0, 1), jobs=2)
+    assert list(again.again) == ["best", "paper", "no mixing"]
+    for name, method in (
+        ("best", av.avmixup(**found.best.params, epsilon=0.15, steps=1)),
+        ("paper", av.avmixup(epsilon=0.15, steps=1)),
+        ("no mixing", av.methods.pgd(0.15, steps=1)),
+    ):
+        network = av.small_cnn(data, seed=1, base_channels=4)
+        for _ in av.Training(network, data.train, method, 12, batch_size=32, seed=1):
+            pass
+        rows = [av.pgd(20, 0.15), av.cw(20, 0.15), autoattack(0.15, "quick")]
+        alone = av.evaluate(network, small.test, rows, seed=1)
+        assert torch.equal(again.again[name][1].correct, alone.correct)
+    files = {path: path.stat().st_mtime_ns for path in (folder / "again").iterdir()}
+    assert {path.suffix for path in files} == {".npz", ".json"}
+    more = tuning.remeasure(found, small, folder, plan=plan(), seeds=(0, 1))
+    assert files == {path: path.stat().st_mtime_ns for path in (folder / "again").iterdir()}
+    assert str(more) == str(again) == str(tuning.Found.load(folder))
+    assert "- best against paper, AutoAttack (quick): " in again.table()
+    comparison = again.comparisons()[3]
+    means = [np.mean([e.accuracy("AutoAttack (quick)") for e in again.again[n]])
+             for n in ("best", "paper")]  # fmt: skip
+    assert comparison.difference == pytest.approx(means[0] - means[1])
+
+
+def test_remeasuring_refuses_another_plan_and_no_seeds(tmp_path, data, found):
+    with pytest.raises(ValueError, match="holds another search .*its prune is True, not False"):
+        tuning.remeasure(found, data, tmp_path, plan=plan(prune=False))
+    with pytest.raises(ValueError, match=r"seeds = \(\) is not allowed"):
+        tuning.remeasure(found, data, tmp_path, plan=plan(), seeds=())
+
+
+# --------------------------------------------------------------------------- the command line
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["avmixup_kit", "search", *map(str, words)])
+    cli.main()
+
+
+def test_the_command_is_the_library(monkeypatch, tmp_path, capsys, data):
+    words = ["--dataset", "digits", "--trials", 3, "--steps", 12, "--batch-size", 32,
+             "--base-channels", 4, "--attack-steps", 1, "--images", 40, "--seeds", 0]  # fmt: skip
+    call(monkeypatch, tmp_path / "a", *words)
+    out = capsys.readouterr().out
+    assert out.count("\ntrial ") + out.startswith("trial ") == 3
+    direct = tuning.search(data, tmp_path / "b", trials=3, plan=plan(objective="cw"))
+    assert plain(tuning.Found.load(tmp_path / "a")) == plain(direct)
+    assert str(direct.best.number) in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--objective", "pgd"], "objective = 'pgd' is not allowed: soft labels"),
+        (["--trials", "0"], "trials = 0 is not allowed"),
+        (["--seeds", "-1"], "seeds = -1 is not allowed"),
+        (["--lambda1", "0.5", "2"], r"lambda1 = \(0.5, 2.0\) is not allowed"),
+        (["--validation", "1.5"], "validation=1.5"),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_line(monkeypatch, tmp_path, capsys, words, message):
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, tmp_path / "x", *words)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert re.match(f"error: .*{message}", error), error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_unknown_data_set_is_refused(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, tmp_path / "x", "--dataset", "emnist")
+    assert stop.value.code == 2
+    assert "emnist" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
