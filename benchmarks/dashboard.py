@@ -130,7 +130,7 @@ def latencies(rounds: int) -> dict[str, list[float]]:
         )
         click = {"method": "custom", "content": {"event": "click"}}
         for number in range(rounds):
-            value = 1.5 + number / 100
+            value = 1.5 + number / 20
             move = {"method": "update", "state": {"value": value}}
             turned.append(client.answer(gamma, move, note, f"{value:.3g} times as far"))
             time.sleep(0.3)
