@@ -171,7 +171,10 @@ def provenance() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    status = git("status", "--porcelain", "--untracked-files=no")
+    # Results that are being written do not change what computes them.
+    status = git(
+        "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results"
+    )
     return {
         "commit": git("rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
