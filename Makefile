@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Jupyter asks whoever is root, in a container say, to say so.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: demo test lab clean
+.PHONY: demo test lab cuda clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m avmixup_kit demo
@@ -20,6 +20,13 @@ test: $(VENV)/.installed-test
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval notebooks -n 2 --dist loadfile $(PYTEST_ARGS)
+
+# Installs nothing: it runs on images that have torch and no network. $(PYTHON), else the venv.
+cuda:
+	@python="$(PYTHON)"; \
+	$$python -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || \
+		{ [ -x $(BIN)/python ] && python=$(BIN)/python; }; \
+	$$python benchmarks/cuda_benchmark.py $(CUDA_ARGS)
 
 $(VENV)/.created:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'

@@ -91,13 +91,19 @@ def joined(device: str = "auto") -> Iterator[None]:
 
     store, own, size = next(iter(rendezvous("env://")))
     dist.init_process_group(backend, store=store, rank=own, world_size=size)
-    told = PrefixStore("avmixup_kit", store)
+    told, ended = PrefixStore("avmixup_kit", store), False
     try:
         yield
+        ended = True
     except Exception as error:
-        raise _first_error(told, own, error) from error
+        first = _first_error(told, own, error)
+        if first is error:
+            raise
+        raise first from error
     finally:
-        dist.destroy_process_group()
+        # After an error NCCL could wait for processes that wait for this one: torchrun ends all.
+        if ended or chosen.type == "cpu":
+            dist.destroy_process_group()
 
 
 def _first_error(store: Any, own: int, error: Exception) -> Exception:
@@ -269,11 +275,12 @@ class _WholeBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        axes = [0, *range(2, input.ndim)]
-        shape = [1, -1, *[1] * (input.ndim - 2)]
-        count = input.numel() // input.shape[1] * world()
-        average = _Summed.apply(input.sum(axes)) / count
-        centred = input - average.reshape(shape)
+        x = input.float()  # statistics of bf16 activations need float32, too
+        axes = [0, *range(2, x.ndim)]
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        count = x.numel() // x.shape[1] * world()
+        average = _Summed.apply(x.sum(axes)) / count
+        centred = x - average.reshape(shape)
         variance = _Summed.apply(centred.square().sum(axes)) / count
         if self.track_running_stats and self.running_mean is not None:
             assert self.running_var is not None
@@ -287,7 +294,7 @@ class _WholeBatchNorm(_BatchNorm):
         output = centred * (variance + self.eps).rsqrt().reshape(shape)
         if self.affine:
             output = output * self.weight.reshape(shape) + self.bias.reshape(shape)
-        return output
+        return output.to(input.dtype)
 
 
 class _Summed(torch.autograd.Function):

@@ -65,6 +65,8 @@ def test_compiled_steps_are_the_eager_ones_and_turns_recompile_nothing(digits, t
             )  # fmt: skip
             rates.add(next(run).lr)
         assert len(rates) == 3, "the learning rate decayed too"
+        with pytest.raises(RuntimeError, match="recompile"):
+            run._network(torch.rand(3, 1, 8, 8))
     finally:
         torch.compiler.set_stance("default")
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs

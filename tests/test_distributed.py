@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -281,12 +282,14 @@ def test_a_full_disk_of_process_0_ends_both_and_keeps_the_checkpoint(pair, tmp_p
 
 
 FAILS = """
-import sys, torch
+import os, signal, sys, torch
 torch.set_num_threads(1)
 import avmixup_kit as av
 from avmixup_kit import distributed, runs
 def curves(training):
     if training.step == 4 and distributed.rank() == 1:
+        if sys.argv[2] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError("rank 1 has had enough")
     return {"one": 1.0}
 with distributed.joined("cpu"):
@@ -297,23 +300,30 @@ with distributed.joined("cpu"):
 """
 
 
-def test_a_process_that_fails_ends_all_with_its_error(tmp_path):
+@pytest.mark.parametrize("how", ["raises", "killed"])
+def test_a_process_that_fails_ends_all_with_its_error(tmp_path, how):
+    """About 8 s each: two interpreters load torch."""
     port = free_port()
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", FAILS, str(tmp_path)],
+            [sys.executable, "-c", FAILS, str(tmp_path), how],
             env=os.environ | environment(rank, 2, port),
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=120)[1].splitlines()[-1] for process in processes]
-    assert [process.returncode for process in processes] == [1, 1]
-    assert said[1].removeprefix("[rank1]: ") == "ValueError: rank 1 has had enough"
-    assert said[0].endswith(
-        "RankFailed: process 1 of this training ended with ValueError: rank 1 has had enough"
-    )
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    last = said[0].splitlines()[-1].removeprefix("[rank0]: ")
+    assert last.startswith("avmixup_kit.distributed.RankFailed: "), said[0]
+    if how == "raises":
+        assert [process.returncode for process in processes] == [1, 1]
+        assert said[1].splitlines()[-1].endswith("ValueError: rank 1 has had enough")
+        end = "process 1 of this training ended with ValueError: rank 1 has had enough"
+        assert last.endswith(end)
+    else:
+        assert [process.returncode for process in processes] == [1, -signal.SIGKILL]
+        assert "another process of this training went away" in last
     assert runs.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == 3
 
 

@@ -1,0 +1,99 @@
+"""What must hold on a CUDA device, where there is one; what also holds on a CPU, always."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+
+import cuda_checks  # noqa: E402
+import scaling  # noqa: E402
+
+
+def name(check):
+    return check.__name__.removeprefix("check_")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.filterwarnings("default")  # the compiler advises on TF32 and the like
+@pytest.mark.parametrize("check", cuda_checks.ON_CUDA, ids=name)
+def test_on_cuda(check):
+    check(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("check", cuda_checks.ANYWHERE, ids=name)
+def test_on_the_cpu(check):
+    check(torch.device("cpu"))
+
+
+def run(*words, **environment):
+    import os
+
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "cuda_benchmark.py"), *map(str, words)],
+        capture_output=True, text=True, timeout=300, cwd=ROOT,
+        env=os.environ | environment,
+    )  # fmt: skip
+
+
+def test_without_a_gpu_the_benchmark_says_so(tmp_path):
+    done = run(CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "error: this machine has no CUDA device that torch can use; --device cpu --network "
+        "small_cnn --seconds 20 tries the code on a CPU"
+    )
+
+
+def test_make_cuda_needs_no_installation():
+    dry = subprocess.run(
+        ["make", "--dry-run", "cuda"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert dry.returncode == 0, dry.stderr
+    assert "benchmarks/cuda_benchmark.py" in dry.stdout
+    assert "pip install" not in dry.stdout
+
+
+def test_the_benchmark_in_small_on_a_cpu(tmp_path):
+    """About 20 s, the budget it is given: every part of the benchmark but the compiled rows."""
+    done = run(
+        "--device", "cpu", "--network", "small_cnn", "--seconds", 20, "--output", tmp_path,
+        CUDA_VISIBLE_DEVICES="",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    report = json.loads((tmp_path / "benchmark.json").read_text())
+    assert report["seconds"] < 60
+    assert report["matrix_tflops"]["float32"] > 0
+    assert report["copy_gb_per_s"] > 0
+    network = report["networks"]["small_cnn"]
+    rows = network["rows"]
+    assert {"plain loop", "plain loop again (A/A)", "kit"} <= rows.keys()
+    assert all(row["images_per_s"]["median"] > 0 for row in rows.values())
+    assert 0 < rows["kit"]["utilisation"] < 1
+    assert network["dial"]["first_step_after_a_turn_s"] > 0
+    assert network["evaluation"]["over_floor"] > 0.5
+    assert any("compiled" in line for line in report["skipped"])
+    table = (tmp_path / "table.md").read_text()
+    assert "| kit |" in table
+    assert "small_cnn" in table
+
+
+def test_the_model_of_data_parallelism_is_arithmetic():
+    """WRN-34-10, batch 128: 39.2 TFLOP a step, 184.6 MB of gradients."""
+    head, *rows = scaling.modelled(400.0, [400.0, 25.0], (128,))
+    assert head[:4] == ["network", "batch", "GPUs", "compute ms"]
+    wide = [row for row in rows if row[0] == "wrn-34-10"]
+    assert [row[2] for row in wide] == ["1", "8", "64"]
+    one, eight, _ = ([float(cell) for cell in row[3:]] for row in wide)
+    compute = 128 * 2 * (10 * 13.32e9 + 19.98e9) / 400e12 * 1e3
+    assert one[0] == pytest.approx(compute, rel=0.01)
+    assert one[1:] == [0, 0, 1, 1]
+    send = 2 * 7 / 8 * 4 * 46_160_474 / 400e9 * 1e3
+    assert eight[:2] == pytest.approx([compute / 8, send], rel=0.01)
+    assert eight[3] == pytest.approx(compute / (compute / 8 + send), rel=0.02)
+    assert eight[4] < eight[3] < 8
