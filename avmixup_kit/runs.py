@@ -36,6 +36,10 @@ from avmixup_kit.training import Dial, Record, Training, TrainingDiverged, Turn,
 
 Curves = Callable[[Training], dict[str, float]]
 
+# To read a loss on a device is to wait for its step, so losses are logged in blocks of 50; on a CPU
+# the step is done.
+LOGGED_AT_ONCE = {"cpu": 1}
+
 
 def write_atomic(path: str | Path, content: bytes) -> None:
     """Write a file whole or not at all.
@@ -418,8 +422,7 @@ class _Run:
         for record in training:
             self._log_turns()
             self.waiting.append(record)
-            # On CUDA to read a loss is to wait for the step; a CPU has done it.
-            if training.device.type == "cpu" or len(self.waiting) == 50:
+            if len(self.waiting) >= LOGGED_AT_ONCE.get(training.device.type, 50):
                 self._log_steps()
             done = record.step + 1
             ended = done == training.steps

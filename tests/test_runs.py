@@ -198,6 +198,37 @@ def test_kill_9_at_random_moments_then_resume_is_bit_identical(digits, tmp_path)
     assert logs[0] == logs[1]
 
 
+def test_losses_logged_in_blocks_make_the_same_log(digits, tmp_path, monkeypatch):
+    """As on CUDA, where reading each loss would be waiting for each step."""
+
+    def session(folder, stop, resume=False):
+        run = new(digits)
+        records = runs.log(
+            run, folder, resume=resume, checkpoint_every=7, curves=measure, curves_every=5
+        )
+        for record in records:
+            if record.step == 10:
+                run.dial.turn(gamma=3.0)
+            if record.step == 20:  # killed here, its checkpoint must not be ahead of its log
+                assert [r["step"] for r in lines(folder) if "loss" in r] == list(range(21))
+            if record.step + 1 == stop:
+                break
+        records.close()
+
+    def lines(folder):
+        records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+
+    session(tmp_path / "one", STEPS)
+    monkeypatch.setitem(runs.LOGGED_AT_ONCE, "cpu", 50)
+    session(tmp_path / "blocks", STEPS)
+    assert lines(tmp_path / "blocks") == lines(tmp_path / "one")
+    session(tmp_path / "part", 13)
+    assert [r["step"] for r in lines(tmp_path / "part") if "loss" in r] == list(range(13))
+    session(tmp_path / "part", STEPS, resume=True)
+    assert [r["step"] for r in lines(tmp_path / "part") if "loss" in r] == list(range(STEPS))
+
+
 # --------------------------------------------------------------------------- limited time, pieces
 
 
