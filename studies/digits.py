@@ -32,6 +32,7 @@ from avmixup_kit import features, methods, models, runs
 from avmixup_kit.autoattack import autoattack
 from avmixup_kit.demo import robust_curves
 from avmixup_kit.evaluation import Evaluation, compare, evaluate
+from avmixup_kit.intervals import over_seeds
 
 EPSILON = 0.15
 STEPS = 500
@@ -217,8 +218,8 @@ def only(evaluation: Evaluation, rows: list[str]) -> Evaluation:
 
 def spread(values: list[float], sign: bool = False) -> str:
     """Return mean +- half the 95 % interval over seeds, in percent."""
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{100 * np.mean(values):{'+' if sign else ''}.1f} +- {100 * half:.1f}"
+    mean, half = over_seeds(values)
+    return f"{100 * mean:{'+' if sign else ''}.1f} +- {100 * half:.1f}"
 
 
 def t_test(differences: np.ndarray) -> float:

@@ -1,0 +1,20 @@
+"""Intervals over seeds; those over images and the paired tests are in test_evaluation.py."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from avmixup_kit.intervals import over_seeds
+
+
+def test_interval_over_seeds_is_students():
+    values = [0.70, 0.72, 0.65, 0.74, 0.69]
+    mean, half = over_seeds(values)
+    low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+    assert (mean - half, mean + half) == pytest.approx((low, high), rel=1e-12)
+    assert over_seeds(values, 0.5)[1] < half
+
+
+def test_a_single_seed_has_no_interval():
+    with pytest.raises(ValueError, match="1 seed has no interval over seeds: two or more"):
+        over_seeds([0.7])
