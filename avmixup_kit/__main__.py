@@ -75,6 +75,9 @@ class DataOptions:
             options["validation"] = self.validation
         if self.pad is not None or self.flip is not None:
             options["augmentation"] = Augmentation(self.pad or 0, bool(self.flip))
+        if distributed.world() > 1:
+            # One process downloads and decodes; the others find it done.
+            distributed.from_rank_0(lambda: bool(load(self.data, **options)))
         return load(self.data, **options)
 
 
@@ -406,6 +409,8 @@ class Reproduce:
     """Where it is computed; digits always on the CPU unless cuda is asked for."""
     precision: Precision | None = None
     """Of training; left out, bf16 at scale short where the device has it, else float32."""
+    compile: bool = False
+    """Train compiled networks."""
 
     def __call__(self) -> None:
         from avmixup_kit.reproduce import reproduce
@@ -423,6 +428,7 @@ class Reproduce:
             data_root=self.data_root,
             device=device,
             precision=self.precision,
+            compiled=self.compile,
             minutes=self.minutes,
             only_table=self.table,
             only_estimate=self.estimate,

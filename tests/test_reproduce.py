@@ -1,6 +1,7 @@
 """The paper's tables beside ours: one command, resumable, and nothing in them but what was run."""
 
 import io
+import itertools
 import json
 import re
 import shutil
@@ -22,7 +23,19 @@ import avmixup_kit as av
 from avmixup_kit import __main__ as cli
 from avmixup_kit import models, paper, runs
 from avmixup_kit.attacks import Attack
-from avmixup_kit.reproduce import estimate, load, plan, plans, provenance, reproduce, results, work
+from avmixup_kit.evaluation import Comparison, compare
+from avmixup_kit.reproduce import (
+    claims,
+    estimate,
+    figures,
+    load,
+    plan,
+    plans,
+    provenance,
+    reproduce,
+    results,
+    work,
+)
 from avmixup_kit.training import TrainingDiverged
 
 pytest.importorskip("pyautoattack")
@@ -305,7 +318,7 @@ def test_minutes_end_it_cleanly_and_the_same_command_goes_on(made, tmp_path):
 
 def test_minutes_end_a_training_at_a_checkpoint(tmp_path, monkeypatch):
     scale = replace(TINY, steps=12)
-    now = iter(range(1000))
+    now = itertools.count()
     monkeypatch.setattr(work.time, "monotonic", lambda: next(now))
     _, said = make(["table6"], tmp_path, scale=scale, seeds=[0], minutes=0.08)
     monkeypatch.undo()
@@ -313,7 +326,7 @@ def test_minutes_end_a_training_at_a_checkpoint(tmp_path, monkeypatch):
     assert found is not None
     assert 0 < int(found[1]) < 12
     (table,), said = make(["table6"], tmp_path, scale=scale, seeds=[0])
-    assert f"steps {found[1]} to 40 of 12" in said
+    assert f"steps {found[1]} to 12 of 12" in said
     assert table.missing == ()
 
 
@@ -334,6 +347,25 @@ def test_minutes_between_attacks_leave_cells_that_are_missing(tmp_path, monkeypa
     (table,), said = make(["table6"], tmp_path, seeds=[0])
     assert "trained digits/feature-scatter-avmixup-1-0.1-0.5-0" not in said
     assert table.missing == ()
+
+
+def test_verdicts_taken_in_pieces_and_interrupted_between_them_are_the_same(made, tmp_path):
+    row = next(row for row in plan("table1", TINY).rows if row.title == "PGD")
+    whole = work.Work(TINY, made / "runs").verdicts(row.run)
+    shutil.copytree(made / "runs/smoke/digits/pgd-0", tmp_path / "runs/smoke/digits/pgd-0")
+    (tmp_path / "runs/smoke/digits/pgd-0/verdicts.npz").unlink()
+    columns = [column for column in row.columns if "AutoAttack" not in column.title]
+    said = []
+    pieces = work.Work(replace(TINY, chunk=7), tmp_path / "runs", say=said.append)
+    pieces.clock = type("Clock", (), {"over": property(lambda self: len(said) > 1)})()
+    assert not pieces.judge(row.run, columns)
+    pieces.clock = work.Clock()
+    assert pieces.judge(row.run, columns)
+    assert [re.search(r"(\d+) images", line)[1] for line in said] == ["7", "7", "6"]
+    found = pieces.verdicts(row.run)
+    for column in columns:
+        assert np.array_equal(found.correct[column.key], whole.correct[column.key])
+        assert found.gradients[column.key] == whole.gradients[column.key]
 
 
 def test_a_cell_of_fewer_seeds_than_its_row_says_so(copy):
@@ -477,6 +509,28 @@ def test_results_about_other_images_than_are_here_are_refused(copy):
     assert not (copy / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kit": "0.0.1"}, r"is of another version of the kit \(0.0.1\) than would be added"),
+        (
+            {"precision": "bf16", "settings__precision": "bf16"},
+            r"is of another precision \(bf16\) than would be added \(float32\)",
+        ),
+    ],
+)
+def test_nothing_is_added_to_results_that_it_could_not_stand_beside(copy, change, message):
+    for path in (copy / "results/table1/smoke").glob("*.json"):
+        edit(**change)(path)
+    before = contents(copy / "results")
+    with pytest.raises(ValueError, match=message):
+        make(["table1"], copy, seeds=[2])
+    assert contents(copy / "results") == before
+    assert not (copy / "runs").exists()
+    (table,), _ = make(["table1"], copy, seeds=[0, 1])  # to read them is no harm
+    assert table.missing == ()
+
+
 def test_a_run_folder_of_other_settings_is_refused(made, tmp_path):
     shutil.copytree(made / "runs", tmp_path / "runs")
     with pytest.raises(
@@ -509,6 +563,113 @@ def test_verdicts_and_file_that_do_not_belong_together_are_refused(copy):
         first.evaluation()
 
 
+# ----------------------------------------------------------------------- what the tables say
+
+
+def comparison(difference, p):
+    return Comparison("PGD20", 449, (difference,), (p,), p, (difference - 0.01, difference + 0.01))
+
+
+@pytest.mark.parametrize(
+    ("of_paper", "ours", "verdict"),
+    [
+        (11.9, comparison(0.05, 0.01), "agrees"),
+        (-11.9, comparison(-0.05, 0.01), "agrees"),
+        (11.9, comparison(-0.05, 0.01), "differs"),
+        (11.9, comparison(0.05, 0.2), "not decided"),
+        (11.9, None, "missing"),
+        (None, comparison(0.05, 0.01), "-"),
+    ],
+)
+def test_a_claim_is_decided_by_sign_and_p_value(of_paper, ours, verdict):
+    assert claims.Claim("AVmixup", "PGD", "PGD20", of_paper, ours).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("weak", "strong", "verdict"),
+    [
+        (comparison(0.05, 0.01), comparison(-0.05, 0.01), "turns it round"),
+        (comparison(0.05, 0.01), comparison(0.02, 0.3), "no longer decides it"),
+        (comparison(0.05, 0.01), comparison(0.02, 0.01), "confirms it"),
+        (comparison(0.05, 0.2), comparison(-0.05, 0.01), "decides it"),
+        (comparison(0.05, 0.2), comparison(-0.05, 0.2), "leaves it undecided"),
+        (comparison(0.05, 0.2), None, "missing"),
+    ],
+)
+def test_what_a_stronger_attack_does_to_a_claim(weak, strong, verdict):
+    both = (claims.Claim("AVmixup", "PGD", "x", 1.0, ours) for ours in (weak, strong))
+    assert claims.Turn(*both).verdict == verdict
+
+
+def test_claims_set_the_papers_difference_beside_the_paired_one_of_ours(made):
+    table = load("table1", TINY, made / "results")
+    found = {(claim.other, claim.column): claim for claim in claims.claims(table)}
+    assert len(found) == 4 * 6
+    assert {claim.subject for claim in found.values()} == {"AVmixup"}
+    claim = found["PGD", "PGD20"]
+    assert claim.paper == pytest.approx(58.23 - 46.34)
+    both = [[r.evaluation() for r in table.of(row)] for row in ("AVmixup", "PGD")]
+    assert claim.ours == compare(*both, "PGD20")
+    assert found["PGD", "AutoAttack (quick)"].paper is None
+    turns = claims.turns(table)
+    assert [(turn.weak.column, turn.strong.column) for turn in turns] == [
+        ("PGD20", "AutoAttack (quick)")
+    ] * 4
+    assert "AVmixup" in claims.text(list(found.values()))
+    for row, weak, strong in claims.lost(table):
+        assert weak == table.cell(row, "PGD20")
+        assert strong == table.cell(row, "AutoAttack (quick)")
+        points = f"{100 * (weak.mean - strong.mean):.2f}"
+        assert re.search(rf"^{row} .* {points} ", claims.lost_text(table), re.MULTILINE)
+
+
+def test_digits_stand_beside_every_data_set_of_the_papers(made):
+    table = load("table5", TINY, made / "results")
+    found = claims.claims(table)
+    assert {claim.block for claim in found} == {"CIFAR10", "CIFAR100", "SVHN"}
+    mine = [c.ours for c in found if (c.other, c.column) == ("Feature Scatter", "CW100")]
+    assert len(mine) == 3
+    assert mine[0] == mine[1] == mine[2]
+    (last,) = (
+        c for c in found if (c.block, c.other, c.column) == ("SVHN", "Feature Scatter", "Clean")
+    )
+    assert last.paper == pytest.approx(96.07 - 96.42)
+    assert [turn.weak.column for turn in claims.turns(table)] == ["PGD100"] * 2
+    assert claims.summary(found).count("SVHN") == 2
+
+
+def test_where_nothing_was_run_claims_are_missing(tmp_path):
+    table = load("table6", TINY, tmp_path)
+    found = claims.claims(table)
+    assert {claim.verdict for claim in found} == {"missing"}
+    assert {claim.subject for claim in found} == {"0.5 / 0.7"}
+    assert claims.turns(table) == claims.lost(table) == []
+    assert claims.text(found).count("missing") == 3 * len(found)
+
+
+def test_figures_draw_the_papers_numbers_and_ours(made):
+    pytest.importorskip("plotly")
+    for name, panels in (("table1", 2), ("table2", 2), ("table4", 4), ("table5", 4), ("table6", 2)):
+        table = load(name, TINY, made / "results")
+        figure = figures.side_by_side(table)
+        titles = [note.text for note in figure.layout.annotations]
+        assert len(titles) == panels
+        assert titles[-1] == "ours, scikit-learn's digits, 8x8"
+        row = table.plan.rows[-1].title
+        bars = [bar for bar in figure.data if bar.name == row.split(" / ")[-1] or bar.name == row]
+        ours = bars[-1]
+        columns = [c.title for c in table.plan.rows[-1].columns]
+        ordered = [c for c in table.plan.columns if c in columns]
+        assert list(ours.y) == [100 * table.cell(row, column).mean for column in ordered]
+        assert len(bars) == panels
+    table = load("figure2", TINY, made / "results")
+    drawn = figures.curves(table)
+    (line,) = (line for line in drawn.data if line.name == "PGD, PGD10, train")
+    assert list(line.y) == [100 * value for value in table.of("PGD")[0].curves["PGD10, train"][1]]
+    nothing = figures.side_by_side(load("table3", TINY, made / "nowhere"))
+    assert [note.text for note in nothing.layout.annotations] == ["paper, CIFAR10"]
+
+
 # ------------------------------------------------------------------------------------------ cost
 
 
@@ -530,6 +691,30 @@ def test_the_estimate_of_the_papers_avmixup_is_3_14e18_operations_and_does_nothi
     for difference in paper.PAPER_VS_CODE:
         assert f"- {difference.point}: taken is " in out
     assert not list(tmp_path.iterdir())
+
+
+def test_measured_rates_take_the_place_of_assumed_ones(tmp_path):
+    path = tmp_path / "cuda" / "some-gpu" / "benchmark.json"
+    path.parent.mkdir(parents=True)
+    rows = {"kit": {"tflops": 200.0}, "kit, compiled": {"tflops": 300.0}}
+    networks = {"wrn-34-10": {"rows": rows}, "preact_resnet18": {"failed": "out of memory"}}
+    path.write_text(json.dumps({"device": "Some GPU", "networks": networks}))
+    assert estimate.measured(tmp_path) == {"Some GPU (some-gpu)": {"wrn-34-10": 200.0}}
+    rates = estimate.measured(tmp_path, compiled=True)
+    assert rates == {"Some GPU (some-gpu)": {"wrn-34-10": 300.0}}
+    (one,) = (e for e in estimate.estimates([plan("table1", plans.FULL)]) if e.run.name == "pgd")
+    text = estimate.table([plan("table1", plans.FULL)], rates=rates)
+    (line,) = (line for line in text.splitlines() if line.startswith("cifar10/pgd"))
+    assert float(line.split()[-1]) == pytest.approx(one.total / (300e12 * 3600), rel=0.01)
+    assert "h on Some GPU (some-gpu)" in text
+    assert "not measured" not in text
+    text = estimate.table([plan("table5", plans.FULL)], rates=rates)
+    assert "h at 100" in text  # no network of Table 5 was measured
+    text = estimate.table([plan("table1", plans.FULL), plan("table4", plans.FULL)], rates=rates)
+    assert "and 8 networks not measured" in text
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"benchmark.json is corrupted \(JSONDecodeError"):
+        estimate.measured(tmp_path)
 
 
 def test_provenance_answers_every_difference_between_paper_and_code():
@@ -595,3 +780,19 @@ def test_a_data_set_that_is_not_to_be_had_is_left_out_and_its_rows_missing(tmp_p
     assert said.splitlines().count(wanted) == 1
     assert table.cell("CIFAR10 / PGD", "CW100") is not None
     assert {row.split(" / ")[0] for row, _ in table.missing} == {"CIFAR100", "SVHN"}
+
+
+def test_the_command_lines_options_reach_the_training(tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def caught(model, split, method, *, settings, compile):
+        raise Stop(compile, settings.precision, settings.seed, next(model.parameters()).device.type)
+
+    monkeypatch.setattr(work, "Training", caught)
+    words = ["table1", "--compile", "--precision", "tf32", "--seeds", "7", "--device", "cpu"]
+    words += ["--results", str(tmp_path / "r"), "--runs", str(tmp_path / "runs")]
+    monkeypatch.setattr(sys, "argv", ["avmixup_kit", "reproduce", *words])
+    with pytest.raises(Stop) as stop:
+        cli.main()
+    assert stop.value.args == (True, "tf32", 7, "cpu")

@@ -183,7 +183,8 @@ class Branch:
             for row in evaluation.names:
                 self.curves[f"{row}, {name}"].add(self.training.step, evaluation.accuracy(row))
         if self.scattered:
-            found = features.scatter(self.training.model, *self.probed.values(), attack).curves()
+            train, validation = self.probed.values()
+            found = features.scatter(self.training.model, train, validation, attack).curves()
             for row in found.keys() & self.curves.keys():
                 self.curves[row].add(self.training.step, found[row])
         self.strip = self._strip()

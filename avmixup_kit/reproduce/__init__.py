@@ -1,5 +1,12 @@
-"""The paper's tables beside ours: what each takes (``plans``), doing it (``work``), the tables made
-of its results (``results``), and what it costs (``estimate``)."""
+"""The paper's tables beside ours.
+
+- ``plans``: which networks, attacks and images each table takes, at each scale.
+- ``work``: training and evaluating them, resumably; ``verdicts`` of single images are kept.
+- ``results``: the files that come out, and the tables made of them alone.
+- ``estimate``: what it costs.
+- ``claims``: which of the paper's claims come out the same, and under a stronger attack.
+- ``figures``: the paper's tables and ours side by side.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,6 +73,7 @@ def reproduce(
     data_root: str | Path = "data",
     device: torch.device | str = "cpu",
     precision: Precision | None = None,
+    compiled: bool = False,
     minutes: float | None = None,
     only_table: bool = False,
     only_estimate: bool = False,
@@ -82,6 +90,7 @@ def reproduce(
         data_root: where data sets lie, or the archive cifar10-jpeg.tar.xz itself.
         device, precision: where and how networks are trained; bf16 at the short scale where the
             device has it, else float32.
+        compiled: train compiled networks, see ``Training``.
         minutes: after which everything is saved and ended; calling again goes on.
         only_table: make the tables from the results that are there, train nothing.
         only_estimate: tell what it would cost, do nothing.
@@ -98,7 +107,8 @@ def reproduce(
         precision = "bf16" if scale.name == "short" and native_bf16(device) else "float32"
     if not only_table:
         asked = [plan(name, scale, precision=precision) for name in names]
-        say(f"{provenance(scale)}\n\n{estimate.table(asked, len(seeds))}\n")
+        rates = estimate.measured(results, compiled=compiled)
+        say(f"{provenance(scale)}\n\n{estimate.table(asked, len(seeds), rates)}\n")
     if only_estimate:
         return []
     work = Work(
@@ -107,6 +117,7 @@ def reproduce(
         data_root=data_root,
         device=device,
         precision=precision,
+        compiled=compiled,
         minutes=minutes,
         say=say,
     )

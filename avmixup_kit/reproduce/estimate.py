@@ -1,7 +1,10 @@
 """What a table would cost, before it is begun: operations counted, hours by arithmetic."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from avmixup_kit import attacks, cost, models
 from avmixup_kit.evaluation import text_table
@@ -38,6 +41,12 @@ class Estimate:
         return self.training + self.evaluation
 
 
+@cache
+def _macs(network: str, data: str) -> cost.Macs:
+    classes, shape, _ = SIZES[data]
+    return cost.macs(models.build(network, _Shape(shape, classes)), shape)
+
+
 def estimates(plans: Sequence[Plan]) -> list[Estimate]:
     """Return what each network of the tables costs, in operations (two for a multiply-add)."""
     columns: dict[Run, dict[str, Column]] = {}
@@ -46,16 +55,10 @@ def estimates(plans: Sequence[Plan]) -> list[Estimate]:
             columns.setdefault(run, {})
         for row in plan.rows:
             columns[row.run] |= {column.key: column for column in row.columns}
-    counted: dict[object, cost.Macs] = {}
     found = []
     for run, its in columns.items():
-        classes, shape, images = SIZES[run.data]
-        images = min(images, plans[0].scale.images or images)
-        key = (run.network, run.data)
-        if key not in counted:
-            network = models.build(run.network, _Shape(shape, classes))
-            counted[key] = cost.macs(network, shape)
-        network = counted[key]
+        network = _macs(run.network, run.data)
+        images = min(SIZES[run.data][2], plans[0].scale.images or SIZES[run.data][2])
         training = 2 * cost.training_macs(network, run.method, run.settings)
         evaluation = 2 * cost.evaluation_macs(
             network, [c.attack for c in its.values() if c.attack is not None], images
@@ -66,33 +69,83 @@ def estimates(plans: Sequence[Plan]) -> list[Estimate]:
     return found
 
 
-def table(plans: Sequence[Plan], seeds: int = 1) -> str:
+def measured(results: str | Path, *, compiled: bool = False) -> dict[str, dict[str, float]]:
+    """Return the rates that ``make cuda`` measured: device to network to 10^12 operations a second.
+
+    Args:
+        results: the folder in which cuda/<device>/benchmark.json may lie.
+        compiled: the rates of compiled networks rather than of eager ones.
+
+    Raises:
+        ValueError: such a file is corrupted.
+    """
+    row = "kit, compiled" if compiled else "kit"
+    rates: dict[str, dict[str, float]] = {}
+    for path in sorted(Path(results).glob("cuda/*/benchmark.json")):
+        try:
+            report = json.loads(path.read_text())
+            rates[f"{report['device']} ({path.parent.name})"] = {
+                name: float(network["rows"][row]["tflops"])
+                for name, network in report["networks"].items()
+                if row in network.get("rows", ())
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is corrupted ({type(error).__name__}: {error})") from error
+    return rates
+
+
+def table(
+    plans: Sequence[Plan], seeds: int = 1, rates: dict[str, dict[str, float]] | None = None
+) -> str:
     """Return what ``seeds`` seeds of the tables cost, a line for each network, as text.
 
     Args:
         plans: of one seed.
         seeds: how many seeds are trained; each costs the same.
+        rates: what ``measured`` found; without any, hours are arithmetic at ``RATES``.
     """
-    found = estimates(plans)
+    found, scale = estimates(plans), plans[0].scale
+    known = {
+        device: its
+        for device, its in (rates or {}).items()
+        if {e.run.network for e in found} & its.keys()
+    }
     head = ["run", "network", "steps x batch", "training FLOP", "evaluation FLOP"]
-    lines = [[*head, *(f"h at {rate}" for rate in RATES)]]
+    lines = [[*head, *(f"h on {device}" for device in known)]]
+    if not known:
+        lines[0] += [f"h at {rate}" for rate in RATES]
+
+    def hours(these: Sequence[Estimate], times: int = 1) -> list[str]:
+        if not known:
+            total = times * sum(one.total for one in these)
+            return [f"{cost.hours(total / 2, rate):.3g}" for rate in RATES]
+        texts = []
+        for its in known.values():
+            there = [one for one in these if one.run.network in its]
+            sums = [cost.hours(times * one.total / 2, its[one.run.network]) for one in there]
+            rest = len(these) - len(there)
+            unknown = "" if not rest else f" and {rest} networks not measured"
+            texts.append(f"{sum(sums):.3g}{unknown}" if there else "not measured")
+        return texts
+
     for one in found:
         run, settings = one.run, one.run.settings
         steps = f"{settings.steps} x {settings.batch_size}"
         parts = f"{one.training:.3g}", f"{one.evaluation:.3g}"
-        lines.append([f"{run.data}/{run.name}", run.network, steps, *parts, *_hours(one.total)])
+        lines.append([f"{run.data}/{run.name}", run.network, steps, *parts, *hours([one])])
     training = seeds * sum(one.training for one in found)
     evaluation = seeds * sum(one.evaluation for one in found)
     last = f"all, {seeds} seed{'s' if seeds > 1 else ''}"
     parts = f"{training:.3g}", f"{evaluation:.3g}"
-    lines.append([last, "", "", *parts, *_hours(training + evaluation)])
+    lines.append([last, "", "", *parts, *hours(found, seeds)])
     notes = [
         "Counted from the networks, two operations a multiply-add, for each seed; training "
         "includes its curves, evaluation is the most it can be, as if no image ever fell.",
-        f"Hours at {', '.join(map(str, RATES))} x 10^12 operations a second are arithmetic: not "
-        "measured.",
+        "Hours are these operations at the rate that benchmarks/cuda.py measured in training."
+        if known
+        else f"Hours at {', '.join(map(str, RATES))} x 10^12 operations a second are arithmetic: "
+        "not measured.",
     ]
-    scale = plans[0].scale
     if scale.tflops is not None:
         whole = cost.hours((training + evaluation) / 2, scale.tflops)
         notes.append(
@@ -100,7 +153,3 @@ def table(plans: Sequence[Plan], seeds: int = 1) -> str:
             f"data-centre GPU (not measured): {whole:.2f} h in all."
         )
     return "\n".join([text_table(lines), "", *notes])
-
-
-def _hours(flop: float) -> list[str]:
-    return [f"{cost.hours(flop / 2, rate):.3g}" for rate in RATES]

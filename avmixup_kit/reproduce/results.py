@@ -117,7 +117,7 @@ class Cell:
         return f"{100 * self.mean:.2f} +- {50 * (high - low):.2f}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Assembled:
     """One table with the paper's numbers and ours, from whatever results are there."""
 
@@ -198,10 +198,10 @@ class Assembled:
             radius = f"{255 * epsilon:g}/255" if epsilon < 0.1 else f"{epsilon:g}"
             notes.append(f"Images of ours: {DATA_TITLES.get(name, name)}; epsilon {radius}.")
         notes.append(
-            "Accuracy in percent on test images after the last step. Ours is the mean over seeds "
-            "+- half the 95 % interval over seeds (Student's t); of one seed, Wilson's 95 % "
-            "interval over images in brackets. An image counts as fooled when any iterate of an "
-            "attack fools the network, a transferred one when the last does."
+            "Accuracy in percent on test images, after the last step unless a column says best. "
+            "Ours is the mean over seeds +- half the 95 % interval over seeds (Student's t); of "
+            "one seed, Wilson's 95 % interval over images in brackets. An image counts as fooled "
+            "when any iterate of an attack fools the network, a transferred one when the last does."
         )
         if self.plan.published is not None and self.plan.published.note:
             notes.append(f"Of the paper's: {self.plan.published.note}")
@@ -219,19 +219,21 @@ class Assembled:
         return "\n".join([self.plan.title, "", text_table(self.cells()), "", *self.notes])
 
     def markdown(self) -> str:
-        """Return the table in Markdown, as table.md holds it."""
-        head, *body = self.cells()
-        lines = [f"# {self.plan.title}", ""]
-        lines += [f"`{command(self.plan.name, self.plan.scale.name)}`", ""]
-        lines += [f"| {' | '.join(head)} |", "|---|---" + "|--:" * (len(head) - 2) + "|"]
-        lines += [f"| {' | '.join(line)} |" for line in body]
-        return "\n".join([*lines, *(line for note in self.notes for line in ("", note))]) + "\n"
+        """Return the table in Markdown, as table.md holds it, with title, command and notes."""
+        lines = [f"# {self.plan.title}", "", f"`{command(self.plan.name, self.plan.scale.name)}`"]
+        notes = (line for note in self.notes for line in ("", note))
+        return "\n".join([*lines, "", self._repr_markdown_(), *notes]) + "\n"
 
     def _repr_markdown_(self) -> str:
-        return self.markdown()
+        head, *body = self.cells()
+        lines = [f"| {' | '.join(head)} |", "|---|---" + "|--:" * (len(head) - 2) + "|"]
+        return "\n".join([*lines, *(f"| {' | '.join(line)} |" for line in body)])
 
     def __str__(self) -> str:
         return self.text()
+
+    def __repr__(self) -> str:
+        return f"<{self.plan.title}, scale {self.plan.scale.name}, {len(self.results)} results>"
 
 
 def command(table: str, scale: str, seeds: Sequence[int] = (), precision: str = "") -> str:

@@ -80,7 +80,7 @@ class Work:
         scale: how much of the paper's work.
         folder: of the run folders; a folder named after the scale is made in it.
         data_root: see ``load_data``.
-        device, precision: where and how networks are trained.
+        device, precision, compiled: where and how networks are trained, see ``Training``.
         minutes: after which it is saved and ended; None is never.
         say: told what happens, line by line.
     """
@@ -93,12 +93,14 @@ class Work:
         data_root: str | Path = "data",
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
+        compiled: bool = False,
         minutes: float | None = None,
         say: Callable[[str], object] = print,
     ) -> None:
         self.scale, self.folder = scale, Path(folder) / scale.name
         self.data_root, self.device = data_root, torch.device(device)
         self.precision: Precision = precision
+        self.compiled = compiled
         self.clock, self.say = Clock(minutes), say
         self.left: list[str] = []
         self._data: dict[str, Data | Exception] = {}
@@ -150,7 +152,13 @@ class Work:
         data, settings = self.data(run), run.settings
         folder = self.folder / run.folder
         network = models.build(run.network, data, seed=settings.seed, **dict(run.network_options))
-        training = Training(network.to(self.device), data.train, run.method, settings=settings)
+        training = Training(
+            network.to(self.device),
+            data.train,
+            run.method,
+            settings=settings,
+            compile=self.compiled,
+        )
         every = max(1, settings.steps // self.scale.measurements)
         records = runs.log(
             training,
@@ -353,7 +361,7 @@ class Work:
                 for row in table.rows
                 if not _complete(before[table.name], row)
             ]
-            self._check_same_images(before, todo)
+            self._check_same(before, todo)
             for run in dict.fromkeys(
                 run
                 for table, row in todo
@@ -367,24 +375,35 @@ class Work:
                 f"{', '.join(names)} at scale {self.scale.name} is about"
             )
 
-    def _check_same_images(
+    def _check_same(
         self, before: dict[str, results.Assembled], todo: list[tuple[Plan, Row]]
     ) -> None:
-        for assembled in before.values():
-            for result in assembled.results:
-                dataset = result.about["run"].split("/")[0]
-                runs_of_it = [row.run for _, row in todo if row.run.data == dataset]
-                if not runs_of_it or not self.available(runs_of_it[0]):
-                    continue
-                data, was = self.data(runs_of_it[0]), result.about["data"]
-                if (was["test_checksum"], was["train_checksum"]) != (
-                    data.test.checksum,
-                    data.train.checksum,
-                ):
+        """Refuse to add to results that ours could not stand beside, before any work is done."""
+        tables = {table.name for table, _ in todo}
+        there = [r for name in tables for r in before[name].results]
+        for result in there:
+            for what, its, here in (
+                ("version of the kit", result.about["kit"], results.kit_version()),
+                ("precision", result.about["precision"], self.precision),
+            ):
+                if its != here:
                     raise ValueError(
-                        f"{result.path} is about other images of {was['name']} than {data.name} "
-                        "here (their checksums differ): choose another --results"
+                        f"{result.path} is of another {what} ({its}) than would be added ({here}): "
+                        "choose another --results, or the same"
                     )
+            dataset = result.about["run"].split("/")[0]
+            its_runs = [row.run for _, row in todo if row.run.data == dataset]
+            if not its_runs or not self.available(its_runs[0]):
+                continue
+            data, was = self.data(its_runs[0]), result.about["data"]
+            if (was["test_checksum"], was["train_checksum"]) != (
+                data.test.checksum,
+                data.train.checksum,
+            ):
+                raise ValueError(
+                    f"{result.path} is about other images of {was['name']} than {data.name} here "
+                    "(their checksums differ): choose another --results"
+                )
 
     def _one(self, run: Run, rows: list[tuple[Plan, Row]], folder: str | Path) -> None:
         """Train and evaluate one network and write its rows, transfers excepted."""
