@@ -370,6 +370,9 @@ class Search:
             adopt=self.adopt,
             say=True,
         )
+        if found.running:
+            print(f"{len(found.running)} trials are in other hands; who ends last reports")
+            return
         if self.seeds:
             found = tuning.remeasure(
                 found,

@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 import torch
 
 import avmixup_kit as av
 from avmixup_kit import __main__ as cli
-from avmixup_kit import paper, tuning
+from avmixup_kit import methods, paper, tuning
 from avmixup_kit.autoattack import autoattack
 from avmixup_kit.data import Split
 from avmixup_kit.search import RandomSearch
@@ -27,12 +28,14 @@ from avmixup_kit.tuning import study as study_module
 optuna = pytest.importorskip("optuna")
 
 TINY = av.Settings(12, batch_size=32)
-OBJECTIVE = av.cw(3, 0.15)
+EPSILON = 0.03  # so small that 12 steps tell settings apart
+OBJECTIVE = av.cw(3, EPSILON)
 
 
 def plan(**changes: Any) -> tuning.Plan:
     """A trial of 12 small steps, measured after 2, 6 and 12."""
-    tiny = {"settings": TINY, "base_channels": 4, "attack_steps": 1, "images": 40}
+    tiny = {"settings": TINY, "base_channels": 4, "attack_steps": 1, "images": 200}
+    tiny["epsilon"] = EPSILON
     return tuning.Plan(**({"objective": OBJECTIVE} | tiny | changes))
 
 
@@ -61,15 +64,17 @@ def found(data: av.Data, folder: Path) -> tuning.Found:
 
 
 def test_a_trial_is_a_plain_training_of_its_settings_and_seed(data, found):
-    trial = found.trials[3]
-    method = av.avmixup(**trial.params, epsilon=0.15, steps=1)
-    seed = int(np.random.SeedSequence((0, 3)).generate_state(1)[0]) >> 1
-    network = av.small_cnn(data, seed=seed, base_channels=4)
-    training = av.Training(network, data.train, method, 12, batch_size=32, seed=seed)
-    for _ in range(trial.steps):
-        next(training)
-    result = av.evaluate(training.model, data.validation.subset(40), [OBJECTIVE])
-    assert trial.value == result.accuracy("CW3")
+    for number in (0, 3, 5):
+        trial = found.trials[number]
+        method = av.avmixup(**trial.params, epsilon=EPSILON, steps=1)
+        seed = int(np.random.SeedSequence((0, number)).generate_state(1)[0]) >> 1
+        network = av.small_cnn(data, seed=seed, base_channels=4)
+        training = av.Training(network, data.train, method, 12, batch_size=32, seed=seed)
+        for _ in range(trial.steps):
+            next(training)
+        result = av.evaluate(training.model, data.validation.subset(200), [OBJECTIVE])
+        assert trial.value == result.accuracy("CW3")
+    assert len({trial.value for trial in found.trials}) >= 6, "too coarse to tell trials apart"
 
 
 def test_the_same_search_twice_is_the_same_and_another_seed_is_not(tmp_path, data, found):
@@ -90,6 +95,7 @@ def test_feature_scatter_and_further_options_are_searched(tmp_path, data):
     found = tuning.search(data, tmp_path, trials=3, plan=scatter)
     published = {"gamma": 1.0, "lambda1": 0.5, "lambda2": 0.7}
     assert {k: v for k, v in found.trials[0].params.items() if k in published} == published
+    assert found.trials[0].params["clip_vertex"] is False
     assert all(isinstance(trial.params["clip_vertex"], bool) for trial in found.trials)
     assert "clip_vertex" in found.slices().to_json()
     recipe = paper.FEATURE_SCATTER_RECIPES["cifar100"]
@@ -163,8 +169,7 @@ def test_an_interrupted_trial_is_taken_up_where_it_stood(tmp_path, monkeypatch, 
     monkeypatch.setattr(study_module, "measure", pull_the_plug)
     with pytest.raises(KeyboardInterrupt):
         tuning.search(data, tmp_path, trials=4, plan=plan(), checkpoint_every=5)
-    half = json.loads(json.dumps([t.name for t in (tmp_path / "trials").glob("*.pt")]))
-    assert len(half) == 1
+    assert len(list((tmp_path / "trials").glob("*.pt"))) == 1
     monkeypatch.undo()
     whole = tuning.search(data, tmp_path, trials=4, plan=plan(), checkpoint_every=5)
     assert plain(whole) == plain(found)[:4]
@@ -185,15 +190,15 @@ from avmixup_kit import tuning
 torch.set_num_threads(1)
 folder, trials, every, prune = Path(sys.argv[1]), *map(int, sys.argv[2:5])
 settings = av.Settings(20, batch_size=32)
-plan = tuning.Plan(settings=settings, base_channels=4, attack_steps=1, images=40,
-                   objective=av.cw(3, 0.15), prune=bool(prune))
+plan = tuning.Plan(settings=settings, base_channels=4, attack_steps=1, images=200,
+                   epsilon=0.03, objective=av.cw(3, 0.03), prune=bool(prune))
 data = av.digits(validation=0.25)
-print("ready", flush=True)
-sys.stdin.readline()
 for storage in sys.argv[5:]:
-    print(storage, flush=True)
+    print("ready", flush=True)
+    sys.stdin.readline()
     tuning.search(data, folder / storage, trials=trials, plan=plan, checkpoint_every=every,
                   storage=folder / storage / storage, say=True)
+    print("searched", flush=True)
 """
 TWENTY = av.Settings(20, batch_size=32)
 
@@ -239,23 +244,25 @@ def test_a_search_killed_with_9_loses_no_more_than_since_its_checkpoint(tmp_path
 
 
 def test_two_processes_share_a_study_and_no_trial_is_lost_or_done_twice(tmp_path):
-    total, storages = 14, ("study.sqlite3", "study.journal")
+    total, storages = 10, ("study.sqlite3", "study.journal")
     both = [start(tmp_path, total, 50, 1, *storages) for _ in range(2)]
-    go(*both)
-    output = []
-    for process in both:
-        out, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error
-        output.append(out)
     for storage in storages:
-        parts = [out.split(f"{storage}\n")[1].split("study.")[0] for out in output]
-        done = [[int(n) for n in re.findall(r"^trial (\d+): ", part, re.M)] for part in parts]
-        assert sorted(done[0] + done[1]) == list(range(total))
-        assert all(done), f"one process did everything, so {storage} was not shared"
+        go(*both)
+        shares: list[list[int]] = [[], []]
+        for process, share in zip(both, shares, strict=True):
+            assert process.stdout is not None
+            while (line := process.stdout.readline()).startswith("trial "):
+                share.append(int(line.split()[1].rstrip(":")))
+            assert line == "searched\n", process.communicate()
+        assert sorted(shares[0] + shares[1]) == list(range(total))
+        assert all(shares), f"one process did everything, so {storage} was not shared"
         shared = tuning.Found.load(tmp_path / storage)
         assert [trial.number for trial in shared.trials] == list(range(total))
         assert all(trial.taken_up == (0,) for trial in shared.trials)
         assert {trial.state for trial in shared.trials} <= {"complete", "pruned"}
+    for process in both:
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 0, error
 
 
 def test_jobs_are_processes_and_do_all_trials(tmp_path, data, found):
@@ -271,10 +278,11 @@ def test_trials_count_the_whole_study_and_can_be_added(tmp_path, data, found):
     assert plain(tuning.search(data, tmp_path, trials=4, plan=plan())) == plain(found)[:4]
 
 
-def half_done(data: av.Data, folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(*words: Any) -> float:
-        raise KeyboardInterrupt
+def die(*words: Any) -> float:
+    raise KeyboardInterrupt
 
+
+def half_done(data: av.Data, folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(study_module, "measure", die)
         tuning.search(data, folder, trials=1, plan=plan(), storage=file)
@@ -307,6 +315,36 @@ def test_a_surplus_trial_of_a_database_without_a_common_folder_is_given_up(
     assert [trial.number for trial in found.trials] == [0, 1, 2]
 
 
+def test_a_trial_that_ends_while_it_is_looked_for_is_not_done_again(tmp_path, monkeypatch, data):
+    file = tmp_path / "study.db"
+    half_done(data, tmp_path, file, monkeypatch)
+    real = study_module._acquired
+
+    def ends_just_now(lock: Any) -> bool:
+        theirs = optuna.load_study(study_name="search", storage=f"sqlite:///{file}")
+        theirs.tell(0, 0.5)
+        return real(lock)
+
+    monkeypatch.setattr(study_module, "_acquired", ends_just_now)
+    found = tuning.search(data, tmp_path, trials=1, plan=plan(), storage=file)
+    assert [(trial.state, trial.taken_up) for trial in found.trials] == [("complete", (0,))]
+
+
+@pytest.mark.parametrize("file", ["study.db", "study.journal"])
+def test_trials_are_handed_out_one_at_a_time(tmp_path, monkeypatch, data, file):
+    real, asked = optuna.Study.ask, []
+
+    def watched(study: Any) -> Any:
+        asked.append(1)
+        with pytest.raises(filelock.Timeout):
+            filelock.FileLock(tmp_path / f".{file}.claim").acquire(timeout=0)
+        return real(study)
+
+    monkeypatch.setattr(optuna.Study, "ask", watched)
+    tuning.search(data, tmp_path, trials=2, plan=plan(), storage=tmp_path / file)
+    assert len(asked) == 2
+
+
 # --------------------------------------------------------------------------- what is refused
 
 
@@ -319,7 +357,7 @@ def test_a_surplus_trial_of_a_database_without_a_common_folder_is_given_up(
         ({"gamma": (1.0, float("nan"))}, r"gamma = \(1.0, nan\) is not allowed"),
         ({"method": "pgd"}, "method = 'pgd' is not allowed: one of avmixup, feature_scatter_"),
         ({"also": ("beta",)}, "also = 'beta' is not allowed: one of clip_vertex, per_example"),
-        ({"network": "resnet"}, "network = 'resnet' is not allowed: one of small_cnn"),
+        ({"network": "resnet"}, "network = 'resnet' is not allowed: one of "),
         ({"images": 0}, "images = 0 is not allowed: 1 or more"),
         ({"epsilon": 8.0}, r"epsilon = 8.0 is not allowed.*8 / 255"),
         ({"objective": "hinge"}, "objective = 'hinge' is not allowed: one of cw, apgd-t, autoatt"),
@@ -377,26 +415,27 @@ def test_no_validation_images_is_refused(tmp_path):
         tuning.search(av.digits(validation=0), tmp_path, plan=plan(images=None))
 
 
+OTHERS = [
+    ({"gamma": (1.0, 3.0)}, "its search space is"),
+    ({"also": ("clip_vertex",)}, "its search space is"),
+    ({"method": "feature_scatter_avmixup"}, "its method is"),
+    ({"objective": "apgd-t"}, "its objective is"),
+    ({"images": 30}, "its objective's images is 200, not 30"),
+    ({"settings": av.Settings(13, batch_size=32)}, "its settings is"),
+    ({"prune": False}, "its prune is True, not False"),
+]
+
+
 @pytest.mark.parametrize("file", ["study.db", "study.journal"])
-@pytest.mark.parametrize(
-    ("changes", "difference"),
-    [
-        ({"gamma": (1.0, 3.0)}, "its search space is"),
-        ({"method": "feature_scatter_avmixup"}, "its method is"),
-        ({"objective": "apgd-t"}, "its objective is"),
-        ({"images": 30}, "its objective's images is 40, not 30"),
-        ({"settings": av.Settings(13, batch_size=32)}, "its settings is"),
-        ({"prune": False}, "its prune is True, not False"),
-    ],
-)
-def test_another_searchs_study_is_refused_and_kept(tmp_path, data, file, changes, difference):
+def test_another_searchs_study_is_refused_and_kept(tmp_path, data, file):
     path = tmp_path / file
     tuning.search(data, tmp_path, trials=1, plan=plan(), storage=path)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=f"{file} holds another search .*{difference}") as caught:
-        tuning.search(data, tmp_path, trials=2, plan=plan(**changes), storage=path)
-    assert "\n" not in str(caught.value)
-    assert path.read_bytes() == before
+    for changes, difference in OTHERS:
+        with pytest.raises(ValueError, match=f"{file} holds another .*{difference}") as caught:
+            tuning.search(data, tmp_path, trials=2, plan=plan(**changes), storage=path)
+        assert "\n" not in str(caught.value)
+        assert path.read_bytes() == before
 
 
 def test_other_images_are_another_search(tmp_path, data):
@@ -489,7 +528,7 @@ def synthetic(count: int = 200) -> tuning.Found:
         trials.append(tuning.Trial(number, params, {steps: value}, state, steps, 1.0, (0,)))
     published = {"gamma": 2.0, "lambda1": 1.0, "lambda2": 0.1}
     space = {"gamma": [1, 4], "lambda1": [0, 1], "lambda2": [0, 1]}
-    searched = {"objective": "CW3", "search space": space}
+    searched = {"objective": repr(OBJECTIVE), "search space": space}
     return tuning.Found(searched, published, (2, 6, 12), tuple(trials), tuning.importance(trials))
 
 
@@ -541,9 +580,23 @@ def test_figures_show_every_trial_and_where_best_and_paper_are():
         found.slices("beta")
 
 
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [(av.cw(20, 0.1, restarts=3), "CW20x3"), ("apgd-t", "APGD-T"), ("autoattack", "AutoAttack (q"),
+     (RandomSearch(0.1, 10), "RandomSearch(epsilon=0.1")],
+)  # fmt: skip
+def test_the_objective_is_named_in_words(data, objective, name):
+    searched = synthetic().searched | plan(objective=objective).identity(data)
+    assert f"under {name}" in str(dataclasses.replace(synthetic(), searched=searched))
+
+
 def test_the_best_is_the_best_of_those_trained_to_the_end():
     found = synthetic()
     assert found.best.value == max(t.value for t in found.trials if t.state == "complete")
+    higher = dataclasses.replace(found.trials[0], measured={6: 0.99})
+    assert higher.state == "pruned"
+    same = dataclasses.replace(found, trials=(higher, *found.trials[1:]))
+    assert same.best == found.best
     none = dataclasses.replace(found, trials=found.trials[:1])
     with pytest.raises(ValueError, match="none of 1 trials has been trained to the end"):
         _ = none.best
@@ -554,6 +607,7 @@ def test_the_report_is_written_and_the_summary_read_back(folder, found):
     for heading in ("In short", "lambda1 and lambda2", "Slices", "Importance", "Best so far"):
         assert f"<h2>{heading}" in page
     again = tuning.Found.load(folder)
+    assert "on validation images under CW3\n" in str(again)
     assert again.trials == found.trials
     assert str(again) == str(found)
 
@@ -569,30 +623,56 @@ def test_a_damaged_or_missing_summary_is_one_line(tmp_path):
 
 
 def test_the_best_and_the_papers_setting_meet_the_test_images(folder, data, found):
-    small = dataclasses.replace(data, test=data.test.subset(60))
-    again = tuning.remeasure(found, small, folder, plan=plan(), seeds=(0, 1), jobs=2)
+    small = dataclasses.replace(data, test=data.test.subset(100))
+    rows = [av.pgd(5, EPSILON), av.cw(5, EPSILON)]
+    options: Any = {"plan": plan(), "seeds": (0, 1), "rows": rows}
+    again = tuning.remeasure(found, small, folder, jobs=2, **options)
     assert list(again.again) == ["best", "paper", "no mixing"]
     for name, method in (
-        ("best", av.avmixup(**found.best.params, epsilon=0.15, steps=1)),
-        ("paper", av.avmixup(epsilon=0.15, steps=1)),
-        ("no mixing", av.methods.pgd(0.15, steps=1)),
+        ("best", av.avmixup(**found.best.params, epsilon=EPSILON, steps=1)),
+        ("paper", av.avmixup(epsilon=EPSILON, steps=1)),
+        ("no mixing", av.methods.pgd(EPSILON, steps=1)),
     ):
         network = av.small_cnn(data, seed=1, base_channels=4)
         for _ in av.Training(network, data.train, method, 12, batch_size=32, seed=1):
             pass
-        rows = [av.pgd(20, 0.15), av.cw(20, 0.15), autoattack(0.15, "quick")]
         alone = av.evaluate(network, small.test, rows, seed=1)
+        assert again.again[name][1].names == alone.names == ("Clean", "PGD5", "CW5")
         assert torch.equal(again.again[name][1].correct, alone.correct)
     files = {path: path.stat().st_mtime_ns for path in (folder / "again").iterdir()}
     assert {path.suffix for path in files} == {".npz", ".json"}
-    more = tuning.remeasure(found, small, folder, plan=plan(), seeds=(0, 1))
+    more = tuning.remeasure(found, small, folder, **options)
     assert files == {path: path.stat().st_mtime_ns for path in (folder / "again").iterdir()}
     assert str(more) == str(again) == str(tuning.Found.load(folder))
-    assert "- best against paper, AutoAttack (quick): " in again.table()
-    comparison = again.comparisons()[3]
-    means = [np.mean([e.accuracy("AutoAttack (quick)") for e in again.again[n]])
+    assert "- best against paper, CW5: " in again.table()
+    torn = folder / "again" / again.files["paper"][0]
+    whole = torn.read_bytes()
+    for part in (b"", whole[:50], whole[: len(whole) // 2], b"notes"):
+        torn.write_bytes(part)
+        with pytest.raises(ValueError, match=rf"{torn.name} is damaged or of another") as caught:
+            tuning.Found.load(folder)
+        assert "\n" not in str(caught.value)
+    torn.write_bytes(whole)
+    comparison = again.comparisons()[2]
+    means = [np.mean([e.accuracy("CW5") for e in again.again[n]])
              for n in ("best", "paper")]  # fmt: skip
     assert comparison.difference == pytest.approx(means[0] - means[1])
+
+
+def test_the_default_attacks_are_the_ones_that_count(tmp_path, data, found):
+    few = dataclasses.replace(data, test=data.test.subset(2))
+    again = tuning.remeasure(
+        found, few, tmp_path, plan=plan(), seeds=(0,), others={"mine": {"gamma": 1.5}}, page=False
+    )
+    assert list(again.again) == ["best", "paper", "no mixing", "mine"]
+    for (evaluation,) in again.again.values():
+        assert evaluation.names == ("Clean", "PGD20", "CW20", "AutoAttack (quick)")
+        assert (evaluation.n, evaluation.epsilon) == (2, EPSILON)
+    assert not (tmp_path / "report.html").exists()
+    about = json.loads(
+        (tmp_path / "again" / again.files["mine"][0].replace("npz", "json")).read_text()
+    )
+    assert methods.parse(about["method"]) == av.avmixup(1.5, epsilon=EPSILON, steps=1)
 
 
 def test_remeasuring_refuses_another_plan_and_no_seeds(tmp_path, data, found):
@@ -612,7 +692,8 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: Any) -> None:
 
 def test_the_command_is_the_library(monkeypatch, tmp_path, capsys, data):
     words = ["--dataset", "digits", "--trials", 3, "--steps", 12, "--batch-size", 32,
-             "--base-channels", 4, "--attack-steps", 1, "--images", 40, "--seeds", 0]  # fmt: skip
+             "--base-channels", 4, "--attack-steps", 1, "--images", 200, "--seeds", 0,
+             "--epsilon", EPSILON]  # fmt: skip
     call(monkeypatch, tmp_path / "a", *words)
     out = capsys.readouterr().out
     assert out.count("\ntrial ") + out.startswith("trial ") == 3
@@ -639,6 +720,17 @@ def test_what_a_user_can_put_right_is_one_line(monkeypatch, tmp_path, capsys, wo
     assert re.match(f"error: .*{message}", error), error
     assert error.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_the_process_that_ends_first_does_not_report(monkeypatch, tmp_path, capsys, data):
+    only = tuning.Plan(images=20)
+    file = tmp_path / "study.db"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(study_module.Worker, "_run", die)
+        tuning.search(data, tmp_path / "a", trials=1, plan=only, storage=file)
+    call(monkeypatch, tmp_path / "b", "--trials", 1, "--images", 20, "--storage", file)
+    assert capsys.readouterr().out == "1 trials are in other hands; who ends last reports\n"
+    assert not (tmp_path / "b" / "summary.json").exists()
 
 
 def test_an_unknown_data_set_is_refused(monkeypatch, tmp_path, capsys):

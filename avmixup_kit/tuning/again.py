@@ -21,7 +21,7 @@ from avmixup_kit.data import Data
 from avmixup_kit.evaluation import Evaluation, Judge, evaluate
 from avmixup_kit.tuning.found import Found
 from avmixup_kit.tuning.plan import BEST, PAPER, UNMIXED, Plan
-from avmixup_kit.tuning.study import same_search, together
+from avmixup_kit.tuning.study import beside, same_search
 
 
 def remeasure(
@@ -32,16 +32,17 @@ def remeasure(
     plan: Plan | None = None,
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     others: Mapping[str, Mapping[str, Any]] | None = None,
+    rows: Sequence[Attack | Judge] | None = None,
     jobs: int = 1,
     say: bool = False,
     page: bool = True,
 ) -> Found:
     """Return the findings with test accuracies: the best setting, the paper's, and no mixing.
 
-    Each trains a network for each seed, as a trial does, and meets the test images under PGD20,
-    CW20 and AutoAttack quick. "No mixing" is PGD training, or Feature Scatter as released;
-    ``others`` are further settings by name. The verdicts are kept in ``folder``/again, so that an
-    interrupted measurement goes on; summary.json and report.html are written anew.
+    Each trains a network for each seed, as a trial does, and meets the test images under ``rows``
+    (by default PGD20, CW20 and AutoAttack quick). "No mixing" is PGD training, or Feature Scatter
+    as released; ``others`` are further settings by name. The verdicts are kept in ``folder``/again,
+    so that an interrupted measurement goes on; summary.json and report.html are written anew.
 
     Raises:
         ValueError: the findings are of another plan or of other images; no seeds.
@@ -60,7 +61,7 @@ def remeasure(
     (folder / "again").mkdir(parents=True, exist_ok=True)
     files = {
         name: tuple(
-            f"{name.replace(' ', '-')}-{_digest(plan, method, data)}-{s}.npz" for s in seeds
+            f"{name.replace(' ', '-')}-{_digest(plan, method, data, rows)}-{s}.npz" for s in seeds
         )
         for name, method in settings.items()
     }
@@ -70,10 +71,9 @@ def remeasure(
         for name in settings
     ]
     device = str(data.train.device)
-    if jobs > 1:
-        away = data.to("cpu")
-        together(_again_apart, [(device, plan, away, todo, say)] * jobs)
-    _again(plan, data, todo, say)
+    away = data.to("cpu") if jobs > 1 else data  # CUDA tensors cannot be sent
+    with beside(_again_apart, (device, plan, away, todo, rows, say), jobs - 1):
+        _again(plan, data, todo, rows, say)
     again = {
         name: tuple(Evaluation.load(folder / "again" / file) for file in of_name)
         for name, of_name in files.items()
@@ -84,10 +84,13 @@ def remeasure(
     return found
 
 
-def _digest(plan: Plan, method: methods.Method, data: Data) -> str:
+def _digest(
+    plan: Plan, method: methods.Method, data: Data, rows: Sequence[Attack | Judge] | None
+) -> str:
     """Return what tells a file of verdicts from those of another method, training or data."""
     images = (data.train.checksum, data.test.checksum)
     text = f"{method!r} {plan.settings!r} {plan.network} {plan.base_channels} {images}"
+    text += "" if rows is None else f" {rows!r}"
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
@@ -95,11 +98,13 @@ def _again(
     plan: Plan,
     data: Data,
     todo: Sequence[tuple[Path, methods.Method, int]],
+    rows: Sequence[Attack | Judge] | None,
     say: bool,
 ) -> None:
     """Train and evaluate every network whose verdicts are missing."""
     epsilon = data.epsilon if plan.epsilon is None else plan.epsilon
-    rows = [attacks.pgd(20, epsilon), attacks.cw(20, epsilon), autoattack(epsilon, "quick")]
+    if rows is None:
+        rows = [attacks.pgd(20, epsilon), attacks.cw(20, epsilon), autoattack(epsilon, "quick")]
     # First what nobody else is at; then wait for the others, and do what they have left undone.
     for patience, (path, method, seed) in itertools.product((0, -1), todo):
         with _alone(path, patience) as ours:

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from avmixup_kit import plots, runs
+from avmixup_kit import methods, plots, runs
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation import Comparison, Evaluation, compare
 from avmixup_kit.tuning.plan import BEST, Plan
@@ -21,6 +23,22 @@ from avmixup_kit.tuning.storage import optuna_package, quiet
 if TYPE_CHECKING:
     import optuna
     import plotly.graph_objects as go
+
+
+class _Damaged(ValueError):
+    def __init__(self, path: Path, error: Exception) -> None:
+        reason = (str(error) or "it ends too early").splitlines()[0]
+        super().__init__(
+            f"{path} is damaged or of another version ({type(error).__name__}: {reason})"
+        )
+
+
+def _verdicts(path: Path) -> Evaluation:
+    try:
+        with path.open("rb") as file:  # numpy leaves a damaged file open that it opened itself
+            return Evaluation.load(file)  # pyright: ignore[reportArgumentType]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise _Damaged(path, error) from error
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,11 @@ class Found:
         return tuple(trial for trial in self.trials if trial.state == "pruned")
 
     @property
+    def running(self) -> tuple[Trial, ...]:
+        """The trials that other processes, alive or dead, have not ended."""
+        return tuple(trial for trial in self.trials if trial.state == "running")
+
+    @property
     def best(self) -> Trial:
         """The trial with the highest robust validation accuracy, the first of equals.
 
@@ -174,7 +197,7 @@ class Found:
             )
             files = {name: tuple(of_name) for name, of_name in read["again"].items()}
             again = {
-                name: tuple(Evaluation.load(folder / "again" / file) for file in of_name)
+                name: tuple(_verdicts(folder / "again" / file) for file in of_name)
                 for name, of_name in files.items()
             }
             return cls(
@@ -186,10 +209,10 @@ class Found:
                 again,
                 files,
             )
+        except _Damaged:
+            raise
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is damaged or of another version ({type(error).__name__}: {error})"
-            ) from error
+            raise _Damaged(path, error) from error
 
     def comparisons(self) -> list[Comparison]:
         """Return the best setting against each other one, under each attack, over seeds."""
@@ -225,13 +248,14 @@ class Found:
     def __str__(self) -> str:
         words = ", ".join(f"{name} = {short(value)}" for name, value in self.best.params.items())
         part = self.training_steps / (len(self.trials) * self.rungs[-1])
-        running = sum(trial.state == "running" for trial in self.trials)
-        rest = f"; {running} are still in other hands" if running else ""
+        judge = _name(self.searched["objective"])
+        others = len(self.running)
+        rest = f"; {others} are still in other hands" if others else ""
         weights = ", ".join(f"{name} {value:.0%}" for name, value in self.importance.items())
         return (
             f"best of {len(self.trials)} trials ({len(self.finished)} trained to the end, "
             f"{self.training_steps} steps, {part:.0%} of a search without pruning{rest}): {words}; "
-            f"{self.best.value:.1%} on validation images under {self.searched['objective']}\n"
+            f"{self.best.value:.1%} on validation images under {judge}\n"
             f"importance: {weights or 'too few trials'}\n{self.table()}"
         )
 
@@ -267,7 +291,7 @@ class Found:
             marker={"symbol": "x", "size": 12, "color": plots.COLOURS[3]},
             name="paper",
         )
-        figure.update_layout(legend={"orientation": "h", "y": 1.08, "x": 0.7})
+        figure.update_layout(legend={"orientation": "h", "y": -0.2})
         title = "Best robust validation accuracy in percent (how many trials)"
         return plots.styled(figure, title, "lambda1", "lambda2")
 
@@ -279,7 +303,7 @@ class Found:
             for low, high in (ranges["lambda1"], ranges["lambda2"])
         ]
         best, count = np.full((cells, cells), np.nan), np.zeros((cells, cells), int)
-        for trial in (*self.finished, *self.pruned):
+        for trial in self.finished + self.pruned:
             column, row = (
                 min(max(int(np.searchsorted(edge, trial.params[name], "right")) - 1, 0), cells - 1)
                 for name, edge in zip(("lambda1", "lambda2"), edges, strict=True)
@@ -394,6 +418,14 @@ def progress(searches: Mapping[str, Found]) -> "go.Figure":
     return plots.styled(figure, "Best so far", "optimiser steps of all trials", "accuracy (%)")
 
 
+def _name(judge: str) -> str:
+    """Return the heading of an attack from its repr."""
+    title = re.search(r"title='([^']*)'", judge)
+    if title:
+        return title[1]
+    return methods.parse(judge).name if judge.startswith("Attack(") else judge
+
+
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, bool) else value
 
@@ -429,10 +461,12 @@ def importance(trials: Sequence[Trial]) -> dict[str, float]:
 
 
 def short(value: Any) -> str:
+    """Return a setting as text, numbers with two decimals."""
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def spread(values: Sequence[float]) -> str:
+    """Return mean +- half the 95 % interval over seeds, in percent."""
     mean = f"{100 * np.mean(values):.1f}"
     if len(values) < 2:
         return mean

@@ -28,6 +28,7 @@ OBJECTIVES: dict[str, Callable[[float], Attack | Judge]] = {
 }
 FOOLED = ("pgd", "fgsm", "apgd", "apgd-ce", "ce")
 SEARCHED = ("gamma", "lambda1", "lambda2")
+UNSAID = {"clip_vertex": False, "per_example": True}  # the paper's, where they are searched
 PRUNED_TO = 3  # one trial in so many goes on at each rung
 BEST, PAPER, UNMIXED = "best", "paper", "no mixing"
 

@@ -8,19 +8,17 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import filelock
 
 from avmixup_kit import runs
 
-if TYPE_CHECKING:
-    pass
-
 SECONDS_FOR_THE_LOCK = 100.0
 
 
 def optuna_package() -> Any:
+    """Return the module optuna, which only a search needs."""
     try:
         import optuna
     except ImportError as error:
@@ -61,6 +59,7 @@ class Place:
 
     @property
     def journal(self) -> bool:
+        """Whether the file is a journal."""
         return self.file is not None and self.file.suffix in (".journal", ".log")
 
     def claiming(self) -> filelock.FileLock:
@@ -77,6 +76,7 @@ class Place:
         return path.read_text()
 
     def checkpoint(self, number: int) -> Path:
+        """Return where a running trial's state is kept."""
         return self.folder / "trials" / f"{number:04d}.pt"
 
     def holding(self, number: int) -> filelock.FileLock:

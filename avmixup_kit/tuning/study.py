@@ -3,7 +3,8 @@
 import dataclasses
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation import evaluate
 from avmixup_kit.training import Training, TrainingDiverged
 from avmixup_kit.tuning.found import Found, short
-from avmixup_kit.tuning.plan import PRUNED_TO, SEARCHED, Plan
+from avmixup_kit.tuning.plan import PRUNED_TO, SEARCHED, UNSAID, Plan
 from avmixup_kit.tuning.storage import Place, optuna_package, quiet
 
 if TYPE_CHECKING:
@@ -38,13 +39,11 @@ def _open_study(
     if plan.prune:
         pruner = optuna.pruners.SuccessiveHalvingPruner(plan.rungs[0], PRUNED_TO)
     with place.claiming(), quiet():
-        study = optuna.create_study(
-            storage=place.open(),
-            study_name=name,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=pruner,
-        )
+        shared = {"storage": place.open(), "study_name": name, "pruner": pruner}
+        try:
+            study = optuna.load_study(**shared)
+        except KeyError:
+            study = optuna.create_study(**shared, direction="maximize", load_if_exists=True)
         there = study.user_attrs.get("plan")
         where = place.file or place.storage
         if there is None:
@@ -53,7 +52,8 @@ def _open_study(
             study.set_user_attr("plan", identity)
             published = plan.published(data)
             if all(_inside(getattr(plan, name), value) for name, value in published.items()):
-                study.enqueue_trial(published, skip_if_exists=True)
+                whole = published | {name: UNSAID[name] for name in plan.also}
+                study.enqueue_trial(whole, skip_if_exists=True)
         else:
             same_search(there, identity, str(where), name)
     return study
@@ -64,6 +64,7 @@ def _inside(limits: tuple[float, float], value: float) -> bool:
 
 
 def same_search(was: dict[str, Any], now: dict[str, Any], where: str, name: str) -> None:
+    """Raise ValueError, naming the first difference, unless two identities are the same."""
     for key, value in now.items():
         if was.get(key) != value:
             raise ValueError(
@@ -110,9 +111,13 @@ class Worker:
                 ours = owner == token or (owner is None and self.place.file is not None)
                 if frozen.state == running and (ours or self.adopt):
                     lock = self.place.holding(frozen.number)
-                    if _acquired(lock):
+                    if not _acquired(lock):
+                        continue
+                    # Its process may have finished it since the trials were read.
+                    if study.get_trials(deepcopy=False)[frozen.number].state == running:
                         trial = optuna.Trial(study, frozen._trial_id)
                         return self._mark(trial, token), lock
+                    lock.release()
             if sum(t.state not in (waiting, failed) for t in every) >= self.trials:
                 return None
             sequence = np.random.SeedSequence((self.plan.settings.seed, len(every)))
@@ -208,19 +213,26 @@ def _work(worker: Worker, device: str, identity: dict[str, Any], data: str) -> N
     on_device(_open_study(worker.place, worker.name, worker.plan, identity, data))
 
 
-def together(target: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
-    """Run a function in processes of its own, and wait for all."""
+@contextmanager
+def beside(target: Callable[..., None], arguments: tuple[Any, ...], count: int) -> Iterator[None]:
+    """Run a function in ``count`` further processes meanwhile, one thread each, here too."""
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=target, args=each) for each in arguments]
+    processes = [context.Process(target=target, args=arguments) for _ in range(count)]
+    threads = torch.get_num_threads()
+    if processes:
+        torch.set_num_threads(1)
     for process in processes:
         process.start()
     try:
+        yield
         for process in processes:
             process.join()
     except BaseException:
         for process in processes:
             process.terminate()
         raise
+    finally:
+        torch.set_num_threads(threads)
 
 
 def search(
@@ -235,7 +247,7 @@ def search(
     checkpoint_every: int = 50,
     adopt: bool = False,
     say: bool = False,
-) -> "Found":
+) -> Found:
     """Return what was found after ``trials`` trials, those of earlier calls included.
 
     Test images are not looked at. Writes into ``folder``: the study (study.db), checkpoints of
@@ -274,12 +286,13 @@ def search(
         place, study, plan, data.train, data.validation, epsilon, trials,
         checkpoint_every, adopt, say,
     )  # fmt: skip
-    if jobs > 1:
-        away = dataclasses.replace(
-            worker, train=data.train.to("cpu"), validation=data.validation.to("cpu")
-        )
-        together(_work, [(away, str(data.train.device), identity, data.name)] * jobs)
-    worker(opened)  # also what a process that died beside this one has left
+    away = worker
+    if jobs > 1:  # CUDA tensors cannot be sent
+        cpu = data.to("cpu")
+        away = dataclasses.replace(worker, train=cpu.train, validation=cpu.validation)
+    with beside(_work, (away, str(data.train.device), identity, data.name), jobs - 1):
+        worker(opened)
+    worker(opened)  # what a process that died beside this one has left
     with place.claiming(), quiet():  # processes that end together write one after the other
         found = Found.of(opened, plan, data)
         if found.finished:
