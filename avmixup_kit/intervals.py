@@ -51,6 +51,14 @@ def over_seeds(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     return float(np.mean(values)), quantile * error
 
 
+def spread(values: Sequence[float], sign: bool = False) -> str:
+    """Return mean +- half the 95 % interval over seeds, in percent; of one value, itself."""
+    if len(values) == 1:
+        return f"{100 * values[0]:{'+' if sign else ''}.1f}"
+    mean, half = over_seeds(values)
+    return f"{100 * mean:{'+' if sign else ''}.1f} +- {100 * half:.1f}"
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How two methods differ under one attack, on the same images, over seeds.

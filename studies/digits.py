@@ -32,7 +32,7 @@ from avmixup_kit import features, methods, models, runs
 from avmixup_kit.autoattack import autoattack
 from avmixup_kit.demo import robust_curves
 from avmixup_kit.evaluation import Evaluation, compare, evaluate
-from avmixup_kit.intervals import over_seeds
+from avmixup_kit.intervals import spread
 
 EPSILON = 0.15
 STEPS = 500
@@ -214,12 +214,6 @@ def only(evaluation: Evaluation, rows: list[str]) -> Evaluation:
         correct=torch.stack([evaluation.of(row) for row in rows]),
         gradients=tuple(gradients[row] for row in rows),
     )
-
-
-def spread(values: list[float], sign: bool = False) -> str:
-    """Return mean +- half the 95 % interval over seeds, in percent."""
-    mean, half = over_seeds(values)
-    return f"{100 * mean:{'+' if sign else ''}.1f} +- {100 * half:.1f}"
 
 
 def t_test(differences: np.ndarray) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from avmixup_kit.intervals import over_seeds
+from avmixup_kit.intervals import over_seeds, spread
 
 
 def test_interval_over_seeds_is_students():
@@ -18,3 +18,9 @@ def test_interval_over_seeds_is_students():
 def test_a_single_seed_has_no_interval():
     with pytest.raises(ValueError, match="1 seed has no interval over seeds: two or more"):
         over_seeds([0.7])
+
+
+def test_spread_is_told_in_percent():
+    assert spread([0.70, 0.72]) == "71.0 +- 12.7"
+    assert spread([0.01, 0.03], sign=True) == "+2.0 +- 12.7"
+    assert spread([0.7]) == "70.0"

@@ -699,9 +699,11 @@ def test_join_can_time_out_and_ends_with_the_dashboard(digits):
     trainer.start().result()
     with pytest.raises(TimeoutError, match="run 1 is running after 0.05 s"):
         trainer.join(0.05)
-    threading.Timer(0.1, trainer.close).start()
+    closing = threading.Timer(0.1, trainer.close)
+    closing.start()
     with pytest.raises(RuntimeError, match="the dashboard was closed while run 1 was paused"):
         trainer.join(20)
+    closing.join(20)
     trainer.thread.join(20)
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from scipy import stats
 
 from avmixup_kit import methods, runs
-from avmixup_kit.evaluation import Evaluation, text_table, wilson
+from avmixup_kit.evaluation import Evaluation, text_table
+from avmixup_kit.intervals import over_seeds, wilson
 from avmixup_kit.reproduce import plans
 from avmixup_kit.reproduce.plans import Plan, Row, Scale
 from avmixup_kit.training import Precision, Settings
@@ -105,10 +105,8 @@ class Cell:
         """The 95 % interval: Student's over seeds; of one seed, Wilson's over images."""
         if len(self.values) == 1:
             return wilson(round(self.values[0] * self.n), self.n)
-        freedom = len(self.values) - 1
-        error = float(np.std(self.values, ddof=1)) / len(self.values) ** 0.5
-        half = float(stats.t.ppf(0.975, freedom)) * error
-        return self.mean - half, self.mean + half
+        mean, half = over_seeds(self.values)
+        return mean - half, mean + half
 
     def __str__(self) -> str:
         low, high = self.interval

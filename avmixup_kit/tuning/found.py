@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
 
 from avmixup_kit import methods, plots, runs
 from avmixup_kit.data import Data
-from avmixup_kit.evaluation import Comparison, Evaluation, compare
+from avmixup_kit.evaluation import Evaluation
+from avmixup_kit.intervals import Comparison, compare, spread
 from avmixup_kit.tuning.plan import BEST, Plan
 from avmixup_kit.tuning.storage import optuna_package, quiet
 
@@ -463,12 +463,3 @@ def importance(trials: Sequence[Trial]) -> dict[str, float]:
 def short(value: Any) -> str:
     """Return a setting as text, numbers with two decimals."""
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return mean +- half the 95 % interval over seeds, in percent."""
-    mean = f"{100 * np.mean(values):.1f}"
-    if len(values) < 2:
-        return mean
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{mean} +- {100 * half:.1f}"
