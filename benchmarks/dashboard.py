@@ -112,6 +112,7 @@ class Client:
     def close(self) -> None:
         """End the kernel."""
         self.going = False
+        self.thread.join()
         self.kernel.stop_channels()
         self.manager.shutdown_kernel(now=True)
 
