@@ -6,6 +6,7 @@ standing are attacked.
 """
 
 import hashlib
+import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -230,7 +231,9 @@ class Evaluation:
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
         """Read what ``save`` wrote."""
-        with np.load(path, allow_pickle=False) as file:
+        # From memory: numpy leaves a damaged file open that it opened itself.
+        content = io.BytesIO(Path(path).read_bytes())
+        with np.load(content, allow_pickle=False) as file:
             more = json.loads(str(file["more"])) if "more" in file else {}
             return cls(
                 tuple(str(name) for name in file["names"]),

@@ -73,8 +73,7 @@ class Result:
         """
         path = self.path.with_suffix(".npz")
         try:
-            # From memory: of a damaged archive numpy leaves the file open.
-            found = Evaluation.load(io.BytesIO(path.read_bytes()))  # pyright: ignore[reportArgumentType]
+            found = Evaluation.load(path)
         except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
             raise ValueError(_corrupted(path, error)) from error
         if {name: found.accuracy(name) for name in found.names} != self.accuracy:

@@ -35,8 +35,7 @@ class _Damaged(ValueError):
 
 def _verdicts(path: Path) -> Evaluation:
     try:
-        with path.open("rb") as file:  # numpy leaves a damaged file open that it opened itself
-            return Evaluation.load(file)  # pyright: ignore[reportArgumentType]
+        return Evaluation.load(path)
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _Damaged(path, error) from error
 
