@@ -9,13 +9,23 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from avmixup_kit import attacks, methods, models, plots, runs
+from avmixup_kit import methods, models
+from avmixup_kit._base import files, html, provenance
+from avmixup_kit._base.tables import text_table
 from avmixup_kit.data import Data, Split, digits
-from avmixup_kit.evaluation import CLEAN, Evaluation, craft, evaluate, text_table
-from avmixup_kit.methods import Method
-from avmixup_kit.training import Training
-
-CURVE_IMAGES = 250
+from avmixup_kit.evaluation.crafting import craft
+from avmixup_kit.evaluation.curves import (
+    CURVE_IMAGES,
+    accuracy_bars,
+    accuracy_curves,
+    robust_curves,
+)
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.record import CLEAN, Evaluation
+from avmixup_kit.methods import attacks
+from avmixup_kit.methods.method import Method
+from avmixup_kit.training import runs
+from avmixup_kit.training.loop import Training
 
 
 def demo_methods(epsilon: float) -> dict[str, Method]:
@@ -26,29 +36,6 @@ def demo_methods(epsilon: float) -> dict[str, Method]:
         "LS0.8": methods.label_smoothing(0.8, epsilon),
         "AVmixup": methods.avmixup(2.0, 1.0, 0.1, epsilon),
     }
-
-
-def robust_curves(data: Data, images: int | None = None) -> runs.Curves:
-    """Return a measure of clean and PGD10 accuracy on training and validation images.
-
-    Args:
-        data: its training and validation splits are used, never its test split.
-        images: at most so many of each; None is all.
-    """
-    attack = attacks.pgd(10, data.epsilon)
-    splits = {
-        name: split if images is None else split.subset(min(images, len(split)))
-        for name, split in (("train", data.train), ("validation", data.validation))
-    }
-
-    def measure(training: Training) -> dict[str, float]:
-        curves = {}
-        for name, split in splits.items():
-            evaluation = evaluate(training.model, split, [attack])
-            curves |= {f"{row}, {name}": evaluation.accuracy(row) for row in evaluation.names}
-        return curves
-
-    return measure
 
 
 def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> dict[str, Evaluation]:
@@ -87,29 +74,29 @@ def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> di
         runs.save_evaluation(folder / name, evaluations[name])
         networks[name] = training.model
     table = comparison_table(evaluations)
-    runs.write_atomic(folder / "table.txt", (table + "\n").encode())
+    files.write_atomic(folder / "table.txt", (table + "\n").encode())
     results = {
         "command": f"python -m avmixup_kit demo --steps {steps} --seed {seed}",
         "seconds": round(time.perf_counter() - began, 1),
-        "provenance": runs.provenance(),
+        "provenance": provenance.provenance(),
         "evaluations": {name: e.to_json() for name, e in evaluations.items()},
     }
-    runs.write_atomic(folder / "results.json", json.dumps(results, indent=2).encode())
+    files.write_atomic(folder / "results.json", json.dumps(results, indent=2).encode())
     curves = {name: runs.curves_of(folder / name) for name in evaluations}
-    html = plots.page(
+    page = html.page(
         "AVmixup on digits",
         [
             ("What was run", _about(data, steps, seed)),
             ("Accuracy on test images", html_table(evaluations)),
-            ("The same as bars", plots.accuracy_bars(evaluations)),
+            ("The same as bars", accuracy_bars(evaluations)),
             (
                 "Robust accuracy while training (as in the paper's Figure 2)",
-                plots.accuracy_curves(curves, ["PGD10, train", "PGD10, validation"]),
+                accuracy_curves(curves, ["PGD10, train", "PGD10, validation"]),
             ),
             ("Adversarial images (PGD20)", adversarial_strip(networks, data.test, ladder[1])),
         ],
     )
-    runs.write_atomic(folder / "index.html", html.encode())
+    files.write_atomic(folder / "index.html", page.encode())
     return evaluations
 
 
@@ -174,7 +161,7 @@ def adversarial_strip(
 
 def _strip_row(name: str, images: torch.Tensor, captions: Sequence[str]) -> str:
     cells = "".join(
-        f"<td>{plots.image_tag(image, f'{name}: {caption}')}<br>{escape(caption)}</td>"
+        f"<td>{html.image_tag(image, f'{name}: {caption}')}<br>{escape(caption)}</td>"
         for image, caption in zip(images, captions, strict=True)
     )
     return f"<tr><th>{escape(name)}</th>{cells}</tr>"

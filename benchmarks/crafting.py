@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 import avmixup_kit as av
 from avmixup_kit import attacks, methods
-from avmixup_kit.evaluation import text_table
-from avmixup_kit.labels import one_hot
-from avmixup_kit.runs import provenance
+from avmixup_kit._base.provenance import provenance
+from avmixup_kit._base.tables import text_table
+from avmixup_kit.methods.labels import one_hot
 
 EPSILON, STEP, STEPS = 8 / 255, 2 / 255, 10
 

@@ -42,12 +42,16 @@ sys.path.insert(0, str(ROOT))
 import cuda_checks  # noqa: E402
 
 import avmixup_kit as av  # noqa: E402
-from avmixup_kit import attacks, cost, methods, models, runs  # noqa: E402
-from avmixup_kit.attacks import frozen  # noqa: E402
+from avmixup_kit import attacks, methods, models, runs  # noqa: E402
+from avmixup_kit._base import files, provenance  # noqa: E402
+from avmixup_kit._base.distributed import choose_device  # noqa: E402
 from avmixup_kit.data import Augmentation, Split  # noqa: E402
-from avmixup_kit.distributed import choose_device  # noqa: E402
-from avmixup_kit.evaluation import evaluate  # noqa: E402
-from avmixup_kit.training import Dial, Training, float32_products, native_bf16  # noqa: E402
+from avmixup_kit.evaluation.ladder import evaluate  # noqa: E402
+from avmixup_kit.methods.attacks import frozen  # noqa: E402
+from avmixup_kit.reproduce import cost  # noqa: E402
+from avmixup_kit.training.dial import Dial  # noqa: E402
+from avmixup_kit.training.loop import Training  # noqa: E402
+from avmixup_kit.training.precision import float32_products, native_bf16  # noqa: E402
 
 METHOD = methods.avmixup()
 BATCH = 128
@@ -440,7 +444,7 @@ def accuracy(device: torch.device, options: argparse.Namespace, output: Path) ->
     seeds = sorted(found["float32"].keys() & found["bf16"].keys())
     report: dict = {
         "network": options.network[0], "steps": options.steps, "data": str(Path(options.data).name),
-        "images": len(test), "pgd20": found, "provenance": runs.provenance(),
+        "images": len(test), "pgd20": found, "provenance": provenance.provenance(),
     }  # fmt: skip
     if len(seeds) > 1:
         differences = [found["bf16"][s] - found["float32"][s] for s in seeds]
@@ -453,7 +457,7 @@ def accuracy(device: torch.device, options: argparse.Namespace, output: Path) ->
             f"bf16 minus float32: {100 * report['difference']:+.2f} points over {len(seeds)} "
             f"seeds; float32 seeds differ by {100 * report['noise']:.2f} (standard deviation)"
         )
-    runs.write_atomic(output / "accuracy.json", json.dumps(report, indent=2).encode())
+    files.write_atomic(output / "accuracy.json", json.dumps(report, indent=2).encode())
 
 
 def main() -> None:
@@ -495,7 +499,7 @@ def main() -> None:
     report: dict = {
         "device": machine,
         "command": f"python benchmarks/cuda_benchmark.py {' '.join(sys.argv[1:])}".strip(),
-        "provenance": runs.provenance(),
+        "provenance": provenance.provenance(),
     }
     report["matrix_tflops"] = {"float32": matrix_rate(device, torch.float32)}
     if native_bf16(device):
@@ -512,8 +516,8 @@ def main() -> None:
 
     def write() -> None:
         report["seconds"] = clock.spent
-        runs.write_atomic(output / "benchmark.json", json.dumps(report, indent=2).encode())
-        runs.write_atomic(output / "table.md", table(report).encode())
+        files.write_atomic(output / "benchmark.json", json.dumps(report, indent=2).encode())
+        files.write_atomic(output / "table.md", table(report).encode())
 
     for name in options.network or NETWORKS:
         if clock.allows(name, 5 if device.type == "cpu" else 60):

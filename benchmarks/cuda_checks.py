@@ -16,9 +16,11 @@ from typing import Any
 import torch
 
 import avmixup_kit as av
-from avmixup_kit import attacks, methods, runs, training, transport
+from avmixup_kit import attacks, methods, runs, training
 from avmixup_kit.data import Augmentation
-from avmixup_kit.training import Dial, Training, TrainingDiverged
+from avmixup_kit.methods import transport
+from avmixup_kit.training.dial import Dial
+from avmixup_kit.training.loop import Training, TrainingDiverged
 
 EPSILON = 0.15
 METHODS = {

@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 import avmixup_kit as av
-from avmixup_kit.attacks import ball
-from avmixup_kit.autoattack import autoattack
-from avmixup_kit.evaluation import evaluate, starts
+from avmixup_kit.evaluation.autoattack import autoattack
+from avmixup_kit.evaluation.crafting import starts
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.methods.attacks import ball
 
 EPSILON = 0.15
 ROUNDS = 9

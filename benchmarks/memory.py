@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from avmixup_kit.evaluation import text_table
-from avmixup_kit.runs import provenance
+from avmixup_kit._base.provenance import provenance
+from avmixup_kit._base.tables import text_table
 
 TRAIN = """
 import resource, sys

@@ -28,10 +28,12 @@ import torch.multiprocessing as mp
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import avmixup_kit as av
-from avmixup_kit import cost, distributed, methods, models
+from avmixup_kit import methods, models
+from avmixup_kit._base import distributed
+from avmixup_kit._base.provenance import provenance
+from avmixup_kit._base.tables import text_table
 from avmixup_kit.data import Augmentation, Split
-from avmixup_kit.evaluation import text_table
-from avmixup_kit.runs import provenance
+from avmixup_kit.reproduce import cost
 
 MODELLED = ("wrn-34-10", "preact_resnet18")
 

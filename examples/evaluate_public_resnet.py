@@ -27,7 +27,7 @@ from torch import nn
 import avmixup_kit as av
 from avmixup_kit import methods, models, runs
 from avmixup_kit.data import Split
-from avmixup_kit.evaluation import transfer_matrix
+from avmixup_kit.evaluation.transfer import transfer_matrix
 
 EPSILON = 8 / 255
 

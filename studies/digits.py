@@ -28,11 +28,16 @@ import torch
 from scipy import stats
 
 import avmixup_kit as av
-from avmixup_kit import features, methods, models, runs
-from avmixup_kit.autoattack import autoattack
-from avmixup_kit.demo import robust_curves
-from avmixup_kit.evaluation import Evaluation, compare, evaluate
-from avmixup_kit.intervals import spread
+from avmixup_kit import methods, models, runs
+from avmixup_kit._base import files, provenance
+from avmixup_kit._base.statistics import spread
+from avmixup_kit.evaluation import scatter as features
+from avmixup_kit.evaluation.autoattack import autoattack
+from avmixup_kit.evaluation.compare import compare
+from avmixup_kit.evaluation.curves import robust_curves
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.training import checkpoints
 
 EPSILON = 0.15
 STEPS = 500
@@ -107,10 +112,10 @@ def publish(results: Path, folder: Path) -> None:
                 curve: {"steps": steps, "values": [round(value, 5) for value in values]}
                 for curve, (steps, values) in runs.curves_of(run).items()
             }
-        state = runs.load_checkpoint(folder / f"{name}-{SEEDS[0]}" / "latest.pt")
+        state = checkpoints.load_checkpoint(folder / f"{name}-{SEEDS[0]}" / "latest.pt")
         weights = {key: state[key] for key in ("architecture", "model")}
-        runs.save_checkpoint(results / "networks" / f"{name}.pt", weights)
-    runs.write_atomic(results / "curves.json", json.dumps(curves).encode())
+        checkpoints.save_checkpoint(results / "networks" / f"{name}.pt", weights)
+    files.write_atomic(results / "curves.json", json.dumps(curves).encode())
 
 
 def joined(first: Evaluation, second: Evaluation) -> Evaluation:
@@ -137,13 +142,13 @@ def save(path: Path, evaluation: Evaluation, name: str, seconds: list[float]) ->
         "processor_seconds": dict(
             zip(("training", "evaluation"), (round(s, 1) for s in seconds), strict=True)
         ),
-        "provenance": runs.provenance(),
+        "provenance": provenance.provenance(),
     }
     buffer = io.BytesIO()
     evaluation.save(buffer)
-    runs.write_atomic(path, buffer.getvalue())
+    files.write_atomic(path, buffer.getvalue())
     text = json.dumps(evaluation.to_json() | about, indent=2)
-    runs.write_atomic(path.with_suffix(".json"), text.encode())
+    files.write_atomic(path.with_suffix(".json"), text.encode())
 
 
 def load(results: Path) -> dict[str, list[Evaluation]]:
@@ -233,7 +238,7 @@ def main() -> None:
         if (chosen.only, chosen.seeds) == (list(VARIANTS), list(SEEDS)):
             publish(chosen.results, chosen.runs)
     text = table(chosen.results)
-    runs.write_atomic(chosen.results / "table.md", text.encode())
+    files.write_atomic(chosen.results / "table.md", text.encode())
     print(text)
 
 

@@ -29,9 +29,10 @@ import torch
 from scipy import stats
 
 import avmixup_kit as av
-from avmixup_kit import attacks, runs, tuning
-from avmixup_kit.autoattack import AutoAttack, autoattack
-from avmixup_kit.evaluation import evaluate
+from avmixup_kit import attacks, tuning
+from avmixup_kit._base import files, provenance
+from avmixup_kit.evaluation.autoattack import AutoAttack, autoattack
+from avmixup_kit.evaluation.ladder import evaluate
 
 PLAN = tuning.Plan()
 UNPRUNED = tuning.Plan(prune=False)
@@ -70,9 +71,9 @@ def objectives(data: av.Data, path: Path) -> None:
             "command": "python studies/search.py",
             "images": f"{len(data.validation)} validation digits",
             "networks": done,
-            "provenance": runs.provenance(),
+            "provenance": provenance.provenance(),
         }
-        runs.write_atomic(path, json.dumps(about, indent=1).encode())
+        files.write_atomic(path, json.dumps(about, indent=1).encode())
         print(f"network {number}: {accuracy}", flush=True)
 
 
@@ -155,7 +156,7 @@ def main() -> None:
         os.nice(19)
         study(chosen.results, chosen.runs)
     text = table(chosen.results)
-    runs.write_atomic(chosen.results / "table.md", text.encode())
+    files.write_atomic(chosen.results / "table.md", text.encode())
     print(text)
 
 

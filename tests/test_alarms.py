@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 import avmixup_kit as av
-from avmixup_kit import alarms, methods
-from avmixup_kit.alarms import probe
-from avmixup_kit.autoattack import AutoAttack
-from avmixup_kit.evaluation import Evaluation, evaluate
-from avmixup_kit.search import RandomSearch
+from avmixup_kit import methods
+from avmixup_kit.evaluation import alarms
+from avmixup_kit.evaluation.alarms import probe
+from avmixup_kit.evaluation.autoattack import AutoAttack
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.random_search import RandomSearch
+from avmixup_kit.evaluation.record import Evaluation
 
 EPSILON = 0.15
 LADDER = [av.fgsm(EPSILON), av.pgd(20, EPSILON), av.cw(20, EPSILON)]

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import avmixup_kit as av
-from avmixup_kit import attacks, losses
-from avmixup_kit.attacks import NoAttack, frozen
-from avmixup_kit.losses import KLToClean, TransportDistance
+from avmixup_kit import attacks
+from avmixup_kit.methods import losses
+from avmixup_kit.methods.attacks import NoAttack, frozen
+from avmixup_kit.methods.losses import KLToClean, TransportDistance
 
 EPSILON = 0.15
 

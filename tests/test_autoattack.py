@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 import avmixup_kit as av
-from avmixup_kit.autoattack import AutoAttack, autoattack
-from avmixup_kit.evaluation import Evaluation, evaluate
+from avmixup_kit.evaluation.autoattack import AutoAttack, autoattack
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.record import Evaluation
 
 pyautoattack = pytest.importorskip("pyautoattack")
 # The package exports a function of the same name, which hides the module.
-module = importlib.import_module("avmixup_kit.autoattack")
+module = importlib.import_module("avmixup_kit.evaluation.autoattack")
 
 EPSILON = 0.15
 # All four attacks, but few targets and queries: seconds instead of minutes.

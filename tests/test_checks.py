@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import avmixup_kit as av
-from avmixup_kit.checks import FloatImages, as_images, inspect
-from avmixup_kit.evaluation import evaluate
+from avmixup_kit.evaluation.images import FloatImages, as_images
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.sanity import inspect
 
 EPSILON = 0.15
 

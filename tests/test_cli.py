@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import avmixup_kit as av
-from avmixup_kit import __main__ as cli
-from avmixup_kit import methods, runs
+from avmixup_kit import cli, methods, runs
+from avmixup_kit.training import checkpoints
 
 SHORT = ["--steps", "4", "--batch-size", "16", "--base-channels", "4", "--curve-images", "10"]
 
@@ -53,7 +53,9 @@ def test_train_is_the_library_and_resume_goes_on(monkeypatch, tmp_path, digits):
     next(records)
     records.close()
     call(monkeypatch, "train", tmp_path / "part", *words, "--resume")
-    states = [runs.load_checkpoint(tmp_path / run / "latest.pt") for run in ("whole", "part")]
+    states = [
+        checkpoints.load_checkpoint(tmp_path / run / "latest.pt") for run in ("whole", "part")
+    ]
     for name, tensor in states[0]["model"].items():
         assert torch.equal(tensor, states[1]["model"][name])
 

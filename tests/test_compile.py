@@ -14,7 +14,9 @@ from conftest import skip
 
 import avmixup_kit as av
 from avmixup_kit import methods, runs
-from avmixup_kit.training import Dial, Training
+from avmixup_kit.training import checkpoints
+from avmixup_kit.training.dial import Dial
+from avmixup_kit.training.loop import Training
 
 EPSILON = 0.15
 
@@ -71,8 +73,8 @@ def test_compiled_steps_are_the_eager_ones_and_turns_recompile_nothing(digits, t
         torch.compiler.set_stance("default")
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
     assert all(p.requires_grad for p in run.model.parameters())
-    runs.save_checkpoint(tmp_path / "state.pt", run.state_dict())
-    eager.load_state_dict(runs.load_checkpoint(tmp_path / "state.pt"))
+    checkpoints.save_checkpoint(tmp_path / "state.pt", run.state_dict())
+    eager.load_state_dict(checkpoints.load_checkpoint(tmp_path / "state.pt"))
     assert eager.step == run.step == 103
     torch.testing.assert_close(next(eager).loss, next(run).loss, rtol=1e-5, atol=0)
 

@@ -8,8 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import avmixup_kit as av
-from avmixup_kit import cost, methods, models, paper
-from avmixup_kit.attacks import Attack, NoAttack
+from avmixup_kit import methods, models, paper
+from avmixup_kit.methods.attacks import Attack, NoAttack
+from avmixup_kit.reproduce import cost
 
 # Forward, forward and backward to the input, forward and backward to the weights: 10^9
 # multiply-adds an image, and FLOP of 80 000 steps (50 000 at 64x64) of AVmixup with batch 128.

@@ -13,11 +13,14 @@ import torch
 import torch.multiprocessing as mp
 
 import avmixup_kit as av
-from avmixup_kit import distributed, methods, runs
+from avmixup_kit import methods, runs
+from avmixup_kit._base import distributed
 from avmixup_kit.data import Augmentation
-from avmixup_kit.evaluation import evaluate
-from avmixup_kit.search import RandomSearch
-from avmixup_kit.training import Dial, Training
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.random_search import RandomSearch
+from avmixup_kit.training import checkpoints
+from avmixup_kit.training.dial import Dial
+from avmixup_kit.training.loop import Training
 
 EPSILON = 0.15
 METHODS = {
@@ -160,7 +163,9 @@ def test_a_checkpoint_goes_on_at_another_world_size(pair, tmp_path, first):
     second = ({"one", "two"} - {first}).pop()
     ways[first](tmp_path / "part", False, 5)
     ways[second](tmp_path / "part", True, 8)
-    whole, part = (runs.load_checkpoint(tmp_path / n / "latest.pt") for n in ("whole", "part"))
+    whole, part = (
+        checkpoints.load_checkpoint(tmp_path / n / "latest.pt") for n in ("whole", "part")
+    )
     assert part["training"]["step"] == 8
     close(part["model"], whole["model"], 1e-5)
     for name in ("whole", "part"):
@@ -205,7 +210,7 @@ def judged(path, count):
 @pytest.mark.parametrize("count", [75, 1])
 def test_a_shared_evaluation_is_that_of_one_process(pair, trained, tmp_path, count):
     state = {"architecture": trained.architecture, "model": trained.state_dict()}
-    runs.save_checkpoint(tmp_path / "latest.pt", state)
+    checkpoints.save_checkpoint(tmp_path / "latest.pt", state)
     correct, gradients, ladder, notes = judged(tmp_path, count)
     if count > 1:
         assert 0 < correct[2].float().mean() < correct[0].float().mean()
@@ -278,7 +283,7 @@ def test_a_full_disk_of_process_0_ends_both_and_keeps_the_checkpoint(pair, tmp_p
     first, second = pair(full_disk, tmp_path)
     assert first == second
     assert "could not write" in first
-    assert runs.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == 2
+    assert checkpoints.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == 2
 
 
 FAILS = """
@@ -315,7 +320,7 @@ def test_a_process_that_fails_ends_all_with_its_error(tmp_path, how):
     ]
     said = [process.communicate(timeout=120)[1] for process in processes]
     last = said[0].splitlines()[-1].removeprefix("[rank0]: ")
-    assert last.startswith("avmixup_kit.distributed.RankFailed: "), said[0]
+    assert last.startswith("avmixup_kit._base.distributed.RankFailed: "), said[0]
     if how == "raises":
         assert [process.returncode for process in processes] == [1, 1]
         assert said[1].splitlines()[-1].endswith("ValueError: rank 1 has had enough")
@@ -324,7 +329,7 @@ def test_a_process_that_fails_ends_all_with_its_error(tmp_path, how):
     else:
         assert [process.returncode for process in processes] == [1, -signal.SIGKILL]
         assert "another process of this training went away" in last
-    assert runs.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == 3
+    assert checkpoints.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == 3
 
 
 def test_torchrun_trains_from_the_command_line(tmp_path):
@@ -341,4 +346,4 @@ def test_torchrun_trains_from_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("PGD10, validation: ") == 1
     assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
-    assert runs.load_checkpoint(tmp_path / "run" / "latest.pt")["training"]["step"] == 4
+    assert checkpoints.load_checkpoint(tmp_path / "run" / "latest.pt")["training"]["step"] == 4

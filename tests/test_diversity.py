@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import avmixup_kit as av
-from avmixup_kit import diversity, methods
-from avmixup_kit.diversity import Mixture, five
-from avmixup_kit.evaluation import evaluate
-from avmixup_kit.losses import TargetedCrossEntropy
+from avmixup_kit import methods
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.methods import sources
+from avmixup_kit.methods.losses import TargetedCrossEntropy
+from avmixup_kit.methods.sources import Mixture, five
 
 EPSILON = 0.15
 
@@ -130,4 +131,4 @@ def test_a_rank_beyond_the_classes_is_named(network, batch):
     attack = av.Attack(TargetedCrossEntropy(10), EPSILON, steps=1, start="zero")
     with pytest.raises(ValueError, match="rank = 10 is not allowed: there are 9 wrong classes"):
         attack(network, *batch)
-    assert diversity.five().sources[0] == av.pgd(10, batch_norm="batch")
+    assert sources.five().sources[0] == av.pgd(10, batch_norm="batch")

@@ -10,9 +10,12 @@ from torch import nn
 
 import avmixup_kit as av
 from avmixup_kit import evaluation
-from avmixup_kit.attacks import ascend, ball
-from avmixup_kit.evaluation import Evaluation, craft, evaluate, starts, transfer_matrix
-from avmixup_kit.losses import KLToClean, TransportDistance
+from avmixup_kit.evaluation.crafting import craft, starts
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.evaluation.transfer import transfer_matrix
+from avmixup_kit.methods.attacks import ascend, ball
+from avmixup_kit.methods.losses import KLToClean, TransportDistance
 
 EPSILON = 0.15
 

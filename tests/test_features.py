@@ -6,11 +6,12 @@ import torch
 from sklearn.metrics import calinski_harabasz_score
 
 import avmixup_kit as av
-from avmixup_kit import features, runs
-from avmixup_kit.attacks import NoAttack
+from avmixup_kit import runs
 from avmixup_kit.data import Split
-from avmixup_kit.evaluation import craft
-from avmixup_kit.features import scatter
+from avmixup_kit.evaluation import scatter as features
+from avmixup_kit.evaluation.crafting import craft
+from avmixup_kit.evaluation.scatter import scatter
+from avmixup_kit.methods.attacks import NoAttack
 
 EPSILON = 0.15
 

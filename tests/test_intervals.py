@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from avmixup_kit.intervals import over_seeds, spread
+from avmixup_kit._base.statistics import over_seeds, spread
 
 
 def test_interval_over_seeds_is_students():

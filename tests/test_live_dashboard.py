@@ -14,8 +14,10 @@ import pytest
 import torch
 
 import avmixup_kit as av
-from avmixup_kit import attacks, features, methods, runs
-from avmixup_kit.training import Dial, Record, Training, Turn
+from avmixup_kit import attacks, methods, runs
+from avmixup_kit.evaluation import scatter as features
+from avmixup_kit.training.dial import Dial, Turn
+from avmixup_kit.training.loop import Record, Training
 
 pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
@@ -23,9 +25,10 @@ pytest.importorskip("anywidget")
 import plotly.graph_objects as go
 
 from avmixup_kit import live
-from avmixup_kit.live.branch import Branch, Curve
-from avmixup_kit.live.dashboard import TITLES, kind, merged
-from avmixup_kit.live.trainer import Trainer
+from avmixup_kit.live.lab.branch import Branch, Curve
+from avmixup_kit.live.lab.dashboard import TITLES, kind, merged
+from avmixup_kit.live.lab.trainer import Trainer
+from avmixup_kit.training import checkpoints
 
 EPSILON = 0.15
 STEPS = 40
@@ -322,7 +325,7 @@ def test_a_saved_run_goes_on_here_and_headless(digits, tmp_path):
     assert identical(loaded_model.state_dict(), expected)
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert about["checksum"] == digits.train.checksum
-    start = runs.load_checkpoint(tmp_path / "run" / "step_000000.pt")
+    start = checkpoints.load_checkpoint(tmp_path / "run" / "step_000000.pt")
     assert identical(start["model"], weights(new(digits)))
 
 

@@ -28,7 +28,8 @@ NAMES = (
 )
 # the functions of the same names hide these modules
 lottery, overfitting, soft_labels = (
-    sys.modules[f"avmixup_kit.live.{name}"] for name in ("lottery", "overfitting", "soft_labels")
+    sys.modules[f"avmixup_kit.live.theory.{name}"]
+    for name in ("lottery", "overfitting", "soft_labels")
 )
 ALLOWED_CPU_SECONDS = 0.1
 # one slider end in all of them is illegal on its own: c = 10 features do not fit into d = 2

@@ -10,8 +10,8 @@ pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
 
 from avmixup_kit import live
-from avmixup_kit.labels import smooth
-from avmixup_kit.live.vertex import FAR, Scene
+from avmixup_kit.live.lab.vertex import FAR, Scene
+from avmixup_kit.methods.labels import smooth
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_looking_leaves_the_network_as_it_was(digits):
 
 
 def test_many_classes_show_the_likeliest_few():
-    from avmixup_kit.live.vertex import _shown
+    from avmixup_kit.live.lab.vertex import _shown
 
     share = torch.linspace(0, 1, 100)
     assert _shown(share, 3) == [3, 99, 98, 97, 96, 95, 94, 93, 92, 91]

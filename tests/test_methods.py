@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 import avmixup_kit as av
-from avmixup_kit import losses, methods
-from avmixup_kit.attacks import NoAttack
-from avmixup_kit.labels import one_hot, smooth
-from avmixup_kit.losses import CrossEntropy, Trades
-from avmixup_kit.methods import Method
-from avmixup_kit.mixing import Adversarial, AVmixup, Mixup
+from avmixup_kit import methods
+from avmixup_kit.methods import losses
+from avmixup_kit.methods.attacks import NoAttack
+from avmixup_kit.methods.labels import one_hot, smooth
+from avmixup_kit.methods.losses import CrossEntropy, Trades
+from avmixup_kit.methods.method import Method
+from avmixup_kit.methods.mixing import Adversarial, AVmixup, Mixup
 
 ALL = {
     "standard": methods.standard(),

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from avmixup_kit import models
-from avmixup_kit.models import AuthorsPreActivation, Normalise, PreActivation, Standardise
+from avmixup_kit.models.networks import AuthorsPreActivation, Normalise, PreActivation, Standardise
 
 TINY = {
     "standard": lambda: models.wide_resnet(10, 1, 4, seed=1),

@@ -49,8 +49,8 @@ def test_the_core_works_without_the_extras():
 @pytest.mark.parametrize(
     ("module", "action", "message"),
     [
-        ("plotly", "from avmixup_kit import plots; plots.page('t', [])", "avmixup-kit[plots]'"),
-        ("tyro", "import avmixup_kit.__main__", "avmixup-kit[cli]'"),
+        ("plotly", "from avmixup_kit import plots; html.page('t', [])", "avmixup-kit[plots]'"),
+        ("tyro", "import avmixup_kit.cli", "avmixup-kit[cli]'"),
     ],
 )  # fmt: skip
 def test_a_missing_extra_says_how_to_get_it(module, action, message):

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 import avmixup_kit as av
-from avmixup_kit import report
-from avmixup_kit.evaluation import Evaluation, evaluate, transfer_matrix
+from avmixup_kit.evaluation import report
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.evaluation.transfer import transfer_matrix
 
 pytest.importorskip("plotly")
 
@@ -101,8 +103,8 @@ def test_a_silent_model_is_said_to_be_silent_and_transfer_not_measured(trained, 
 
 
 def test_worst_examples_are_the_deepest(trained, split):
-    from avmixup_kit.evaluation import craft
-    from avmixup_kit.losses import margin
+    from avmixup_kit.evaluation.crafting import craft
+    from avmixup_kit.methods.losses import margin
 
     part = torch.arange(len(split))
     x, y = split.batch(part)

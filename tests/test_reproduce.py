@@ -20,10 +20,9 @@ from PIL import Image
 from scipy import stats
 
 import avmixup_kit as av
-from avmixup_kit import __main__ as cli
-from avmixup_kit import models, paper, runs
-from avmixup_kit.attacks import Attack
-from avmixup_kit.evaluation import Comparison, compare
+from avmixup_kit import cli, models, paper, runs
+from avmixup_kit.evaluation.compare import Comparison, compare
+from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.reproduce import (
     claims,
     estimate,
@@ -36,7 +35,7 @@ from avmixup_kit.reproduce import (
     results,
     work,
 )
-from avmixup_kit.training import TrainingDiverged
+from avmixup_kit.training.loop import TrainingDiverged
 
 pytest.importorskip("pyautoattack")
 

@@ -15,7 +15,10 @@ import torch
 
 import avmixup_kit as av
 from avmixup_kit import methods, runs
-from avmixup_kit.training import Dial, Training, TrainingDiverged, Turn
+from avmixup_kit._base import files, provenance
+from avmixup_kit.training import checkpoints
+from avmixup_kit.training.dial import Dial, Turn
+from avmixup_kit.training.loop import Training, TrainingDiverged
 
 EPSILON = 0.15
 STEPS = 30
@@ -32,7 +35,7 @@ def finish(records):
 
 
 def weights(path):
-    return runs.load_checkpoint(path)["model"]
+    return checkpoints.load_checkpoint(path)["model"]
 
 
 def identical(a, b):
@@ -66,11 +69,11 @@ def test_curves_are_logged_and_the_best_is_kept_by_validation(digits, tmp_path):
     steps, values = runs.curves_of(tmp_path)["accuracy"]
     assert steps == [5, 10, 15, 20, 25, 30]
     assert values == [5.0, 3.0, 1.0, 6.0, 4.0, 2.0]
-    assert runs.load_checkpoint(tmp_path / "best.pt")["training"]["step"] == 20
+    assert checkpoints.load_checkpoint(tmp_path / "best.pt")["training"]["step"] == 20
 
 
 def test_measuring_curves_does_not_change_the_run(digits, tmp_path):
-    from avmixup_kit.demo import robust_curves
+    from avmixup_kit.evaluation.curves import robust_curves
 
     finish(runs.log(new(digits, steps=6), tmp_path / "a"))
     curves = robust_curves(digits, 20)
@@ -238,7 +241,7 @@ def test_a_run_of_limited_time_saves_ends_and_is_taken_up(digits, tmp_path, monk
     part = finish(runs.log(new(digits), tmp_path / "part", minutes=5))
     monkeypatch.undo()
     assert 1 <= len(part) < STEPS
-    assert runs.load_checkpoint(tmp_path / "part/latest.pt")["training"]["step"] == len(part)
+    assert checkpoints.load_checkpoint(tmp_path / "part/latest.pt")["training"]["step"] == len(part)
     rest = finish(runs.log(new(digits), tmp_path / "part", resume=True, minutes=60))
     whole = finish(runs.log(new(digits), tmp_path / "whole"))
     assert part + rest == whole
@@ -282,7 +285,7 @@ def test_checkpoints_in_pieces_go_on_whole_and_back(digits, tmp_path):
 @pytest.mark.parametrize("damage", ["missing", "torn", "altered", "list"])
 def test_a_damaged_piece_is_named(tmp_path, damage):
     path = tmp_path / "latest.pt"
-    runs.save_checkpoint(path, {"noise": torch.rand(2**19)}, piece_mib=1)
+    checkpoints.save_checkpoint(path, {"noise": torch.rand(2**19)}, piece_mib=1)
     (tmp_path / "latest.pt.notes.txt").write_text("not ours")
     second = sorted(tmp_path.glob("latest.pt.*.001"))[0]
     content = second.read_bytes()
@@ -297,15 +300,15 @@ def test_a_damaged_piece_is_named(tmp_path, damage):
     said = {"missing": "is missing", "list": "truncated, altered"}.get(damage, "torn or altered")
     name = "latest.pt is" if damage == "list" else f"its piece {second.name}"
     with pytest.raises(ValueError, match=f"{name} .*{said}|{name} {said}"):
-        runs.load_checkpoint(path)
-    runs.save_checkpoint(path, {"noise": torch.rand(3)})
+        checkpoints.load_checkpoint(path)
+    checkpoints.save_checkpoint(path, {"noise": torch.rand(3)})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["latest.pt", "latest.pt.notes.txt"]
 
 
 def test_a_disk_that_fills_up_between_pieces_keeps_the_checkpoint(tmp_path, monkeypatch):
     path, noise = tmp_path / "latest.pt", torch.rand(2**19)
-    runs.save_checkpoint(path, {"noise": noise}, piece_mib=1)
-    write, written = runs.write_atomic, []
+    checkpoints.save_checkpoint(path, {"noise": noise}, piece_mib=1)
+    write, written = files.write_atomic, []
 
     def full(path, content):
         written.append(path)
@@ -315,10 +318,10 @@ def test_a_disk_that_fills_up_between_pieces_keeps_the_checkpoint(tmp_path, monk
 
     monkeypatch.setattr(runs, "write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
-        runs.save_checkpoint(path, {"noise": noise + 1}, piece_mib=1)
+        checkpoints.save_checkpoint(path, {"noise": noise + 1}, piece_mib=1)
     monkeypatch.undo()
-    assert torch.equal(runs.load_checkpoint(path)["noise"], noise)
-    runs.save_checkpoint(path, {"noise": noise + 2}, piece_mib=1)
+    assert torch.equal(checkpoints.load_checkpoint(path)["noise"], noise)
+    checkpoints.save_checkpoint(path, {"noise": noise + 2}, piece_mib=1)
     assert len(list(tmp_path.iterdir())) == 4, "what the failed attempt had written is gone too"
 
 
@@ -331,7 +334,7 @@ def test_out_of_memory_keeps_the_last_checkpoint(digits, tmp_path):
     run = new(digits, methods.avmixup(perturb=greedy))
     with pytest.raises(torch.OutOfMemoryError, match="batch_size = 16 and precision = 'float32'"):
         finish(runs.log(run, tmp_path, checkpoint_every=5))
-    assert runs.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == 5
+    assert checkpoints.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == 5
 
 
 # -------------------------------------------------------------------------------------- bad input
@@ -414,7 +417,7 @@ def test_a_damaged_checkpoint_is_named(digits, tmp_path, damage):
 def test_a_missing_checkpoint_and_one_without_a_network_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         runs.load_model(tmp_path)
-    runs.save_checkpoint(tmp_path / "latest.pt", {"weights": torch.zeros(1)})
+    checkpoints.save_checkpoint(tmp_path / "latest.pt", {"weights": torch.zeros(1)})
     with pytest.raises(ValueError, match="holds no network of avmixup_kit"):
         runs.load_model(tmp_path)
 
@@ -458,7 +461,7 @@ def test_a_diverging_run_keeps_its_last_good_checkpoint(digits, tmp_path):
             if record.step == 11:
                 with torch.no_grad():
                     run.model.head.weight.fill_(float("nan"))
-    saved = runs.load_checkpoint(tmp_path / "latest.pt")
+    saved = checkpoints.load_checkpoint(tmp_path / "latest.pt")
     assert saved["training"]["step"] == 10
     assert all(t.isfinite().all() for t in saved["model"].values())
 
@@ -469,7 +472,7 @@ def test_weights_that_are_not_finite_are_never_saved(digits, tmp_path):
         for record in runs.log(run, tmp_path, checkpoint_every=1):
             if record.step == 8:
                 run.optimiser.param_groups[0]["params"][-1].register_hook(lambda g: g * torch.inf)
-    assert runs.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == 9
+    assert checkpoints.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == 9
 
 
 def test_bad_arguments_are_named(digits, tmp_path):
@@ -487,7 +490,7 @@ def test_bad_arguments_are_named(digits, tmp_path):
 
 
 def test_provenance_names_commit_versions_and_machine():
-    about = runs.provenance()
+    about = provenance.provenance()
     assert about["torch"] == torch.__version__
     assert about["machine"]
     if (Path(__file__).parents[1] / ".git").exists():

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 import avmixup_kit as av
-from avmixup_kit import distributed, methods, training
-from avmixup_kit.training import Dial, Settings, Training, TrainingDiverged, Turn
+from avmixup_kit import methods, training
+from avmixup_kit._base import distributed
+from avmixup_kit.training.dial import Dial, Turn
+from avmixup_kit.training.loop import Training, TrainingDiverged
+from avmixup_kit.training.settings import Settings
 
 EPSILON = 0.15
 

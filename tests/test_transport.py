@@ -5,7 +5,7 @@ import ot
 import pytest
 import torch
 
-from avmixup_kit import transport
+from avmixup_kit.methods import transport
 
 
 def logits(rows: int, columns: int = 5, seed: int = 0, scale: float = 1.0) -> torch.Tensor:

@@ -18,12 +18,11 @@ import pytest
 import torch
 
 import avmixup_kit as av
-from avmixup_kit import __main__ as cli
-from avmixup_kit import methods, paper, tuning
-from avmixup_kit.autoattack import autoattack
+from avmixup_kit import cli, methods, paper, tuning
 from avmixup_kit.data import Split
-from avmixup_kit.search import RandomSearch
-from avmixup_kit.tuning import study as study_module
+from avmixup_kit.evaluation.autoattack import autoattack
+from avmixup_kit.evaluation.random_search import RandomSearch
+from avmixup_kit.search import study as study_module
 
 optuna = pytest.importorskip("optuna")
 

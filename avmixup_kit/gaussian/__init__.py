@@ -11,7 +11,7 @@ soft        what soft labels prescribe
 finite      training on drawn data
 """
 
-from .bounds import (
+from avmixup_kit.gaussian.bounds import (
     alignment_bound,
     epsilon_exact,
     epsilon_for_error,
@@ -25,7 +25,7 @@ from .bounds import (
     theorem_1_probability,
     vacuous,
 )
-from .features import (
+from avmixup_kit.gaussian.features import (
     PRESETS,
     FeatureModel,
     Groups,
@@ -35,9 +35,9 @@ from .features import (
     theorem_3_weight,
     untied_weight,
 )
-from .finite import SampleTraining, sample_means, train_on_sample
-from .flows import Flow, flow, time_to_share
-from .laws import (
+from avmixup_kit.gaussian.finite import SampleTraining, sample_means, train_on_sample
+from avmixup_kit.gaussian.flows import Flow, flow, time_to_share
+from avmixup_kit.gaussian.laws import (
     ErrorLaw,
     critical_epsilon,
     error_law,
@@ -46,10 +46,15 @@ from .laws import (
     robust_errors_fast,
     typical_z,
 )
-from .model import error_at, fit, robust_error, sample, standard_error
-from .objectives import AVmixup, LabelSmoothing
-from .soft import low_noise_share, matching_gamma, matching_smoothing, zero_crossing
-from .stationary import (
+from avmixup_kit.gaussian.model import error_at, fit, robust_error, sample, standard_error
+from avmixup_kit.gaussian.objectives import AVmixup, LabelSmoothing
+from avmixup_kit.gaussian.soft import (
+    low_noise_share,
+    matching_gamma,
+    matching_smoothing,
+    zero_crossing,
+)
+from avmixup_kit.gaussian.stationary import (
     Stationary,
     effective_epsilon,
     expected_loss,

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arguments import broadcast, choice, real
-from .laws import mean_abs
-from .model import z_score
+from avmixup_kit.gaussian.arguments import broadcast, choice, real
+from avmixup_kit.gaussian.laws import mean_abs
+from avmixup_kit.gaussian.model import z_score
 
 NOISE = ("independent", "any", "shared")
 

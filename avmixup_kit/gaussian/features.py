@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
-from .arguments import broadcast, choice, count, generator, number, real
-from .model import error_at, z_score
+from avmixup_kit.gaussian.arguments import broadcast, choice, count, generator, number, real
+from avmixup_kit.gaussian.model import error_at, z_score
 
 UNDER = ("true", "observed")
 TIES = ("none", "observed", "true")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arguments import count, generator, number, real
-from .features import FeatureModel
-from .model import error_at
-from .objectives import Loss, pointwise, segment
+from avmixup_kit.gaussian.arguments import count, generator, number, real
+from avmixup_kit.gaussian.features import FeatureModel
+from avmixup_kit.gaussian.model import error_at
+from avmixup_kit.gaussian.objectives import Loss, pointwise, segment
 
 
 @dataclass(frozen=True)

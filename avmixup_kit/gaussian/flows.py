@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike
 from scipy.integrate import quad, solve_ivp
 from scipy.special import expit, logit
 
-from .arguments import choice, number, real
-from .features import FeatureModel
-from .objectives import Loss, forces, segment
-from .stationary import expected_loss, stationary_point, tilt
+from avmixup_kit.gaussian.arguments import choice, number, real
+from avmixup_kit.gaussian.features import FeatureModel
+from avmixup_kit.gaussian.objectives import Loss, forces, segment
+from avmixup_kit.gaussian.stationary import expected_loss, stationary_point, tilt
 
 GEOMETRY = ("exponentiated", "projected")
 _WALL = 1e10

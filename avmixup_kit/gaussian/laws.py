@@ -11,8 +11,8 @@ from numpy.polynomial.legendre import leggauss
 from numpy.typing import ArrayLike
 from scipy.special import gammainc, gammaincc, ndtr, ndtri_exp
 
-from .arguments import Numbers, broadcast, count, generator, number, real
-from .model import error_at, z_score
+from avmixup_kit.gaussian.arguments import Numbers, broadcast, count, generator, number, real
+from avmixup_kit.gaussian.model import error_at, z_score
 
 _SQRT_2_PI = np.sqrt(2 * np.pi)
 _NODES, _WEIGHTS = leggauss(96)

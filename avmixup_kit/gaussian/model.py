@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import log_ndtr, ndtr
 
-from .arguments import broadcast, count, generator, number, real
+from avmixup_kit.gaussian.arguments import broadcast, count, generator, number, real
 
 
 def error_at(z: ArrayLike, log10: bool = False) -> np.ndarray:

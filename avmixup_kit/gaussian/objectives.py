@@ -18,7 +18,7 @@ import numpy as np
 from numpy.polynomial.legendre import leggauss
 from scipy.special import erfcx, expit, log_ndtr, ndtr
 
-from .arguments import Numbers, number
+from avmixup_kit.gaussian.arguments import Numbers, number
 
 HARD = ("logistic", "exponential", "hinge")
 _NODES, _WEIGHTS = leggauss(64)

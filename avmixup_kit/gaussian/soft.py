@@ -4,9 +4,9 @@ import numpy as np
 from scipy.optimize import root
 from scipy.special import expit
 
-from .arguments import number
-from .features import FeatureModel
-from .objectives import AVmixup, forces, segment
+from avmixup_kit.gaussian.arguments import number
+from avmixup_kit.gaussian.features import FeatureModel
+from avmixup_kit.gaussian.objectives import AVmixup, forces, segment
 
 
 def zero_crossing(lambda1: float, lambda2: float) -> float:

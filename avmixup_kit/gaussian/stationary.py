@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import root_scalar
 
-from .arguments import Numbers, broadcast, number, real
-from .features import FeatureModel
-from .objectives import Forces, Loss, expected, forces, mills, segment
+from avmixup_kit.gaussian.arguments import Numbers, broadcast, number, real
+from avmixup_kit.gaussian.features import FeatureModel
+from avmixup_kit.gaussian.objectives import Forces, Loss, expected, forces, mills, segment
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ try:
     import plotly.graph_objects as go
     from plotly.basedatatypes import BaseFigure
 
-    from .figures import LiveFigure
+    from avmixup_kit.live.figures import LiveFigure
 except ImportError as error:
     raise ImportError(
         "explorers need ipywidgets, anywidget and plotly: pip install 'avmixup-kit[notebooks]'"
     ) from error
 
-from avmixup_kit.plots import COLOURS, GREY, styled
+from avmixup_kit._base.plots import COLOURS, GREY, styled
 
 ALARM = COLOURS[1]
 _F = TypeVar("_F", bound=BaseFigure)

@@ -29,7 +29,8 @@ from avmixup_kit.reproduce.plans import (
 )
 from avmixup_kit.reproduce.results import Assembled, Cell, Result, load, write_table
 from avmixup_kit.reproduce.work import Work
-from avmixup_kit.training import Precision, native_bf16
+from avmixup_kit.training.precision import native_bf16
+from avmixup_kit.training.settings import Precision
 
 __all__ = [
     "NAMES",

@@ -8,7 +8,8 @@ over images) differs from zero at p < 0.05; nothing is corrected for the number 
 import re
 from dataclasses import dataclass
 
-from avmixup_kit.evaluation import Comparison, compare, text_table
+from avmixup_kit._base.tables import text_table
+from avmixup_kit.evaluation.compare import Comparison, compare
 from avmixup_kit.reproduce.results import Assembled, Cell, Result
 
 LEVEL = 0.05

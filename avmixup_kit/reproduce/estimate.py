@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from avmixup_kit import attacks, cost, models
-from avmixup_kit.evaluation import text_table
+from avmixup_kit import models
+from avmixup_kit._base.tables import text_table
+from avmixup_kit.methods import attacks
+from avmixup_kit.reproduce import cost
 from avmixup_kit.reproduce.plans import Column, Plan, Run
 
 RATES = (100, 250, 400)  # 10^12 operations a second

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avmixup_kit.plots import COLOURS, GREY, accuracy_curves, styled
+from avmixup_kit._base.plots import COLOURS, GREY, styled
+from avmixup_kit.evaluation.curves import accuracy_curves
 from avmixup_kit.reproduce.results import DATA_TITLES, Assembled
 
 if TYPE_CHECKING:

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from avmixup_kit import attacks, methods, paper
-from avmixup_kit.autoattack import Version, autoattack
-from avmixup_kit.methods import Method
+from avmixup_kit import methods, paper
+from avmixup_kit.evaluation.autoattack import Version, autoattack
+from avmixup_kit.methods import attacks
+from avmixup_kit.methods.method import Method
 from avmixup_kit.paper import Recipe
-from avmixup_kit.training import Precision, Settings
+from avmixup_kit.training.settings import Precision, Settings
 
 CLEAN = "Clean"
 TITLES = {

@@ -15,12 +15,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from avmixup_kit import methods, runs
-from avmixup_kit.evaluation import Evaluation, text_table
-from avmixup_kit.intervals import over_seeds, wilson
+from avmixup_kit import methods
+from avmixup_kit._base import files
+from avmixup_kit._base.statistics import over_seeds, wilson
+from avmixup_kit._base.tables import text_table
+from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.reproduce import plans
 from avmixup_kit.reproduce.plans import Plan, Row, Scale
-from avmixup_kit.training import Precision, Settings
+from avmixup_kit.training.settings import Precision, Settings
 
 FORMAT = 1
 DATA_TITLES = {
@@ -365,13 +367,13 @@ def save(result: Result, evaluation: Evaluation) -> None:
     result.path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     replace(evaluation, model=None, images=None).save(buffer)
-    runs.write_atomic(result.path.with_suffix(".npz"), buffer.getvalue())
-    runs.write_atomic(result.path, (json.dumps(result.about, indent=1) + "\n").encode())
+    files.write_atomic(result.path.with_suffix(".npz"), buffer.getvalue())
+    files.write_atomic(result.path, (json.dumps(result.about, indent=1) + "\n").encode())
 
 
 def write_table(assembled: Assembled, results: str | Path) -> Path:
     """Write table.md and return its path."""
     path = folder_of(results, assembled.plan) / "table.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_atomic(path, assembled.markdown().encode())
+    files.write_atomic(path, assembled.markdown().encode())
     return path

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from avmixup_kit import runs
-from avmixup_kit.attacks import Attack
+from avmixup_kit._base import files
 from avmixup_kit.data import Data
-from avmixup_kit.evaluation import CLEAN, Evaluation
+from avmixup_kit.evaluation.record import CLEAN, Evaluation
+from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.reproduce.plans import Column
 
 
@@ -62,7 +62,7 @@ class Verdicts:
             gradients=np.array([self.gradients[name] for name in self.correct]),
             about=json.dumps(self.about | {"checksum": self.checksum}),
         )
-        runs.write_atomic(self.path, buffer.getvalue())
+        files.write_atomic(self.path, buffer.getvalue())
 
     def done(self, column: Column) -> bool:
         """Return whether every image has been judged."""

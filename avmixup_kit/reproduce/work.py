@@ -17,15 +17,18 @@ import filelock
 import torch
 from torch import nn
 
-from avmixup_kit import models, runs
+from avmixup_kit import models
+from avmixup_kit._base import files, provenance
 from avmixup_kit.data import Augmentation, Data, load
-from avmixup_kit.demo import robust_curves
-from avmixup_kit.evaluation import evaluate
+from avmixup_kit.evaluation.curves import robust_curves
+from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.reproduce import results
 from avmixup_kit.reproduce.plans import TITLES, Column, Plan, Row, Run, Scale, plan
 from avmixup_kit.reproduce.results import Result
 from avmixup_kit.reproduce.verdicts import Verdicts, groups
-from avmixup_kit.training import Precision, Training, TrainingDiverged
+from avmixup_kit.training import checkpoints, runs
+from avmixup_kit.training.loop import Training, TrainingDiverged
+from avmixup_kit.training.settings import Precision
 
 ROBUST = "PGD10, validation"  # the curve by which the best checkpoint is chosen
 MIRROR = "cifar10-jpeg.tar.xz"
@@ -178,7 +181,7 @@ class Work:
             if first is not None:
                 seconds = time.perf_counter() - began
                 spent = json.dumps(self._spent(folder) + seconds).encode()
-                runs.write_atomic(folder / "seconds.json", spent)
+                files.write_atomic(folder / "seconds.json", spent)
                 self.say(
                     f"trained {run.folder}: steps {first} to {training.step} of {training.steps} "
                     f"in {seconds:.0f} s"
@@ -211,7 +214,7 @@ class Work:
                     f"{folder} holds a run with another {name}: {was.get(name)}, not {value}; "
                     "choose another --runs"
                 )
-        steps = runs.load_checkpoint(folder / "latest.pt")["training"]["step"]
+        steps = checkpoints.load_checkpoint(folder / "latest.pt")["training"]["step"]
         if steps == run.settings.steps:
             self._trained.add(run)
         return steps == run.settings.steps
@@ -272,7 +275,7 @@ class Work:
             verdicts.add(column.key, first, found.correct[at], found.gradients[at])
         seconds = time.perf_counter() - began
         verdicts.about["seconds"] += seconds
-        verdicts.about["provenance"] = runs.provenance()
+        verdicts.about["provenance"] = provenance.provenance()
         verdicts.about["notes"] = list(dict.fromkeys([*verdicts.about["notes"], *found.notes]))
         names = ", ".join(column.key for column in group)
         self.say(f"evaluated {run.folder}, {len(part)} images: {names} in {seconds:.0f} s")
@@ -334,7 +337,7 @@ class Work:
                 "evaluation for all tables": round(verdicts.about["seconds"], 1),
             },
             "provenance": {
-                "training": {key: trained.get(key) for key in runs.provenance()},
+                "training": {key: trained.get(key) for key in provenance.provenance()},
                 "evaluation": verdicts.about["provenance"],
             },
         }

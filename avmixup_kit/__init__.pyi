@@ -1,0 +1,86 @@
+from . import evaluation, gaussian, methods, models, paper, plots, search, tuning
+from .data import (
+    Data,
+    Split,
+    cifar10,
+    cifar100,
+    digits,
+    fashion_mnist,
+    image_folder,
+    svhn,
+    tiny_imagenet,
+)
+from .evaluation import Evaluation, evaluate, mcnemar, transfer_matrix, wilson
+from .evaluation.autoattack import autoattack
+from .methods import (
+    Method,
+    attacks,
+    avmixup,
+    feature_scatter,
+    feature_scatter_avmixup,
+    label_smoothing,
+    mixing,
+    mixup,
+    standard,
+    trades,
+)
+from .methods.attacks import Attack, ascend, cw, fgsm, pgd
+from .methods.mixing import Adversarial, AVmixup, Mixup
+from .models import preact_resnet18, small_cnn, wide_resnet
+from .training import Dial, Record, Settings, Training, TrainingDiverged, Turn, runs
+
+__version__: str
+
+__all__ = [
+    "AVmixup",
+    "Adversarial",
+    "Attack",
+    "Data",
+    "Dial",
+    "Evaluation",
+    "Method",
+    "Mixup",
+    "Record",
+    "Settings",
+    "Split",
+    "Training",
+    "TrainingDiverged",
+    "Turn",
+    "ascend",
+    "attacks",
+    "autoattack",
+    "avmixup",
+    "cifar10",
+    "cifar100",
+    "cw",
+    "digits",
+    "evaluate",
+    "evaluation",
+    "fashion_mnist",
+    "feature_scatter",
+    "feature_scatter_avmixup",
+    "fgsm",
+    "gaussian",
+    "image_folder",
+    "label_smoothing",
+    "mcnemar",
+    "methods",
+    "mixing",
+    "mixup",
+    "models",
+    "paper",
+    "pgd",
+    "plots",
+    "preact_resnet18",
+    "runs",
+    "search",
+    "small_cnn",
+    "standard",
+    "svhn",
+    "tiny_imagenet",
+    "trades",
+    "transfer_matrix",
+    "tuning",
+    "wide_resnet",
+    "wilson",
+]

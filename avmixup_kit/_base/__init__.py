@@ -1,0 +1,1 @@
+"""What every floor stands on. It imports nothing of the kit."""

@@ -1,0 +1,40 @@
+"""Files that are written whole or not at all, and logs that a kill may have torn."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: str | Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: it could not be written (a full disk); what stood there before is kept.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OSError(
+            error.errno, f"could not write {path} ({error.strerror}); the file before it is kept"
+        ) from error
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return a log's records; a last line torn by a kill is left out."""
+    records = []
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines) - 1:
+                raise ValueError(f"line {number + 1} of {path} is not JSON: {error}") from error
+    return records

@@ -1,0 +1,45 @@
+"""Static figures. Colours are Okabe and Ito's, safe for colour-blind readers; every curve also has
+a dash of its own; transparent grounds and grey text read in light and dark themes."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+GREY = "#808080"
+GRID = "rgba(128,128,128,0.3)"
+
+
+def graph_objects():
+    """Return plotly's module of figures.
+
+    Raises:
+        ImportError: plotly is not installed; the message says how to get it.
+    """
+    try:
+        import plotly.graph_objects as go
+    except ImportError as error:
+        raise ImportError(
+            "figures need plotly, which is not installed: pip install 'avmixup-kit[plots]'"
+        ) from error
+    return go
+
+
+def styled(figure: "go.Figure", title: str, x: str, y: str) -> "go.Figure":
+    """Return the figure with the kit's look: transparent ground, grey text, fine grid."""
+    figure.update_layout(
+        title=title,
+        font={"color": GREY},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 60, "r": 20, "t": 50, "b": 50},
+        xaxis_title=x,
+        yaxis_title=y,
+        template="none",
+    )
+    figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID)
+    figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID)
+    return figure

@@ -1,0 +1,55 @@
+"""How sure a figure is: intervals over images and over seeds, and paired comparisons."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+from torch import Tensor
+
+if TYPE_CHECKING:
+    pass
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's confidence interval of a proportion, as fractions."""
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"successes = {successes} of n = {n} is not allowed: 0 <= successes <= n")
+    interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
+    """Return the exact two-sided p-value that two models err equally often on paired examples.
+
+    Args:
+        correct_a, correct_b: bool (N,), the same examples in the same order.
+    """
+    if correct_a.shape != correct_b.shape:
+        raise ValueError(f"{len(correct_a)} and {len(correct_b)} examples cannot be paired")
+    only_a = int((correct_a & ~correct_b).sum())
+    only_b = int((~correct_a & correct_b).sum())
+    if only_a + only_b == 0:
+        return 1.0
+    return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def over_seeds(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Return the mean over seeds and half its confidence interval (Student's t).
+
+    Raises:
+        ValueError: fewer than two values, which have no spread.
+    """
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} seed has no interval over seeds: two or more are needed")
+    quantile = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return float(np.mean(values)), quantile * error
+
+
+def spread(values: Sequence[float], sign: bool = False) -> str:
+    """Return mean +- half the 95 % interval over seeds, in percent; of one value, itself."""
+    if len(values) == 1:
+        return f"{100 * values[0]:{'+' if sign else ''}.1f}"
+    mean, half = over_seeds(values)
+    return f"{100 * mean:{'+' if sign else ''}.1f} +- {100 * half:.1f}"

@@ -1,0 +1,468 @@
+"""The command line: python -m avmixup_kit train | evaluate | demo | search."""
+
+import sys
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from tqdm.auto import tqdm
+
+from avmixup_kit import methods, models
+from avmixup_kit import search as tuning
+from avmixup_kit._base import distributed
+from avmixup_kit._base.distributed import RankFailed, choose_device
+from avmixup_kit.data import Augmentation, Data, load
+from avmixup_kit.demo import comparison_table, demo
+from avmixup_kit.evaluation.curves import robust_curves
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.methods import attacks
+from avmixup_kit.training import runs
+from avmixup_kit.training.dial import Dial
+from avmixup_kit.training.loop import Training
+from avmixup_kit.training.settings import Precision, Settings
+
+try:
+    import tyro
+except ImportError:
+    raise SystemExit(
+        "the command line needs tyro, which is not installed: pip install 'avmixup-kit[cli]'"
+    ) from None
+
+
+DataName = Literal[
+    "digits", "fashion_mnist", "cifar10", "cifar100", "svhn", "tiny_imagenet", "image_folder"
+]
+NetworkName = Literal[
+    "small_cnn",
+    "preact_resnet18",
+    "wrn-16-8",
+    "wrn-28-10",
+    "wrn-34-10",
+    "wrn-34-10-authors",
+]
+MethodName = Literal[
+    "standard",
+    "mixup",
+    "pgd",
+    "label_smoothing",
+    "avmixup",
+    "trades",
+    "feature_scatter",
+    "feature_scatter_avmixup",
+]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which images."""
+
+    data: Annotated[DataName, tyro.conf.arg(aliases=["--dataset"])] = "digits"
+    """The data set."""
+    root: Path | None = None
+    """Where it lies, or is downloaded to; for image_folder the folder or archive itself."""
+    pad: int | None = None
+    """Zeros around each side before a random crop; the data set's own where left out."""
+    flip: bool | None = None
+    """Mirror images at random; the data set's own where left out."""
+    validation: float | None = None
+    """Part of the training images held out for validation; the data set's own where left out."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where images, network and attacks live; auto is CUDA where there is one."""
+
+    def load(self) -> Data:
+        """Return the data set on its device."""
+        options: dict[str, object] = {"device": choose_device(self.device)}
+        if self.root is not None:
+            options["path" if self.data == "image_folder" else "root"] = self.root
+        elif self.data == "image_folder":
+            raise ValueError("--root is missing: the folder or archive of images")
+        if self.validation is not None:
+            options["validation"] = self.validation
+        if self.pad is not None or self.flip is not None:
+            options["augmentation"] = Augmentation(self.pad or 0, bool(self.flip))
+        if distributed.world() > 1:
+            # One process downloads and decodes; the others find it done.
+            distributed.from_rank_0(lambda: bool(load(self.data, **options)))
+        return load(self.data, **options)
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What is trained. Left out, a setting is the method's own default; one that the chosen method
+    does not have is refused."""
+
+    method: MethodName = "avmixup"
+    """The training method."""
+    epsilon: float | None = None
+    """Radius of the ball in [0, 1] pixels; the data set's own where left out."""
+    step_size: float | None = None
+    """Step of the attack in [0, 1] pixels; a quarter of epsilon where left out."""
+    attack_steps: int | None = None
+    """Gradient steps of the attack."""
+    batch_norm: attacks.BatchNorm | None = None
+    """Batch norm while crafting."""
+    start: attacks.Start | None = None
+    """Where the attack starts."""
+    gamma: float | None = None
+    """AVmixup: how far out the vertex lies, 1 or more."""
+    lambda1: float | None = None
+    """AVmixup: the true class's share of the label at the clean image."""
+    lambda2: float | None = None
+    """AVmixup: the same at the vertex."""
+    clip_vertex: bool | None = None
+    """AVmixup: clip the vertex to valid pixels, as the authors' code does."""
+    per_example: bool | None = None
+    """AVmixup, Mixup: one mixing weight per example rather than per batch."""
+    lam: float | None = None
+    """Label smoothing, Feature Scatter: the true class's share of the label."""
+    beta: float | None = None
+    """TRADES: weight of the KL term."""
+    a: float | None = None
+    """Mixup: weights come from Beta(a, a)."""
+
+    def build(self, epsilon: float) -> methods.Method:
+        """Return the method, at this epsilon unless another was asked for."""
+        given = {
+            "steps" if f.name == "attack_steps" else f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name != "method" and getattr(self, f.name) is not None
+        }
+        if self.method not in ("standard", "mixup", "trades"):
+            given.setdefault("epsilon", epsilon)
+        return methods.build(self.method, **given)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a network into a run folder; the same seed gives the same weights on a CPU.
+
+    torchrun --nproc-per-node 8 -m avmixup_kit train ... shares every batch out among 8 processes.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The run folder."""
+    settings: Annotated[Settings, tyro.conf.arg(name="")]
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    method: Annotated[MethodOptions, tyro.conf.arg(name="")] = field(default_factory=MethodOptions)
+    network: NetworkName = "small_cnn"
+    """The network."""
+    base_channels: int | None = None
+    """Width of small_cnn or preact_resnet18, where not the default."""
+    turns: Path | None = None
+    """A run folder or exported file whose dial turns are replayed."""
+    resume: bool = False
+    """Go on with the run in the folder."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    curves_every: int = 500
+    """Steps between measurements of clean and PGD10 accuracy on training and validation images."""
+    curve_images: int = 500
+    """How many images of each split those use."""
+    compile: bool = False
+    """Compile the network's passes: a minute at first, faster steps then."""
+    sync_batch_norm: bool = False
+    """With several processes: batch norm over the whole batch, not each process's share."""
+    minutes: float | None = None
+    """Save and end after so many minutes; --resume goes on."""
+    checkpoint_piece_mib: int | None = None
+    """Keep every file of a checkpoint below so many MiB."""
+
+    def __call__(self) -> None:
+        with distributed.joined(self.data.device):
+            self._train()
+
+    def _train(self) -> None:
+        loaded = self.data.load()
+        method = self.method.build(loaded.epsilon)
+        dial = Dial(method, runs.turns_of(self.turns) if self.turns else ())
+        options = {} if self.base_channels is None else {"base_channels": self.base_channels}
+        network = models.build(self.network, loaded, seed=self.settings.seed, **options)
+        training = Training(
+            network.to(loaded.train.device),
+            loaded.train,
+            dial,
+            compile=self.compile,
+            sync_batch_norm=self.sync_batch_norm,
+            settings=self.settings,
+        )
+        records = runs.log(
+            training,
+            self.folder,
+            resume=self.resume,
+            checkpoint_every=self.checkpoint_every,
+            curves=robust_curves(loaded, self.curve_images),
+            curves_every=self.curves_every,
+            best="PGD10, validation",
+            minutes=self.minutes,
+            piece_mib=self.checkpoint_piece_mib,
+        )
+        talks = distributed.rank() == 0
+        first = next(records, None)  # what is wrong with the folder is told before a bar appears
+        if first is not None:
+            for record in tqdm(
+                chain([first], records),
+                total=training.steps,
+                initial=first.step,
+                unit="step",
+                desc=str(self.folder),
+                disable=not talks,
+            ):
+                if talks and record.step % 100 == 0:
+                    tqdm.write(f"step {record.step}: loss {record.loss:.4f}, lr {record.lr:g}")
+        if not talks:
+            return
+        if training.step < training.steps:
+            print(
+                f"stopped and saved after {training.step} of {training.steps} steps: the time was "
+                "up; --resume goes on"
+            )
+        for name, (steps, values) in runs.curves_of(self.folder).items():
+            print(f"{name}: {values[-1]:.2%} after {steps[-1]} steps")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a run folder's network on test images; writes evaluation.json and correct.npz.
+
+    torchrun --nproc-per-node 8 -m avmixup_kit evaluate ... shares the images out among 8 processes.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The run folder."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    checkpoint: Literal["latest", "best"] = "latest"
+    """Which network: the last, or the best on validation images."""
+    split: Literal["test", "validation", "train"] = "test"
+    """Which images."""
+    images: int | None = None
+    """How many of them; all where left out."""
+    epsilon: float | None = None
+    """Radius of the ball in [0, 1] pixels; the data set's own where left out."""
+    steps: tuple[int, ...] = (10, 20)
+    """PGD steps; each is a column."""
+    restarts: int = 1
+    """Random restarts of PGD and CW."""
+    rule: Literal["any", "last"] = "any"
+    """Which iterates count."""
+    transfer_from: tuple[Path, ...] = ()
+    """Run folders whose PGD20 examples are tried as well."""
+    batch_size: int = 256
+    """Images attacked at once."""
+    seed: int = 0
+    """Of the attacks' starts."""
+
+    def __call__(self) -> None:
+        with distributed.joined(self.data.device):
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        loaded = self.data.load()
+        split = getattr(loaded, self.split)
+        split = split if self.images is None else split.subset(self.images)
+        epsilon = loaded.epsilon if self.epsilon is None else self.epsilon
+        network = runs.load_model(self.folder / f"{self.checkpoint}.pt", split.device)
+        columns = [
+            attacks.fgsm(epsilon),
+            *(attacks.pgd(steps, epsilon, restarts=self.restarts) for steps in self.steps),
+            attacks.cw(20, epsilon, restarts=self.restarts),
+        ]
+        judge = partial(evaluate, network, split, batch_size=self.batch_size, seed=self.seed)
+        result = judge(columns, rule=self.rule, progress=True)
+        talks = distributed.rank() == 0
+        if talks:
+            runs.save_evaluation(self.folder, result)
+            print(result)
+        for other in self.transfer_from:
+            source = runs.load_model(other, split.device)
+            attack = attacks.pgd(20, epsilon, source=source)
+            transferred = judge([attack])
+            low, high = transferred.interval(attack.name)
+            if talks:
+                print(
+                    f"PGD20 from {other}: {transferred.accuracy(attack.name):.2%} "
+                    f"[{low:.2%}, {high:.2%}]"
+                )
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train Standard, PGD, LS0.8 and AVmixup on digits; one table, one page."""
+
+    folder: Path = Path("demo")
+    """Where to write."""
+    steps: int = 1000
+    """Optimiser steps of each method."""
+    seed: int = 0
+    """Of networks, data order and attacks."""
+
+    def __call__(self) -> None:
+        torch.set_num_threads(1)  # at 8x8 pixels further threads only wait for each other
+        print(comparison_table(demo(self.folder, steps=self.steps, seed=self.seed)))
+        print(f"\ncurves and adversarial images: {self.folder / 'index.html'}")
+
+
+@dataclass(frozen=True)
+class Search:
+    """Search gamma, lambda1 and lambda2 by robust accuracy on validation images, with Optuna; then
+    measure the best setting and the paper's again, over seeds, on test images."""
+
+    folder: Annotated[Path, tyro.conf.Positional] = Path("search")
+    """Where to write; a search in it is gone on with."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: Settings(360)
+    )
+    trials: int = 100
+    """How many trials the study holds in the end, whoever did them."""
+    method: tuning.Searched = "avmixup"
+    """What is trained."""
+    gamma: tuple[float, float] = (1.0, 4.0)
+    """Lowest and highest."""
+    lambda1: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest."""
+    lambda2: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest."""
+    also: tuple[tuning.Option, ...] = ()
+    """Options that are searched as well."""
+    epsilon: float | None = None
+    """Radius of the ball in [0, 1] pixels; the data set's own where left out."""
+    attack_steps: int | None = None
+    """Gradient steps of the attack in training; the method's own where left out."""
+    network: NetworkName = "small_cnn"
+    """The network."""
+    base_channels: int | None = None
+    """Width of small_cnn or preact_resnet18, where not the default."""
+    objective: str = "cw"
+    """What judges: cw (CW20, 3 restarts), apgd-t or autoattack (quick)."""
+    images: int | None = None
+    """How many validation images it is measured on; all where left out."""
+    prune: bool = True
+    """End hopeless trials early."""
+    storage: str | None = None
+    """The study's SQLite file (study.db in the folder where left out), a journal file (.journal),
+    or a database's URL."""
+    study: str = "search"
+    """The study's name in the storage."""
+    jobs: int = 1
+    """Processes that work on it, with one thread each."""
+    checkpoint_every: int = 50
+    """Steps of a trial that a killed process can lose."""
+    adopt: bool = False
+    """Also take up unfinished trials of other folders, on which nothing works any more."""
+    seeds: int = 5
+    """Networks of each setting that meet the test images in the end; 0 leaves test images alone."""
+
+    def __call__(self) -> None:
+        if self.seeds < 0:
+            raise ValueError(f"seeds = {self.seeds} is not allowed: 0 or more")
+        shared = {f.name for f in fields(tuning.Plan)} & {f.name for f in fields(self)}
+        plan = tuning.Plan(**{name: getattr(self, name) for name in shared})
+        options = self.data
+        if options.data == "digits" and options.validation is None:
+            options = replace(options, validation=0.25)  # 135 images would rank settings by luck
+        loaded = options.load()
+        if loaded.train.device.type == "cpu":
+            torch.set_num_threads(1)  # the same weights whatever --jobs is
+        found = tuning.search(
+            loaded,
+            self.folder,
+            trials=self.trials,
+            plan=plan,
+            storage=self.storage,
+            study=self.study,
+            jobs=self.jobs,
+            checkpoint_every=self.checkpoint_every,
+            adopt=self.adopt,
+            say=True,
+        )
+        if found.running:
+            print(f"{len(found.running)} trials are in other hands; who ends last reports")
+            return
+        if self.seeds:
+            found = tuning.remeasure(
+                found,
+                loaded,
+                self.folder,
+                plan=plan,
+                seeds=range(self.seeds),
+                jobs=self.jobs,
+                say=True,
+            )
+        print(f"{found}\n\nfigures: {self.folder / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """The paper's tables, its numbers and ours side by side; killed or ended, it goes on."""
+
+    tables: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """table1 to table6, figure2, or all."""
+    scale: str = "smoke"
+    """smoke (digits, on a CPU), short (PreActResNet18, an hour of GPU a table) or full."""
+    estimate: bool = False
+    """Only tell what it would cost."""
+    table: bool = False
+    """Only make the tables from the results that are there."""
+    seeds: tuple[int, ...] | None = None
+    """Of networks, data order and attacks; the scale's own where left out."""
+    minutes: float | None = None
+    """Save and end after so long; the same command goes on."""
+    data_root: Path = Path("data")
+    """Where data sets lie or are downloaded to; or the archive cifar10-jpeg.tar.xz itself."""
+    results: Path = Path("results")
+    """Where results and tables are written."""
+    runs: Path = Path("runs/reproduce")
+    """Where networks are kept."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is computed; digits always on the CPU unless cuda is asked for."""
+    precision: Precision | None = None
+    """Of training; left out, bf16 at scale short where the device has it, else float32."""
+    compile: bool = False
+    """Train compiled networks."""
+
+    def __call__(self) -> None:
+        from avmixup_kit.reproduce import reproduce
+
+        on_cpu = self.scale == "smoke" and self.device == "auto"
+        device = choose_device("cpu" if on_cpu else self.device)
+        if device.type == "cpu" and self.scale == "smoke":
+            torch.set_num_threads(1)  # at 8x8 pixels further threads only wait for each other
+        reproduce(
+            self.tables,
+            self.scale,
+            seeds=self.seeds,
+            results=self.results,
+            folder=self.runs,
+            data_root=self.data_root,
+            device=device,
+            precision=self.precision,
+            compiled=self.compile,
+            minutes=self.minutes,
+            only_table=self.table,
+            only_estimate=self.estimate,
+        )
+
+
+def main() -> None:
+    """Run a command; what a user can put right is told in one line, with exit status 2."""
+    commands = {
+        "train": Train,
+        "evaluate": Evaluate,
+        "demo": Demo,
+        "reproduce": Reproduce,
+        "search": Search,
+    }
+    try:
+        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m avmixup_kit")()
+    except (ValueError, OSError, ImportError, RankFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except torch.OutOfMemoryError as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(3) from None

@@ -1,0 +1,101 @@
+"""Two models on the same images, seed by seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+if TYPE_CHECKING:
+    from avmixup_kit.evaluation.record import Evaluation
+
+from avmixup_kit._base.statistics import mcnemar
+from avmixup_kit.evaluation.record import CLEAN
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two methods differ under one attack, on the same images, over seeds.
+
+    ``differences`` are accuracy of the first minus that of the second, seed by seed, as
+    fractions; ``p_values`` McNemar's for each seed. ``p`` is that of the paired t-test over seeds
+    (of one seed: McNemar's), ``interval`` the 95 % interval of the mean difference (of one seed:
+    of the paired difference over images).
+    """
+
+    attack: str
+    n: int
+    differences: tuple[float, ...]
+    p_values: tuple[float, ...]
+    p: float
+    interval: tuple[float, float]
+
+    @property
+    def seeds(self) -> int:
+        """How many networks of each method were compared."""
+        return len(self.differences)
+
+    @property
+    def difference(self) -> float:
+        """The mean difference, as a fraction."""
+        return sum(self.differences) / len(self.differences)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        each = ", ".join(f"{p:.2g}" for p in self.p_values)
+        return (
+            f"{self.attack}: {100 * self.difference:+.1f} points (95 % interval {100 * low:+.1f} "
+            f"to {100 * high:+.1f}, p = {self.p:.2g}, {self.seeds} seeds, n = {self.n}; McNemar "
+            f"{each})"
+        )
+
+
+def compare(
+    a: "Evaluation | Sequence[Evaluation]",
+    b: "Evaluation | Sequence[Evaluation]",
+    name: str = CLEAN,
+) -> Comparison:
+    """Return how ``a`` and ``b`` differ under the named attack: single models, or seeds in order.
+
+    ``name`` may be ``"worst case"``. Several seeds are compared seed by seed; what is then
+    generalised to is networks trained again, and images stay the same.
+
+    Raises:
+        ValueError: different images, different numbers of seeds, or an attack not evaluated.
+    """
+    first = list(a) if isinstance(a, Sequence) else [a]
+    second = list(b) if isinstance(b, Sequence) else [b]
+    if len(first) != len(second) or not first:
+        raise ValueError(f"{len(first)} and {len(second)} seeds cannot be paired")
+    for one, other in zip(first, second, strict=True):
+        if (one.data, one.n) != (other.data, other.n):
+            raise ValueError(
+                f"{one.data} ({one.n} images) and {other.data} ({other.n} images) cannot be paired"
+            )
+    rows = [
+        tuple(e.worst() if name == "worst case" else e.of(name) for e in pair)
+        for pair in zip(first, second, strict=True)
+    ]
+    each = [(x.double() - y.double()).numpy() for x, y in rows]
+    differences = np.array([d.mean() for d in each])
+    p_values = tuple(mcnemar(x, y) for x, y in rows)
+    if len(rows) == 1:
+        p, sample = p_values[0], each[0]
+    else:
+        p, sample = float("nan"), differences
+    mean = float(differences.mean())
+    error = float(np.std(sample, ddof=1)) / len(sample) ** 0.5 if len(sample) > 1 else 0.0
+    freedom = max(len(sample) - 1, 1)
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    if len(rows) > 1:
+        # Seeds that agree to the last image leave no spread to test against.
+        p = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+    return Comparison(
+        name,
+        first[0].n,
+        tuple(float(d) for d in differences),
+        p_values,
+        p,
+        (mean - half, mean + half),
+    )

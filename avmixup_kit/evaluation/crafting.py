@@ -1,0 +1,62 @@
+"""Starts and perturbations that follow from (seed, image) alone."""
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avmixup_kit.methods.attacks import Attack, ascend, ball, frozen
+
+if TYPE_CHECKING:
+    pass
+
+from avmixup_kit.evaluation.images import Images, _images
+
+
+def starts(split: Images, part: Tensor, attack: Attack, seed: int, restart: int = 0) -> Tensor:
+    """Return the attack's first perturbations for images ``part``, (len(part), C, H, W), on CPU.
+
+    Each depends on the seed, the restart and the image's own pixels and label, on nothing else.
+    """
+    shape = (len(part), *split.shape)
+    if attack.start == "zero":
+        return torch.zeros(shape)
+    images = split.images[part.to(split.device)].permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    labels = split.labels[part.to(split.device)].tolist()
+    noise = np.empty(shape, np.float32)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"avmixup")
+        digest.update(f"{label} {seed} {restart}".encode())
+        stream = np.random.Generator(np.random.Philox(key=int.from_bytes(digest.digest())))
+        if attack.start == "uniform":
+            stream.random(out=noise[i], dtype=np.float32)
+        else:
+            stream.standard_normal(out=noise[i], dtype=np.float32)
+    if attack.start == "uniform":
+        return torch.from_numpy(noise).mul_(2).sub_(1).mul_(attack.epsilon)
+    return torch.from_numpy(noise).mul_(0.001)
+
+
+def craft(
+    attack: Attack, model: nn.Module, split: Images, part: Tensor, seed: int = 0, restart: int = 0
+) -> Tensor:
+    """Return the attack's perturbations of images ``part``, (len(part), C, H, W), as evaluated.
+
+    The starts are those of ``evaluate`` under the same seed, whatever the batch.
+    """
+    x, y = _images(model, split, part)
+    delta = starts(split, part, attack, seed, restart).to(x)
+    if attack.clip_start:
+        delta = torch.clamp(delta, *ball(x, attack.epsilon))
+    with frozen(model):
+        reference = attack.objective.reference(model, x)
+        return ascend(
+            lambda x_hat: attack.objective(model(x_hat), y, reference).sum(),
+            x,
+            delta,
+            attack.epsilon,
+            attack.step,
+            attack.steps,
+        )

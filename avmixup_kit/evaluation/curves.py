@@ -1,0 +1,94 @@
+"""Accuracies while training, and figures of accuracies."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from avmixup_kit.data import Data
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.methods import attacks
+from avmixup_kit.training import runs
+from avmixup_kit.training.loop import Training
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+from avmixup_kit._base.plots import COLOURS, DASHES, GREY, graph_objects, styled
+
+CURVE_IMAGES = 250
+
+
+def robust_curves(data: Data, images: int | None = None) -> runs.Curves:
+    """Return a measure of clean and PGD10 accuracy on training and validation images.
+
+    Args:
+        data: its training and validation splits are used, never its test split.
+        images: at most so many of each; None is all.
+    """
+    attack = attacks.pgd(10, data.epsilon)
+    splits = {
+        name: split if images is None else split.subset(min(images, len(split)))
+        for name, split in (("train", data.train), ("validation", data.validation))
+    }
+
+    def measure(training: Training) -> dict[str, float]:
+        curves = {}
+        for name, split in splits.items():
+            evaluation = evaluate(training.model, split, [attack])
+            curves |= {f"{row}, {name}": evaluation.accuracy(row) for row in evaluation.names}
+        return curves
+
+    return measure
+
+
+def accuracy_curves(
+    runs: Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]], names: Sequence[str]
+) -> "go.Figure":
+    """Return accuracy against training steps, as in Figure 2: a colour per run, a dash per curve.
+
+    Args:
+        runs: of each run's name, its curves by name as (steps, fractions), as ``runs.curves_of``.
+        names: which curves to draw.
+    """
+    go = graph_objects()
+    figure = go.Figure()
+    for colour, (run, curves) in zip(_cycle(COLOURS), runs.items(), strict=False):
+        for dash, name in zip(_cycle(DASHES), names, strict=False):
+            steps, values = curves[name]
+            figure.add_scatter(
+                x=np.asarray(steps),
+                y=100 * np.asarray(values),
+                name=f"{run}, {name}",
+                mode="lines",
+                line={"color": colour, "dash": dash},
+            )
+    figure.update_layout(hovermode="x unified")
+    return styled(figure, "Accuracy while training", "optimiser step", "accuracy (%)")
+
+
+def accuracy_bars(evaluations: Mapping[str, Evaluation]) -> "go.Figure":
+    """Return the accuracy of each model under each attack, with 95 % intervals."""
+    go = graph_objects()
+    figure = go.Figure()
+    for colour, (model, evaluation) in zip(_cycle(COLOURS), evaluations.items(), strict=False):
+        values = np.array([evaluation.accuracy(name) for name in evaluation.names])
+        bounds = np.array([evaluation.interval(name) for name in evaluation.names])
+        figure.add_bar(
+            x=list(evaluation.names),
+            y=100 * values,
+            name=model,
+            marker_color=colour,
+            error_y={
+                "type": "data",
+                "array": 100 * (bounds[:, 1] - values),
+                "arrayminus": 100 * (values - bounds[:, 0]),
+                "color": GREY,
+            },
+        )
+    return styled(figure, "Accuracy on test images, 95 % intervals", "attack", "accuracy (%)")
+
+
+def _cycle(values: Sequence[str]) -> list[str]:
+    return list(values) * 20

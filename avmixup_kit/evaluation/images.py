@@ -1,0 +1,119 @@
+"""What can be evaluated: a split, or a pair of float images and class numbers."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from avmixup_kit.data import Split
+from avmixup_kit.methods.attacks import frozen
+from avmixup_kit.methods.labels import one_hot
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class FloatImages:
+    """Images that are no bytes, as ``evaluate`` reads a ``Split``: x (N, C, H, W) in [0, 1]."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    name: str = "images"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.images.device
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x (B, C, H, W) and one-hot y (B, K) of the images at ``indices``."""
+        return self.images[indices], one_hot(self.labels[indices], self.num_classes)
+
+    def subset(self, indices: Tensor) -> "FloatImages":
+        """Return the images at ``indices``."""
+        return FloatImages(self.images[indices], self.labels[indices], self.classes, self.name)
+
+
+def as_images(
+    model: nn.Module, given: "Split | FloatImages | tuple[Tensor, Tensor]"
+) -> Split | FloatImages:
+    """Return images as ``evaluate`` reads them; a pair is x (N, C, H, W) and class numbers (N,).
+
+    Raises:
+        ValueError: images not in [0, 1] or not (N, C, H, W), labels out of the model's range.
+        TypeError: neither a split nor a pair of tensors.
+    """
+    if isinstance(given, Split | FloatImages):
+        return given
+    if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Tensor)):
+        raise TypeError(
+            f"images of type {type(given).__name__} are not allowed: a Split, or a pair of tensors "
+            "(x, labels)"
+        )
+    x, labels = given
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(
+            f"images of shape {tuple(x.shape)} and type {x.dtype} are not allowed: float "
+            "(N, C, H, W) in [0, 1]; bytes are divided by 255 first"
+        )
+    if labels.shape != x.shape[:1] or labels.is_floating_point():
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} and type {labels.dtype} are not allowed: one "
+            f"class number for each of the {len(x)} images"
+        )
+    if not len(x):
+        raise ValueError("there are no images to evaluate")
+    low, high = float(x.min()), float(x.max())
+    if not (low >= 0 and high <= 1):
+        hint = (
+            "divide by 255"
+            if low >= 0
+            else "undo the normalisation and make it the model's first layer"
+        )
+        raise ValueError(
+            f"images from {low:g} to {high:g} are not allowed: pixels live in [0, 1], where "
+            f"epsilon is measured; {hint}"
+        )
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with torch.no_grad(), frozen(model):
+        classes = model(x[:1].to(device)).shape[-1]
+    first, last = int(labels.min()), int(labels.max())
+    if not 0 <= first <= last < classes:
+        raise ValueError(
+            f"labels from {first} to {last} are not allowed: the model has {classes} classes, "
+            f"numbered 0 to {classes - 1}"
+        )
+    names = tuple(str(number) for number in range(classes))
+    return FloatImages(x.detach().float(), labels.to(torch.int64), names)
+
+
+Images = Split | FloatImages
+Pair = tuple[Tensor, Tensor]
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Return where the model is; a model without parameters is on the CPU."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _images(model: nn.Module, split: Images, part: Tensor) -> tuple[Tensor, Tensor]:
+    x, y = split.batch(part.to(split.device))
+    device = model_device(model)
+    return x.to(device), y.to(device)

@@ -1,0 +1,370 @@
+"""Evaluation: an attacks x examples matrix of what was classified correctly; the rest is sums.
+
+Randomness comes from (seed, image) alone, so neither batch size, nor order, nor whatever else is
+evaluated changes a verdict, and no generator of a training is touched. Only examples still
+standing are attacked.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, get_args
+
+import torch
+from torch import Tensor, nn
+
+from avmixup_kit._base import distributed
+from avmixup_kit.evaluation.images import as_images
+from avmixup_kit.evaluation.record import CLEAN
+from avmixup_kit.evaluation.sanity import check_logits, inspect
+from avmixup_kit.methods.attacks import Attack, ball, frozen
+from avmixup_kit.methods.losses import TransportDistance
+
+if TYPE_CHECKING:
+    pass
+
+from avmixup_kit.evaluation.crafting import craft, starts
+from avmixup_kit.evaluation.images import Images, Pair, _images
+from avmixup_kit.evaluation.record import Evaluation, Judge, Rule, Verdict
+
+
+def evaluate(
+    model: nn.Module,
+    split: "Images | Pair",
+    attacks: Sequence[Attack | Judge] = (),
+    *,
+    batch_size: int = 256,
+    seed: int = 0,
+    rule: Rule = "any",
+    ladder: bool = False,
+    check: bool = True,
+    progress: bool = False,
+) -> Evaluation:
+    """Return what ``model`` classifies correctly, clean and under each attack.
+
+    Attacks that differ in nothing but their number of steps share one run (PGD10 is a prefix of
+    PGD20). Images misclassified without an attack count as fooled by every attack. Processes that
+    train together (``distributed.joined``) share the images out; each must call this, and each gets
+    the whole evaluation.
+
+    Args:
+        model: from images in [0, 1] to logits (N, K); left as it was found.
+        split: images and labels, a ``Split`` or a pair (x in [0, 1], class numbers); moved batch by
+            batch to the model's device.
+        attacks: rows, among them ``autoattack()``; each crafts with batch norm in eval mode,
+            whatever its own setting.
+        batch_size: how many images are attacked at once; changes nothing but speed and memory
+            (``autoattack(per="batch")`` excepted).
+        seed: of the attacks' starts, together with each image's content; AutoAttack's seed.
+        rule: ``"any"`` counts an image as fooled when any iterate, the start included, fools the
+            model; ``"last"``, which most repositories report, only when the last one does.
+            Transferred examples are always the last iterate.
+        ladder: attack only what the attacks before left standing, so that a row is the worst case
+            so far and the last row that of all: fewer gradients, the same worst case.
+        check: look for what would make an evaluation worthless first (``checks.inspect``).
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: no images, another number of classes, an attack whose images influence each
+            other, two attacks of one name, and whatever ``checks.inspect`` finds: probabilities in
+            place of logits, a model that is random or stuck in training mode, NaN, other pixels.
+    """
+    if rule not in get_args(Rule):
+        raise ValueError(f"rule = {rule!r} is not allowed: one of {', '.join(get_args(Rule))}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size!r} is not allowed: 1 or more")
+    split = as_images(model, split)
+    if len(split) == 0:
+        raise ValueError(f"{split.name} has no images to evaluate")
+    names = (CLEAN, *(attack.name for attack in attacks))
+    if twins := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two attacks are called {', '.join(twins)}: evaluate them separately")
+    for attack in attacks:
+        if isinstance(attack, Attack) and isinstance(attack.objective, TransportDistance):
+            raise ValueError(
+                f"{attack.name} cannot be evaluated: its images influence each other, so a "
+                "verdict would depend on the batch"
+            )
+    notes = inspect(model, split, attacked=bool(attacks)) if check else ()
+    with frozen(model):
+        clean = torch.zeros(len(split), dtype=torch.bool)
+        for part in torch.arange(len(split))[distributed.share(len(split))].split(batch_size):
+            if len(part):
+                clean[part] = _correct(model, *_images(model, split, part)).cpu()
+        rows = {CLEAN: Verdict(clean, 0)}
+        left = clean
+        groups = list(_groups(attacks))
+        bar = progress and distributed.rank() == 0
+        with _bar(int(clean.sum()) * sum(map(_passes, groups)), bar) as advance:
+            for group in groups:
+                standing = (left if ladder else clean).nonzero().squeeze(1)
+                found = _judged(model, split, group, standing, batch_size, seed, rule, advance)
+                for attack in group:
+                    verdict = found[attack.name]
+                    if ladder:
+                        left = left & verdict.correct
+                        verdict = verdict._replace(correct=left)
+                    rows[attack.name] = verdict
+    rows = {name: _whole(rows[name]) for name in names}
+    return Evaluation(
+        names,
+        torch.stack([rows[name].correct for name in names]),
+        tuple(rows[name].gradients for name in names),
+        rule,
+        seed,
+        split.name,
+        max((attack.epsilon for attack in attacks), default=None),
+        ladder,
+        {name: rows[name].stages for name in names if rows[name].stages},
+        (*notes, *(note for name in names for note in rows[name].notes)),
+        model,
+        split,
+    )
+
+
+def _whole(part: Verdict) -> Verdict:
+    """Return the verdict on all images from those of all processes, each on its share."""
+    if distributed.world() == 1:
+        return part
+    counts = torch.tensor([part.gradients, *(left for _, left in part.stages)])
+    gradients, *left = distributed.summed(counts).tolist()
+    stages = tuple((name, n) for (name, _), n in zip(part.stages, left, strict=True))
+    notes = dict.fromkeys(note for each in distributed.everyones(part.notes) for note in each)
+    correct = distributed.summed(part.correct.to(torch.uint8)).bool()
+    return Verdict(correct, gradients, stages, tuple(notes))
+
+
+def _passes(group: Sequence[Attack | Judge]) -> int:
+    last = group[-1]
+    return last.restarts if isinstance(last, Attack) else last.passes
+
+
+def _judged(
+    model: nn.Module,
+    split: Images,
+    group: Sequence[Attack | Judge],
+    standing: Tensor,
+    batch_size: int,
+    seed: int,
+    rule: Rule,
+    advance: Callable[[int], object],
+) -> dict[str, Verdict]:
+    """Return the verdicts of attacks that share one run, by name."""
+    attacks = [attack for attack in group if isinstance(attack, Attack)]
+    if not attacks:
+        (judge,) = group
+        assert not isinstance(judge, Attack)
+        return {judge.name: judge.judge(model, split, standing, batch_size, seed, advance)}
+    if attacks[-1].source is not None:
+        return _transfer(model, split, attacks, standing, batch_size, seed, advance)
+    return _Run(model, split, attacks, batch_size, seed, rule, advance)(standing)
+
+
+# ---------------------------------------------------------------------------------- how it is done
+
+
+@contextmanager
+def _bar(total: int, show: bool) -> Iterator[Callable[[int], object]]:
+    if not show:
+        yield lambda count: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, unit="image", desc="attack", leave=False) as bar:
+        yield bar.update
+
+
+def _correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        return _verdict(model(x), y)
+
+
+def _verdict(logits: Tensor, y: Tensor) -> Tensor:
+    check_logits(logits, y)
+    return logits.argmax(1) == y.argmax(1)
+
+
+def _groups(attacks: Sequence[Attack | Judge]) -> Iterator[list[Attack | Judge]]:
+    """Yield attacks that share one run, fewest steps first."""
+    groups: dict[object, list[Attack | Judge]] = defaultdict(list)
+    for attack in attacks:
+        key: object = id(attack)
+        if isinstance(attack, Attack) and attack.restarts == 1 and attack.source is None:
+            key = replace(attack, steps=1, step_size=attack.step, batch_norm="eval", source=None)
+        groups[key].append(attack)
+    for group in groups.values():
+        yield sorted(group, key=lambda attack: attack.steps if isinstance(attack, Attack) else 0)
+
+
+class _Run:
+    """One white-box ladder: attacks alike but for their steps, on one model."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Images,
+        ladder: list[Attack],
+        batch_size: int,
+        seed: int,
+        rule: Rule,
+        advance: Callable[[int], object],
+    ) -> None:
+        self.model, self.split, self.ladder, self.seed = model, split, ladder, seed
+        self.batch_size, self.advance, self.drop = batch_size, advance, rule == "any"
+        self.attack = ladder[-1]
+        self.marks = [attack.steps for attack in ladder]
+        self.gradients = dict.fromkeys(self.marks, 0)
+
+    def __call__(self, standing: Tensor) -> dict[str, Verdict]:
+        """Return, for each attack of the ladder, what stayed correct (N,) and its gradients."""
+        kept = torch.zeros(len(self.marks), len(self.split), dtype=torch.bool)
+        kept[:, standing] = True
+        for restart in range(self.attack.restarts):
+            kept &= self._once(kept[-1].nonzero().squeeze(1), restart)
+        return {
+            attack.name: Verdict(row, self.gradients[attack.steps])
+            for attack, row in zip(self.ladder, kept, strict=True)
+        }
+
+    def _once(self, queue: Tensor, restart: int) -> Tensor:
+        """Return which examples of the queue each mark left standing, (marks, N); others False.
+
+        A pool of at most ``batch_size`` examples moves together, each at its own iterate. The
+        forward that gives the next gradient also tells whether this iterate already fools the
+        model; those it fools leave, and the pool is filled up from the queue. Examples that have
+        taken their last step wait for a forward without gradient.
+        """
+        kept = torch.zeros(len(self.marks), len(self.split), dtype=torch.bool)
+        if not len(queue):
+            return kept
+        done: list[_Pool] = []
+        pool = self._enter(queue[: self.batch_size], restart)
+        position = len(pool)
+        while len(pool) or position < len(queue):
+            room = self.batch_size - len(pool)
+            # Refilling by dribs costs a data fetch each; a quarter of a batch is worth one.
+            if position < len(queue) and room * 4 >= self.batch_size:
+                pool = pool.join(self._enter(queue[position : position + room], restart))
+                position += room
+            pool, finished = self._step(pool, kept)
+            if len(finished):
+                done.append(finished)
+            last = not len(pool) and position >= len(queue)
+            while done and (last or sum(map(len, done)) >= self.batch_size):
+                self._finish(done, kept)
+        return kept
+
+    def _enter(self, index: Tensor, restart: int) -> "_Pool":
+        x, y = _images(self.model, self.split, index)
+        delta = starts(self.split, index, self.attack, self.seed, restart).to(x)
+        if self.attack.clip_start:
+            delta = torch.clamp(delta, *ball(x, self.attack.epsilon))
+        with torch.no_grad():
+            reference = self.attack.objective.reference(self.model, x)
+        return _Pool(index, x, y, delta, torch.zeros(len(index), dtype=torch.long), reference)
+
+    def _step(self, pool: "_Pool", kept: Tensor) -> tuple["_Pool", "_Pool"]:
+        """Take one gradient step; return those that go on and those at their last iterate."""
+        attack = self.attack
+        x_hat = (pool.x + pool.delta).requires_grad_(True)
+        with torch.enable_grad():
+            logits = self.model(x_hat)
+            value = attack.objective(logits, pool.y, pool.reference).sum()
+            (gradient,) = torch.autograd.grad(value, x_hat)
+        for mark in self.marks:
+            self.gradients[mark] += int((pool.t < mark).sum())
+        right = self._judge(pool, logits.detach(), kept)
+        low, high = ball(pool.x, attack.epsilon)
+        pool.delta = torch.clamp(pool.delta + attack.step * gradient.sign(), low, high)
+        pool.t = pool.t + 1
+        if self.drop:
+            self.advance(int((~right).sum()))
+            pool = pool.keep(right)
+        last = pool.t == self.marks[-1]
+        return pool.keep(~last), pool.keep(last)
+
+    def _finish(self, done: list["_Pool"], kept: Tensor) -> None:
+        pool = done.pop()
+        while done and len(pool) + len(done[-1]) <= self.batch_size:
+            pool = pool.join(done.pop())
+        with torch.no_grad():
+            logits = self.model(pool.x + pool.delta)
+        self._judge(pool, logits, kept)
+        self.advance(len(pool))
+
+    def _judge(self, pool: "_Pool", logits: Tensor, kept: Tensor) -> Tensor:
+        """Write the verdicts of the pool's iterates t into ``kept`` and return them, (len,)."""
+        right = _verdict(logits, pool.y).cpu()
+        for row, mark in enumerate(self.marks):
+            if self.drop:
+                # Standing at iterate `mark` means no earlier iterate, start included, fooled.
+                kept[row, pool.index[right & (pool.t == mark)]] = True
+            else:
+                kept[row, pool.index[pool.t == mark]] = right[pool.t == mark]
+        return right
+
+
+@dataclass
+class _Pool:
+    """Images under attack: their numbers, pixels, labels, perturbations and iterates."""
+
+    index: Tensor
+    x: Tensor
+    y: Tensor
+    delta: Tensor
+    t: Tensor
+    reference: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def keep(self, mask: Tensor) -> "_Pool":
+        if bool(mask.all()):
+            return self
+        there = mask.nonzero().squeeze(1)
+        on_device = there.to(self.x.device)
+        return _Pool(
+            self.index[there],
+            self.x[on_device],
+            self.y[on_device],
+            self.delta[on_device],
+            self.t[there],
+            None if self.reference is None else self.reference[on_device],
+        )
+
+    def join(self, other: "_Pool") -> "_Pool":
+        return _Pool(
+            torch.cat([self.index, other.index]),
+            torch.cat([self.x, other.x]),
+            torch.cat([self.y, other.y]),
+            torch.cat([self.delta, other.delta]),
+            torch.cat([self.t, other.t]),
+            None
+            if self.reference is None or other.reference is None
+            else torch.cat([self.reference, other.reference]),
+        )
+
+
+def _transfer(
+    model: nn.Module,
+    split: Images,
+    ladder: list[Attack],
+    standing: Tensor,
+    batch_size: int,
+    seed: int,
+    advance: Callable[[int], object],
+) -> dict[str, Verdict]:
+    """Give the last iterates of another model's attack to this one."""
+    (attack,) = ladder
+    assert attack.source is not None
+    kept = torch.zeros(len(split), dtype=torch.bool)
+    kept[standing] = True
+    for restart in range(attack.restarts):
+        for part in kept.nonzero().squeeze(1).split(batch_size):
+            x, y = _images(model, split, part)
+            delta = craft(replace(attack, restarts=1), attack.source, split, part, seed, restart)
+            kept[part] = _correct(model, x + delta.to(x), y).cpu()
+            advance(len(part))
+    gradients = attack.steps * attack.restarts * len(standing)
+    return {attack.name: Verdict(kept, gradients)}

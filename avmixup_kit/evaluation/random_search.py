@@ -1,0 +1,106 @@
+"""Random search: an attack that sees no gradient, so no hidden gradient can stop it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from avmixup_kit.evaluation.images import Images, model_device
+from avmixup_kit.evaluation.record import Verdict
+from avmixup_kit.methods.attacks import ball, check_epsilon
+from avmixup_kit.methods.losses import margin
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """Random blocks of +-epsilon, kept where they lower the margin: a black-box attack.
+
+    A small relative of Square Attack that needs no package. Every image sees the same random
+    blocks, drawn from the seed, so a verdict depends on neither batch nor order.
+
+    Args:
+        epsilon: radius of the l-infinity ball, in units of [0, 1] pixels.
+        queries: forward passes an image may cost.
+
+    Raises:
+        ValueError: epsilon outside (0, 1], queries < 1.
+    """
+
+    epsilon: float = 8 / 255
+    queries: int = 500
+
+    def __post_init__(self) -> None:
+        check_epsilon(self.epsilon)
+        if isinstance(self.queries, bool) or not isinstance(self.queries, int) or self.queries < 1:
+            raise ValueError(
+                f"queries = {self.queries!r} is not allowed: a whole number, 1 or more"
+            )
+
+    @property
+    def name(self) -> str:
+        """The row's heading."""
+        return f"Search{self.queries}"
+
+    @property
+    def passes(self) -> int:
+        """One round over the standing images."""
+        return 1
+
+    def judge(
+        self,
+        model: nn.Module,
+        images: Images,
+        standing: Tensor,
+        batch_size: int,
+        seed: int,
+        advance: Callable[[int], object],
+    ) -> Verdict:
+        """Return which of the images numbered ``standing`` no query fooled, as (N,) bool."""
+        kept = torch.zeros(len(images), dtype=torch.bool)
+        device = model_device(model)
+        blocks = self._blocks(images.shape, seed)
+        for part in standing.split(batch_size):
+            x, y = (tensor.to(device) for tensor in images.batch(part.to(images.device)))
+            low, high = ball(x, self.epsilon)
+            best = torch.full((len(x),), float("inf"), device=device)
+            delta = torch.zeros_like(x)
+            for top, left, side, sign in blocks:
+                proposal = delta.clone()
+                proposal[:, :, top : top + side, left : left + side] = self.epsilon * sign.to(x)
+                proposal = torch.clamp(proposal, low, high)
+                with torch.no_grad():
+                    value = margin(model(x + proposal), y)
+                better = value < best
+                best = torch.where(better, value, best)
+                delta = torch.where(better.reshape(-1, 1, 1, 1), proposal, delta)
+                left_over = best > 0
+                if int(left_over.sum()) <= 3 * len(x) // 4:
+                    advance(int((~left_over).sum()))
+                    x, y, low, high = x[left_over], y[left_over], low[left_over], high[left_over]
+                    delta, best = delta[left_over], best[left_over]
+                    part = part[left_over.cpu()]
+                if not len(x):
+                    break
+            advance(len(part))
+            kept[part[(best > 0).cpu()]] = True
+        return Verdict(kept, 0)
+
+    def _blocks(self, shape: tuple[int, int, int], seed: int) -> list[tuple[int, int, int, Tensor]]:
+        """Return (top, left, side, sign per channel or pixel) of every query, large blocks first.
+
+        The first covers the image with a random corner of the ball.
+        """
+        channels, height, width = shape
+        rng = torch.Generator().manual_seed(seed)
+
+        def signs(*size: int) -> Tensor:
+            return torch.randint(0, 2, size, generator=rng).float() * 2 - 1
+
+        blocks = [(0, 0, max(height, width), signs(1, channels, height, width))]
+        for query in range(1, self.queries):
+            side = max(1, round(0.8 * min(height, width) * (1 - query / self.queries) ** 2))
+            top = int(torch.randint(0, height - side + 1, (1,), generator=rng))
+            left = int(torch.randint(0, width - side + 1, (1,), generator=rng))
+            blocks.append((top, left, side, signs(1, channels, 1, 1)))
+        return blocks

@@ -1,0 +1,237 @@
+"""What an evaluation found: a matrix of attacks by images, and sums of it. It calls nothing."""
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avmixup_kit._base.statistics import wilson
+from avmixup_kit._base.tables import text_table
+from avmixup_kit.evaluation.images import Images, Pair
+
+if TYPE_CHECKING:
+    from avmixup_kit.evaluation.alarms import Alarm
+
+CLEAN = "Clean"
+"""The row of images without an attack."""
+
+Rule = Literal["any", "last"]
+
+
+class Verdict(NamedTuple):
+    """What a ``Judge`` found: who is still correct (N,), at what cost, stage by stage.
+
+    ``stages`` says how many images each of its attacks left standing; ``notes`` are for the reader.
+    """
+
+    correct: Tensor
+    gradients: int
+    stages: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Judge(Protocol):
+    """An attack that keeps its own books: AutoAttack, random search.
+
+    ``judge`` returns who of the images numbered ``standing`` is still correct, all others False,
+    and calls ``advance(images)`` as it goes, ``passes`` times the number of those standing at most.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def epsilon(self) -> float: ...
+
+    @property
+    def passes(self) -> int: ...
+
+    def judge(
+        self,
+        model: nn.Module,
+        images: Images,
+        standing: Tensor,
+        batch_size: int,
+        seed: int,
+        advance: Callable[[int], object],
+    ) -> Verdict: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What one model got right: ``correct`` is bool (attacks, examples), row 0 the clean images.
+
+    ``gradients`` counts, for each row, how many input gradients of single images it took; ``rule``
+    says when an attack has won: at ``"any"`` iterate, or only with its ``"last"``. With ``ladder``
+    a row says what stands after its attack and those before it. ``epsilon`` is the largest of the
+    attacks', ``stages`` how many images each attack of a composed row left standing, ``notes`` what
+    a reader should know. ``model`` and ``images`` are what was evaluated; they are not saved.
+    """
+
+    names: tuple[str, ...]
+    correct: Tensor
+    gradients: tuple[int, ...]
+    rule: Rule
+    seed: int
+    data: str
+    epsilon: float | None = None
+    ladder: bool = False
+    stages: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    model: nn.Module | None = field(default=None, repr=False)
+    images: Images | None = field(default=None, repr=False)
+
+    @property
+    def n(self) -> int:
+        """How many examples were evaluated."""
+        return self.correct.shape[1]
+
+    def of(self, name: str) -> Tensor:
+        """Return the row of an attack by its name: bool (N,)."""
+        if name not in self.names:
+            raise ValueError(f"{name!r} was not evaluated: one of {', '.join(self.names)}")
+        return self.correct[self.names.index(name)]
+
+    def accuracy(self, name: str = CLEAN) -> float:
+        """Return the (robust) accuracy under the named attack, as a fraction."""
+        return float(self.of(name).double().mean())
+
+    def interval(self, name: str = CLEAN, confidence: float = 0.95) -> tuple[float, float]:
+        """Return Wilson's confidence interval of the accuracy, as fractions."""
+        return wilson(int(self.of(name).sum()), self.n, confidence)
+
+    def worst(self) -> Tensor:
+        """Return which examples no attack of this evaluation fooled: bool (N,)."""
+        return self.correct.all(0)
+
+    def table(self) -> str:
+        """Return a text table: attack, accuracy in percent, 95 % interval, n."""
+        rows = [("attack", "accuracy", "95 % interval", "n")]
+        for name in self.names:
+            low, high = self.interval(name)
+            cells = (f"{self.accuracy(name):.2%}", f"{low:.2%} to {high:.2%}", str(self.n))
+            rows.append((name, *cells))
+        if len(self.names) > 2:
+            standing = int(self.worst().sum())
+            low, high = wilson(standing, self.n)
+            cells = (f"{standing / self.n:.2%}", f"{low:.2%} to {high:.2%}", str(self.n))
+            rows.append(("worst case", *cells))
+        return "\n".join([text_table(rows), *(f"Note: {note}." for note in self.notes)])
+
+    def alarms(
+        self,
+        model: nn.Module | None = None,
+        images: "Images | Pair | None" = None,
+        *,
+        sources: Mapping[str, nn.Module] | None = None,
+        count: int = 200,
+        epsilon: float | None = None,
+    ) -> "list[Alarm]":
+        """Return the signs of hidden gradients that ring, each with figure and sentence.
+
+        What was evaluated is probed again with attacks chosen to disagree where robustness is not
+        real; ``alarms.probe`` returns the silent ones and those that could not be tried as well.
+
+        Args:
+            model, images: what was evaluated; needed only after ``Evaluation.load``.
+            sources: other models, whose adversarial examples are tried too.
+            count: how many images are probed, the same for the same images and count.
+            epsilon: radius; needed only where no attack was evaluated.
+
+        Raises:
+            ValueError: model or images are missing, or are not those that were evaluated.
+        """
+        from avmixup_kit.evaluation import alarms
+
+        every = alarms.probe(self, model, images, sources=sources, count=count, epsilon=epsilon)
+        return [alarm for alarm in every if alarm.rings]
+
+    def to_html(
+        self,
+        path: str | Path,
+        model: nn.Module | None = None,
+        images: "Images | Pair | None" = None,
+        *,
+        sources: Mapping[str, nn.Module] | None = None,
+        count: int = 200,
+        title: str = "Is it really robust?",
+    ) -> None:
+        """Write one self-contained page: accuracies, alarms, radii, worst examples, transfer.
+
+        Args:
+            path: the file; it is written whole or not at all.
+            model, images, sources, count: as in ``alarms``; ``sources`` also make the transfer
+                table.
+        """
+        from avmixup_kit.evaluation import report
+
+        report.write(path, self, model, images, sources=sources, count=count, title=title)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def to_json(self) -> dict[str, object]:
+        """Return accuracies, intervals and settings, ready for JSON."""
+        return {
+            "data": self.data,
+            "n": self.n,
+            "rule": self.rule,
+            "seed": self.seed,
+            "accuracy": {name: self.accuracy(name) for name in self.names},
+            "interval95": {name: list(self.interval(name)) for name in self.names},
+            "worst_case": float(self.worst().double().mean()),
+            "gradients": dict(zip(self.names, self.gradients, strict=True)),
+            "epsilon": self.epsilon,
+            "ladder": self.ladder,
+            "stages": {name: dict(stages) for name, stages in self.stages.items()},
+            "notes": list(self.notes),
+        }
+
+    def save(self, path: str | Path | IO[bytes]) -> None:
+        """Write the whole matrix as .npz."""
+        np.savez_compressed(
+            path,
+            names=np.array(self.names),
+            correct=self.correct.numpy(),
+            gradients=np.array(self.gradients),
+            rule=self.rule,
+            seed=self.seed,
+            data=self.data,
+            more=json.dumps(
+                {
+                    "epsilon": self.epsilon,
+                    "ladder": self.ladder,
+                    "stages": {name: list(stages) for name, stages in self.stages.items()},
+                    "notes": list(self.notes),
+                }
+            ),
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Evaluation":
+        """Read what ``save`` wrote."""
+        # From memory: numpy leaves a damaged file open that it opened itself.
+        content = io.BytesIO(Path(path).read_bytes())
+        with np.load(content, allow_pickle=False) as file:
+            more = json.loads(str(file["more"])) if "more" in file else {}
+            return cls(
+                tuple(str(name) for name in file["names"]),
+                torch.from_numpy(file["correct"]),
+                tuple(int(g) for g in file["gradients"]),
+                "last" if str(file["rule"]) == "last" else "any",
+                int(file["seed"]),
+                str(file["data"]),
+                more.get("epsilon"),
+                more.get("ladder", False),
+                {
+                    name: tuple((str(stage), int(left)) for stage, left in stages)
+                    for name, stages in more.get("stages", {}).items()
+                },
+                tuple(more.get("notes", ())),
+            )

@@ -1,0 +1,272 @@
+"""One self-contained page about one evaluated model, for a reader who was not there."""
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from avmixup_kit._base import files, html, plots
+from avmixup_kit._base.statistics import wilson
+from avmixup_kit.evaluation import alarms
+from avmixup_kit.evaluation.crafting import craft
+from avmixup_kit.evaluation.images import Images, Pair, as_images, model_device
+from avmixup_kit.evaluation.record import CLEAN, Evaluation
+from avmixup_kit.evaluation.transfer import TransferMatrix, transfer_matrix
+from avmixup_kit.methods.attacks import frozen, pgd
+from avmixup_kit.methods.losses import margin
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+SHOWN = 8
+RADII = "accuracy does not vanish as epsilon grows"
+LINE = "label rises along the attack direction"
+
+
+def write(
+    path: str | Path,
+    evaluation: Evaluation,
+    model: nn.Module | None = None,
+    images: Images | Pair | None = None,
+    *,
+    sources: Mapping[str, nn.Module] | None = None,
+    count: int = 200,
+    title: str = "Is it really robust?",
+) -> None:
+    """Write the page about an evaluation; the arguments are those of ``Evaluation.to_html``.
+
+    Raises:
+        ValueError: model or images are missing, or are not those that were evaluated.
+        ImportError: plotly is not installed.
+    """
+    files.write_atomic(
+        path, page(evaluation, model, images, sources=sources, count=count, title=title).encode()
+    )
+
+
+def page(
+    evaluation: Evaluation,
+    model: nn.Module | None = None,
+    images: Images | Pair | None = None,
+    *,
+    sources: Mapping[str, nn.Module] | None = None,
+    count: int = 200,
+    title: str = "Is it really robust?",
+) -> str:
+    """Return the page as HTML."""
+    model = evaluation.model if model is None else model
+    images = evaluation.images if images is None else images
+    found = alarms.probe(evaluation, model, images, sources=sources, count=count)
+    epsilon = evaluation.epsilon
+    # The probe has refused to go on without them.
+    assert model is not None
+    assert images is not None
+    assert epsilon is not None
+    images = as_images(model, images)
+    by_name = {alarm.name: alarm for alarm in found}
+    sections: list[tuple[str, str | go.Figure]] = [
+        ("In short", _summary(evaluation, found)),
+        ("Accuracy", _accuracies(evaluation)),
+        ("Signs of hidden gradients", _alarm_table(found, evaluation)),
+    ]
+    sections += [
+        (f"Ringing: {alarm.name}", alarm.figure())
+        for alarm in found
+        if alarm.rings and alarm.name not in (RADII, LINE)
+    ]
+    sections.append(("Robust accuracy against epsilon", by_name[RADII].figure()))
+    if by_name[LINE].drawing is not None:
+        sections.append(("The learned label along the attack direction", by_name[LINE].figure()))
+    sections.append(("Worst examples", worst_examples(model, images, epsilon, evaluation.seed)))
+    if sources:
+        matrix = transfer_matrix(
+            {"this model": model, **sources},
+            _few(images, count),
+            pgd(20, epsilon),
+            seed=evaluation.seed,
+        )
+        sections += [
+            ("Transfer between models", _transfer_table(matrix)),
+            ("The same as a heat map", transfer_heatmap(matrix)),
+        ]
+    else:
+        sections.append(
+            (
+                "Transfer between models",
+                "<p>Not measured: no other model was given "
+                "(<code>to_html(path, sources={'name': model})</code>).</p>",
+            )
+        )
+    sections.append(("How to read this page", _reading(evaluation)))
+    return html.page(title, sections)
+
+
+def transfer_heatmap(matrix: TransferMatrix) -> "go.Figure":
+    """Return accuracies in percent: row = defender, column = whose adversarial examples."""
+    values = (100 * matrix.accuracy).tolist()
+    figure = plots.graph_objects().Figure()
+    figure.add_heatmap(
+        z=values,
+        x=list(matrix.names),
+        y=list(matrix.names),
+        zmin=0,
+        zmax=100,
+        colorscale="Cividis",
+        text=[[f"{value:.1f}" for value in row] for row in values],
+        texttemplate="%{text}",
+        colorbar={"title": "%"},
+    )
+    figure.update_yaxes(autorange="reversed")
+    plots.styled(figure, f"Accuracy under transferred {matrix.attack} (%)", "made on", "defender")
+    return figure
+
+
+def worst_examples(
+    model: nn.Module, images: Images, epsilon: float, seed: int = 0, count: int = SHOWN
+) -> str:
+    """Return an HTML table of the images that PGD20 turns furthest into another class.
+
+    Looks at the first 256 images that are right without an attack.
+    """
+    attack = pgd(20, epsilon)
+    device = model_device(model)
+    part = torch.arange(min(len(images), 256))
+    x, y = (tensor.to(device) for tensor in images.batch(part.to(images.device)))
+    x_hat = x + craft(attack, model, images, part, seed)
+    with frozen(model), torch.no_grad():
+        right = model(x).argmax(1) == y.argmax(1)
+        logits = model(x_hat)
+    depth = torch.where(right, margin(logits, y), float("inf"))
+    order = [i for i in depth.argsort()[:count].tolist() if bool(right[i])]
+    if not order:
+        return "<p>No image is classified correctly without an attack.</p>"
+    sure, said = logits.softmax(1).max(1)
+    rows = []
+    for heading, pictures, captions in (
+        ("image", x, [images.classes[int(y[i].argmax())] for i in order]),
+        (
+            "adversarial",
+            x_hat,
+            [
+                f"{'still' if depth[i] > 0 else 'read as'} {images.classes[int(said[i])]} "
+                f"({sure[i]:.0%})"
+                for i in order
+            ],
+        ),
+    ):
+        cells = "".join(
+            f"<td>{html.image_tag(pictures[i], f'{heading}: {caption}')}<br>{escape(caption)}</td>"
+            for i, caption in zip(order, captions, strict=True)
+        )
+        rows.append(f"<tr><th>{heading}</th>{cells}</tr>")
+    return (
+        f"<p>Under PGD20 at epsilon = {epsilon:.4g}, worst first.</p>"
+        f'<div style="overflow-x:auto"><table class="strip">{"".join(rows)}</table></div>'
+    )
+
+
+def _few(images: Images, count: int) -> Images:
+    if len(images) <= count:
+        return images
+    return images.subset(torch.linspace(0, len(images) - 1, count).long())
+
+
+def _summary(evaluation: Evaluation, found: list[alarms.Alarm]) -> str:
+    standing, n = int(evaluation.worst().sum()), evaluation.n
+    low, high = wilson(standing, n)
+    ringing = [alarm.name for alarm in found if alarm.rings]
+    strongest = any(row.startswith("AutoAttack") for row in evaluation.stages)
+    words = [
+        f"<p>Of {n} images, {evaluation.accuracy():.1%} are classified correctly as they are and "
+        f"<b>{standing / n:.1%}</b> (95 % interval {low:.1%} to {high:.1%}) under every attack "
+        f"tried here at epsilon = {evaluation.epsilon:.4g}.</p>"
+    ]
+    if ringing:
+        words.append(
+            f"<p><b>{len(ringing)} {'alarm rings' if len(ringing) == 1 else 'alarms ring'}</b>: "
+            f"{escape(', '.join(ringing))}. Part of the robustness under gradient attacks is "
+            "hidden gradients, not robustness; trust the lowest row.</p>"
+        )
+    else:
+        words.append("<p>No alarm rings: no sign of hidden gradients was found.</p>")
+    if not strongest:
+        words.append(
+            "<p>AutoAttack was not run: the figure is an upper bound that stronger attacks have "
+            "not tested.</p>"
+        )
+    return "".join(words)
+
+
+def _table(rows: list[list[str]]) -> str:
+    head, *body = rows
+    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
+    lines += [
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body
+    ]
+    return f'<div style="overflow-x:auto"><table>{"".join(lines)}</table></div>'
+
+
+def _accuracies(evaluation: Evaluation) -> str:
+    heading = "standing after" if evaluation.ladder else "attack"
+    rows = [[heading, "accuracy", "95 % interval", "n", "gradients"]]
+    for name, gradients in zip(evaluation.names, evaluation.gradients, strict=True):
+        low, high = evaluation.interval(name)
+        cells = [f"{evaluation.accuracy(name):.1%}", f"{low:.1%} to {high:.1%}"]
+        rows.append([name, *cells, str(evaluation.n), f"{gradients:,}".replace(",", " ")])
+    low, high = wilson(int(evaluation.worst().sum()), evaluation.n)
+    worst = float(evaluation.worst().double().mean())
+    rows.append(["worst case", f"{worst:.1%}", f"{low:.1%} to {high:.1%}", str(evaluation.n), ""])
+    parts = [_table(rows)]
+    for name, stages in evaluation.stages.items():
+        left = ", ".join(f"{title} {count}" for title, count in stages)
+        parts.append(f"<p>{escape(name)}, images left standing after each stage: {left}.</p>")
+    parts += [f"<p>Note: {escape(note)}.</p>" for note in evaluation.notes]
+    return "".join(parts)
+
+
+def _alarm_table(found: list[alarms.Alarm], evaluation: Evaluation) -> str:
+    words = {True: "rings", False: "silent", None: "not tried"}
+    # The loudest first; sorting is stable, so the order of the probe is kept within each.
+    ordered = sorted(found, key=lambda alarm: {True: 0, False: 1, None: 2}[alarm.rings])
+    rows = "".join(
+        f"<tr><td>{'<b>' if alarm.rings else ''}{words[alarm.rings]}{'</b>' if alarm.rings else ''}"
+        f'</td><td style="text-align:left">{escape(alarm.name)}</td>'
+        f'<td style="text-align:left">{escape(alarm.sentence)}</td></tr>'
+        for alarm in ordered
+    )
+    return f'<div style="overflow-x:auto"><table>{rows}</table></div>'
+
+
+def _transfer_table(matrix: TransferMatrix) -> str:
+    rows = [[f"defender \\ {matrix.attack} made on", *matrix.names, "n"]]
+    for i, name in enumerate(matrix.names):
+        cells = []
+        for j in range(len(matrix.names)):
+            low, high = matrix.interval(i, j)
+            cells.append(f"{float(matrix.accuracy[i, j]):.1%} [{low:.1%}, {high:.1%}]")
+        rows.append([name, *cells, str(matrix.n)])
+    return _table(rows) + "<p>95 % intervals in brackets; the diagonal is each model's own PGD.</p>"
+
+
+def _reading(evaluation: Evaluation) -> str:
+    rule = (
+        "any iterate of an attack fools the model"
+        if evaluation.rule == "any"
+        else "an attack's last iterate fools the model"
+    )
+    return (
+        f"<p>Data: {escape(evaluation.data)}, n = {evaluation.n}, seed {evaluation.seed}. Attacks "
+        "change every pixel by at most epsilon, in units where pixels run from 0 to 1, and stay "
+        f"valid images. An image counts as fooled when {rule}; images that are wrong without an "
+        f"attack ({1 - evaluation.accuracy(CLEAN):.1%}) count as fooled by all. Intervals are "
+        "Wilson's: they speak of images drawn like these, for this one network, not of networks "
+        "trained again.</p>"
+        "<p>A robust accuracy is an upper bound: each attack only shows what it found. Alarms "
+        "look for robustness that is none, where gradients are hidden by soft labels, large logits "
+        "or noise: then attacks that ought to be weaker win. An alarm rings where chance is ruled "
+        "out at 1 %; silence proves nothing.</p>"
+    )

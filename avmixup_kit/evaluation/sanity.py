@@ -1,0 +1,137 @@
+"""What is looked at before an evaluation spends its time: the model, the images, the labels.
+
+Every finding is one line that names what is wrong and what to do about it.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from avmixup_kit.data import Split
+from avmixup_kit.evaluation.images import FloatImages
+from avmixup_kit.methods.attacks import frozen
+
+PROBED = 64
+SAME = 1e-3
+
+
+def inspect(
+    model: nn.Module, images: Split | FloatImages, *, attacked: bool = True
+) -> tuple[str, ...]:
+    """Return what a reader of the evaluation should know; raise where there is no point in one.
+
+    Looks at no more than 64 images; takes two forward passes and a few small ones. The model and
+    the global generators are left as they were found.
+
+    Args:
+        attacked: whether gradients will be asked for.
+
+    Raises:
+        ValueError: the model stays in training mode, has another number of classes, returns
+            probabilities or numbers that are not finite, is not deterministic, treats an image
+            differently in other company, expects pixels of another range, or lets no gradient
+            through.
+    """
+    notes = []
+    if model.training:
+        notes.append(
+            "the model was in training mode: it was evaluated in eval mode and put back (call "
+            "model.eval() before comparing by hand)"
+        )
+    index = torch.linspace(0, len(images) - 1, min(len(images), PROBED)).long()
+    x, y = images.batch(index.to(images.device))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    x, y = x.to(device), y.to(device)
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    # A model that draws random numbers must not move the global generators of the session.
+    with torch.random.fork_rng(devices=devices), frozen(model), torch.no_grad():
+        if stuck := [name or "the model" for name, m in model.named_modules() if m.training]:
+            raise ValueError(
+                f"the model stays in training mode after model.eval() ({stuck[0]}): dropout and "
+                "batch norm would act as in training; let its train(mode) pass the mode on"
+            )
+        logits = model(x)
+        check_logits(logits, y)
+        _not_probabilities(logits)
+        _deterministic(logits, model(x))
+        if len(x) > 2:
+            _in_company(logits, model(x[:2]))
+        _range(model, x, y, logits)
+    if attacked:
+        with frozen(model), torch.enable_grad():
+            if not model(x[:1].detach().requires_grad_(True)).requires_grad:
+                raise ValueError(
+                    "no gradient reaches the images: the model detaches them or works under "
+                    "no_grad, so gradient attacks cannot see it; remove that, or evaluate with "
+                    "black-box attacks and check=False"
+                )
+    return tuple(notes)
+
+
+def check_logits(logits: Tensor, y: Tensor) -> None:
+    """Raise ValueError unless logits are finite and (N, K) like the labels."""
+    if logits.shape != y.shape:
+        raise ValueError(
+            f"the model's output has shape {tuple(logits.shape)}, the labels have "
+            f"{tuple(y.shape)}: the class counts disagree; build the model for these classes"
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError(
+            "the model returned logits that are not finite: nothing to evaluate; look for where "
+            "training diverged or a logarithm of zero"
+        )
+
+
+def _not_probabilities(logits: Tensor) -> None:
+    if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < SAME:
+        raise ValueError(
+            "the model returns probabilities, not logits: cross-entropy would take a softmax of a "
+            "softmax and its gradients would flatten; return what comes before the softmax"
+        )
+
+
+def _scale(logits: Tensor) -> float:
+    return max(float(logits.abs().max()), 1e-12)
+
+
+def _deterministic(logits: Tensor, again: Tensor) -> None:
+    moved = float((logits - again).abs().max())
+    if not moved <= SAME * _scale(logits):
+        raise ValueError(
+            f"the model is not deterministic: logits of the same images move by {moved:.3g} from "
+            "one pass to the next; switch its noise off, or return the mean over many draws"
+        )
+
+
+def _in_company(logits: Tensor, pair: Tensor) -> None:
+    moved = float((logits[:2] - pair).abs().max())
+    if not moved <= SAME * _scale(logits):
+        raise ValueError(
+            f"an image's logits move by {moved:.3g} with the other images of its batch: batch norm "
+            "is using the batch's statistics as in training; keep running statistics for eval mode"
+        )
+
+
+def _range(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> None:
+    """Raise if the model, at a loss on pixels in [0, 1], knows the same images in other units."""
+    if len(x) < 20:
+        return
+    labels = y.argmax(1)
+    mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
+    units = {
+        "255 x (pixels from 0 to 255)": 255 * x,
+        "2 x - 1 (pixels from -1 to 1)": 2 * x - 1,
+        "(x - mean) / std of each channel": (x - mean) / std,
+    }
+    plain = _right(logits, labels)
+    found = {name: _right(model(other), labels) for name, other in units.items()}
+    best = max(found, key=lambda name: found[name])
+    if found[best] >= 0.5 and plain <= found[best] / 2:
+        raise ValueError(
+            f"the model classifies {plain:.0%} of {len(x)} images with pixels in [0, 1] "
+            f"correctly, but {found[best]:.0%} of them as {best}: it expects another range; make "
+            "that conversion its first layer"
+        )
+
+
+def _right(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(1) == labels).double().mean())

@@ -1,0 +1,88 @@
+"""Each model on the adversarial examples of each other one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from avmixup_kit._base.statistics import wilson
+from avmixup_kit.methods.attacks import Attack
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+from avmixup_kit._base.tables import text_table
+from avmixup_kit.evaluation.images import Images
+from avmixup_kit.evaluation.ladder import evaluate
+
+
+def transfer_matrix(
+    models: Mapping[str, nn.Module],
+    split: Images,
+    attack: Attack,
+    *,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> "TransferMatrix":
+    """Return how each model fares on the adversarial examples of each other one (Table 2).
+
+    The diagonal is the attack on the model itself, with the last-iterate rule as everywhere else.
+    """
+    correct = torch.stack(
+        [
+            torch.stack(
+                [
+                    evaluate(
+                        defender,
+                        split,
+                        [replace(attack, source=source)],
+                        batch_size=batch_size,
+                        seed=seed,
+                    ).correct[1]
+                    for source in models.values()
+                ]
+            )
+            for defender in models.values()
+        ]
+    )
+    return TransferMatrix(tuple(models), correct, attack.name)
+
+
+@dataclass(frozen=True, eq=False)
+class TransferMatrix:
+    """``correct`` is bool (defenders, sources, examples); ``names`` are both."""
+
+    names: tuple[str, ...]
+    correct: Tensor
+    attack: str
+
+    @property
+    def accuracy(self) -> Tensor:
+        """Accuracy of row = defender on the examples of column = source, as fractions."""
+        return self.correct.double().mean(2)
+
+    @property
+    def n(self) -> int:
+        """How many examples each cell is about."""
+        return self.correct.shape[2]
+
+    def interval(self, defender: int, source: int) -> tuple[float, float]:
+        """Return Wilson's 95 % interval of one cell, as fractions."""
+        return wilson(int(self.correct[defender, source].sum()), self.n)
+
+    def figure(self) -> "go.Figure":
+        """Return the table as a heat map."""
+        from avmixup_kit.evaluation import report
+
+        return report.transfer_heatmap(self)
+
+    def __str__(self) -> str:
+        head = (f"defender \\ {self.attack} from", *self.names)
+        body = [
+            (name, *(f"{value:.2%}" for value in row.tolist()))
+            for name, row in zip(self.names, self.accuracy, strict=True)
+        ]
+        return f"{text_table([head, *body])}\nn = {self.n} in each cell"

@@ -1,0 +1,1 @@
+"""Live training: the dashboard and what it drives."""

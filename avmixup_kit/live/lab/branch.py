@@ -1,0 +1,340 @@
+"""One run of a dashboard: its training, its thinned curves, pictures, and states to fork from.
+
+Its methods that look at the model belong to the thread that trains (see ``trainer``).
+"""
+
+import copy
+import json
+import math
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from avmixup_kit import models
+from avmixup_kit._base import files, provenance
+from avmixup_kit.data import Data, Split
+from avmixup_kit.evaluation import scatter as features
+from avmixup_kit.evaluation.crafting import craft
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.methods import attacks
+from avmixup_kit.methods.method import Method, parse
+from avmixup_kit.training import checkpoints, runs
+from avmixup_kit.training.dial import Dial
+from avmixup_kit.training.loop import Record, Training
+from avmixup_kit.training.settings import Settings
+
+Status = Literal["ready", "running", "paused", "stopped", "ended", "failed"]
+
+KEPT = 10
+STRIP = 6
+ROWS = ("Clean", "PGD10")
+
+
+class Curve:
+    """A series of (step, value) that never holds more than ``capacity`` points.
+
+    When it is full, neighbours become their mean, so what is drawn stays the whole course.
+    """
+
+    def __init__(self, capacity: int = 1000) -> None:
+        if capacity < 2 or capacity % 2:
+            raise ValueError(f"capacity = {capacity!r} is not allowed: an even number, 2 or more")
+        self._points = np.empty((2, capacity))
+        self._count, self._stride = 0, 1
+        self._held, self._steps, self._values = 0, 0.0, 0.0
+        self._lock = threading.Lock()
+
+    def add(self, step: int, value: float) -> None:
+        """Append a point; steps must grow."""
+        with self._lock:
+            self._held += 1
+            self._steps += step
+            self._values += value
+            if self._held < self._stride:
+                return
+            if self._count == self._points.shape[1]:
+                self._count //= 2
+                self._points[:, : self._count] = self._points.reshape(2, -1, 2).mean(2)
+                self._stride *= 2
+                return
+            self._points[:, self._count] = self._steps / self._held, self._values / self._held
+            self._count += 1
+            self._held, self._steps, self._values = 0, 0.0, 0.0
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of steps and values; points that still gather are the last, as a mean."""
+        with self._lock:
+            points = self._points[:, : self._count].copy()
+            if self._held:
+                last = [[self._steps / self._held], [self._values / self._held]]
+                points = np.concatenate([points, last], axis=1)
+        return points[0], points[1]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A few images now: clean, adversarial, as mixed for training, (N, C, H, W) each, on CPU.
+
+    ``labels`` are the true classes, ``said`` what the network says of the adversarial image and how
+    surely, ``targets`` the true class's share of the training label.
+    """
+
+    clean: Tensor
+    adversarial: Tensor
+    mixed: Tensor
+    labels: list[str]
+    said: list[tuple[str, float]]
+    targets: list[float]
+    epsilon: float
+
+
+class Branch:
+    """One run: a training, its images, what has been seen of it, and states to fork from.
+
+    Args:
+        name: by which the dashboard calls it.
+        training: made with a Dial.
+        data: gives validation and test images and the epsilon robust accuracy is measured at; None
+            measures on training images only, at the method's epsilon.
+        probe_images: how many images of each split the curves are measured on.
+        origin: (name, step) of the run this one was forked from.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        training: Training,
+        data: Data | None,
+        probe_images: int,
+        origin: tuple[str, int] | None = None,
+    ) -> None:
+        if training.dial is None:
+            raise TypeError(
+                "a training without a Dial cannot be turned: Training(model, split, Dial(method))"
+            )
+        self.name, self.training, self.data, self.origin = name, training, data, origin
+        self.probe_images = probe_images
+        self.dial: Dial = training.dial
+        own = training.method.parameters.get("epsilon", 8 / 255)  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
+        self.epsilon: float = data.epsilon if data else own
+        self.probed: dict[str, Split] = {"train": _some(training.split, probe_images)}
+        if data and len(data.validation):
+            self.probed["validation"] = _some(data.validation, probe_images)
+        last = next(reversed(self.probed.values()))
+        self.shown = last.subset(torch.arange(min(STRIP, len(last)))).to(training.device)
+        self.status: Status = "ended" if training.step >= training.steps else "ready"
+        self.error: Exception | None = None
+        self.traceback = ""
+        self.last: Record | None = None
+        self.loss = Curve()
+        self.loss_now: float | None = None
+        self.curves = {f"{row}, {part}": Curve() for part in self.probed for row in ROWS}
+        self.scattered = len(self.probed) == 2 and features.measurable(
+            training.model, *self.probed.values()
+        )
+        if self.scattered:
+            self.curves |= {f"features, {name}, attacked": Curve() for name in features.SETS}
+        self.measured = -1
+        self.strip: Strip | None = None
+        self.kept: dict[int, dict[str, Any]] = {}
+        self.keep_every = max(1, math.ceil(training.steps / KEPT))
+        self.evaluation: tuple[int, Evaluation] | None = None
+        self.folders: set[Path] = set()
+        self._losses: list[tuple[int, Tensor]] = []
+        self._pace: deque[tuple[float, int]] = deque(maxlen=20)
+
+    @property
+    def method(self) -> Method:
+        """What the next step trains with."""
+        return self.dial.method
+
+    def images_per_second(self) -> float:
+        """Return the pace of the last seconds, 0 before there is one."""
+        pace = list(self._pace)
+        if len(pace) < 2 or pace[-1][0] <= pace[0][0]:
+            return 0.0
+        steps = pace[-1][1] - pace[0][1]
+        return steps * self.training.settings.batch_size / (pace[-1][0] - pace[0][0])
+
+    def note(self, record: Record) -> None:
+        """Take note of a step; its loss is asked for later, so that CUDA need not wait."""
+        self.last = record
+        self._losses.append((record.step, record.loss_tensor))
+
+    def flush(self) -> None:
+        """Put the losses noted so far into the curve."""
+        if self._losses:
+            values = torch.stack([loss for _, loss in self._losses]).tolist()
+            for (step, _), value in zip(self._losses, values, strict=True):
+                self.loss.add(step + 1, value)
+            self.loss_now = values[-1]
+            self._losses.clear()
+            self._pace.append((time.monotonic(), self.training.step))
+
+    def rest(self) -> None:
+        """Forget the pace, which a pause would falsify."""
+        self._pace.clear()
+
+    def measure(self) -> None:
+        """Measure accuracies and scatter, take new pictures; the training is not changed."""
+        attack = attacks.pgd(10, self.epsilon)
+        for name, split in self.probed.items():
+            evaluation = evaluate(self.training.model, split, [attack])
+            for row in evaluation.names:
+                self.curves[f"{row}, {name}"].add(self.training.step, evaluation.accuracy(row))
+        if self.scattered:
+            train, validation = self.probed.values()
+            found = features.scatter(self.training.model, train, validation, attack).curves()
+            for row in found.keys() & self.curves.keys():
+                self.curves[row].add(self.training.step, found[row])
+        self.strip = self._strip()
+        self.measured = self.training.step
+
+    def _strip(self) -> Strip:
+        model, split, method = self.training.model, self.shown, self.method
+        epsilon = method.parameters.get("epsilon", self.epsilon)
+        x, y = split.batch(torch.arange(len(split)))
+        delta = craft(attacks.pgd(10, epsilon), model, split, torch.arange(len(split)))
+        with torch.no_grad(), attacks.frozen(model):
+            confidence, said = model(x + delta).softmax(1).max(1)
+            mixed, y_hat = method.mix(x, delta, y, Generator(device=x.device).manual_seed(0))
+        names = [split.classes[int(label)] for label in split.labels]
+        return Strip(
+            x.cpu(),
+            (x + delta).cpu(),
+            mixed.cpu(),
+            names,
+            [(split.classes[int(k)], p) for k, p in zip(said, confidence.tolist(), strict=True)],
+            (y_hat * y).sum(1).tolist(),
+            epsilon,
+        )
+
+    def keep(self) -> None:
+        """Keep the present state in memory, to fork from."""
+        self.kept[self.training.step] = _on_cpu(self.training.state_dict())
+
+    def fork(self, step: int, name: str) -> "Branch":
+        """Return a copy that stands at ``step``: the present one, or one a state was kept at.
+
+        Raises:
+            ValueError: no state was kept there, or it is the last step.
+        """
+        training = self.training
+        if step >= training.steps:
+            raise ValueError(f"step = {step!r} is not allowed: {self.name} ends there")
+        if step != training.step and step not in self.kept:
+            kept = ", ".join(map(str, sorted(self.kept)))
+            raise ValueError(f"step = {step!r} is not allowed: states were kept at steps {kept}")
+        state = training.state_dict() if step == training.step else self.kept[step]
+        model, dial = copy.deepcopy(training.model), Dial(self.dial.initial)
+        twin = Training(model, training.split, dial, settings=training.settings)
+        twin.load_state_dict(state)
+        return Branch(name, twin, self.data, self.probe_images, (self.name, step))
+
+    def evaluate(self, images: int) -> Evaluation:
+        """Return the model's evaluation on test images under FGSM, PGD20 and CW20."""
+        if self.data is None:
+            raise ValueError("there are no test images: show(training, data=data) brings them")
+        if images < 1:
+            raise ValueError(f"images = {images!r} is not allowed: 1 or more")
+        ladder = [
+            attacks.fgsm(self.epsilon),
+            attacks.pgd(20, self.epsilon),
+            attacks.cw(20, self.epsilon),
+        ]
+        model = self.training.model.eval()
+        evaluation = evaluate(model, _some(self.data.test, images), ladder)
+        self.evaluation = self.training.step, evaluation
+        return evaluation
+
+    def save(self, folder: Path) -> None:
+        """Write a run folder that ``runs.log(resume=True)`` takes up; losses are thinned in it.
+
+        Raises:
+            FileExistsError: the folder holds a run that did not come from here.
+            ValueError: a weight is not finite.
+            OSError: it could not be written; what stood there is kept.
+        """
+        training = self.training
+        if (folder / "run.json").exists() and folder.resolve() not in self.folders:
+            raise FileExistsError(f"{folder} already holds a run: choose another folder")
+        first = min(self.kept)
+        states = {f"step_{first:06d}.pt": self.kept[first], "latest.pt": training.state_dict()}
+        for key, tensor in states["latest.pt"]["model"].items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{key} is no longer finite: such weights are never saved")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folders.add(folder.resolve())
+        about = runs.describe(training)
+        for name, state in states.items():
+            content = {"architecture": about["architecture"], "model": state["model"]}
+            checkpoints.save_checkpoint(folder / name, content | {"training": state})
+        text = "".join(json.dumps(line) + "\n" for line in self._log())
+        files.write_atomic(folder / "log.jsonl", text.encode())
+        about |= provenance.provenance() | {"command": "avmixup_kit.live", "branch": self.name}
+        files.write_atomic(folder / "run.json", json.dumps(about, indent=2).encode())
+        if self.evaluation is not None and self.evaluation[0] == training.step:
+            runs.save_evaluation(folder, self.evaluation[1])
+
+    def _log(self) -> list[dict[str, Any]]:
+        """Return turns and curves, thinned as they are, as lines of a run folder's log."""
+        lines = [turn.to_json() for turn in self.dial.turns]
+        for step, loss in zip(*self.loss.arrays(), strict=True):
+            lines.append({"step": int(step) - 1, "loss": loss})
+        for name, curve in self.curves.items():
+            for step, value in zip(*curve.arrays(), strict=True):
+                lines.append({"step": int(step), "curves": {name: value}})
+        return sorted(lines, key=lambda line: line["step"])
+
+    def load(self, folder: Path, name: str) -> "Branch":
+        """Return a branch that takes up a run folder, of the same images as this one.
+
+        Raises:
+            FileNotFoundError: the folder holds no run.
+            ValueError: its checkpoint is damaged or its run had other images.
+        """
+        if not (folder / "run.json").exists():
+            raise FileNotFoundError(f"{folder} holds no run to load")
+        content = checkpoints.load_checkpoint(folder / "latest.pt")
+        state, here = content["training"], self.training
+        dial = Dial(parse(json.loads((folder / "run.json").read_text())["method"]))
+        if content["architecture"] is None:
+            model = copy.deepcopy(here.model)
+        else:
+            model = models.from_architecture(content["architecture"]).to(here.device)
+        saved: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in state["settings"].items()
+        }
+        training = Training(model, here.split, dial, settings=Settings(**saved))
+        training.load_state_dict(state)
+        dial.expect(runs.turns_of(folder)[len(dial.turns) :])
+        branch = Branch(name, training, self.data, self.probe_images)
+        branch.folders.add(folder.resolve())
+        for row, (steps, values) in runs.curves_of(folder).items():
+            for step, value in zip(steps, values, strict=True):
+                if step < training.step and row in branch.curves:
+                    branch.curves[row].add(step, value)
+        return branch
+
+
+def _some(split: Split, images: int) -> Split:
+    return split.subset(min(images, len(split)))
+
+
+def _on_cpu(tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return tree.to("cpu", copy=True)
+    if isinstance(tree, dict):
+        return {key: _on_cpu(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_on_cpu(value) for value in tree]
+    return tree

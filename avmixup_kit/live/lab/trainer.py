@@ -1,0 +1,397 @@
+"""The thread that trains: one optimiser step after another, requests served in between.
+
+Nothing here knows of widgets, so all of it runs headless. Only this thread touches a model; others
+turn the dial, which is atomic, or ask for something to be done between two steps.
+"""
+
+import atexit
+import queue
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from avmixup_kit.data import Data
+from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.live.lab.branch import Branch, Status
+from avmixup_kit.training import runs
+from avmixup_kit.training.dial import Dial
+from avmixup_kit.training.loop import Training
+
+T = TypeVar("T")
+
+FINAL = ("stopped", "ended", "failed")
+
+_alive: "weakref.WeakSet[Trainer]" = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    # A daemon thread inside torch when the interpreter goes aborts the process.
+    for trainer in list(_alive):
+        trainer.close()
+
+
+class _Undo:
+    """What a step that fails half-way has to give back, so that it can be taken again exactly."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.generator = training.rng.get_state()
+        self.buffers = [buffer.clone() for buffer in training.model.buffers()]
+        self.versions = [p._version for p in training.model.parameters()]
+
+    def __call__(self) -> bool:
+        """Put everything back; False if weights were changed already, which cannot be undone."""
+        training, dial, step = self.training, self.training.dial, self.training.step
+        training.rng.set_state(self.generator)
+        with torch.no_grad():
+            for buffer, before in zip(training.model.buffers(), self.buffers, strict=True):
+                buffer.copy_(before)
+        assert dial is not None
+        dial(step - 1)
+        if any(turn.step > step for turn in dial.turns):
+            # Turned during the failed step: it acts when the step is taken again.
+            state = dial.state_dict()
+            state["turns"] = [turn | {"step": min(turn["step"], step)} for turn in state["turns"]]
+            dial.load_state_dict(state)
+        return self.versions == [p._version for p in training.model.parameters()]
+
+
+class Trainer:
+    """One daemon thread that trains the current one of its branches.
+
+    Every method that changes something returns a Future at once; the thread does it between two
+    steps. What goes wrong in a request is kept in ``complaint`` and in the Future, and changes
+    nothing; what goes wrong in a step makes the branch ``failed``, puts back what the step had
+    begun, and is raised by ``join``.
+
+    Args:
+        training: made with a Dial; its model is trained in place.
+        data: where validation and test images come from; None: curves of training images only.
+        probe_every: steps between two measurements of accuracy.
+        probe_images: how many images of each split they use.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        data: Data | None = None,
+        *,
+        probe_every: int = 50,
+        probe_images: int = 128,
+        name: str = "trainer",
+    ) -> None:
+        for key, value in (("probe_every", probe_every), ("probe_images", probe_images)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{key} = {value!r} is not allowed: a whole number, 1 or more")
+        self.probe_every, self.probe_images = probe_every, probe_images
+        self.changed = threading.Event()
+        self.branches: list[Branch] = [Branch("run 1", training, data, probe_images)]
+        self.branch = self.branches[0]
+        self.doing = ""
+        self.complaint = ""
+        self.news = ""
+        self._queue: queue.SimpleQueue[tuple[str, Callable[[], Any], Future[Any]]] = (
+            queue.SimpleQueue()
+        )
+        self._wake = threading.Event()
+        self._gate = threading.Lock()
+        self._closing = False
+        self._status = threading.Condition()
+        self._flushed = time.monotonic()
+        self.thread = threading.Thread(target=self._work, name=f"{name} (trains)", daemon=True)
+        self.branch.keep()
+        _alive.add(self)
+        self.thread.start()
+        self.ask("measure", self.branch.measure)
+
+    # ------------------------------------------------------------------------------- for others
+
+    @property
+    def training(self) -> Training:
+        """The training of the current branch."""
+        return self.branch.training
+
+    @property
+    def dial(self) -> Dial:
+        """The dial of the current branch."""
+        return self.branch.dial
+
+    def ask(self, what: str, function: Callable[[], T]) -> "Future[T]":
+        """Have the training thread call ``function`` between two steps; returns at once.
+
+        Raises:
+            RuntimeError: the trainer is closed.
+        """
+        future: Future[T] = Future()
+        with self._gate:
+            if self._closing:
+                raise RuntimeError(f"could not {what}: this dashboard is closed")
+            self.doing = what
+            self._queue.put((what, function, future))
+        self._wake.set()
+        self.changed.set()
+        return future
+
+    def start(self) -> "Future[None]":
+        """Begin training."""
+        return self.ask("start", self._go)
+
+    def pause(self) -> "Future[None]":
+        """Hold training after the step that is under way."""
+        return self.ask("pause", lambda: self._leave("paused"))
+
+    def resume(self) -> "Future[None]":
+        """Go on after a pause, or try a failed step again."""
+        return self.ask("resume", self._go)
+
+    def stop(self) -> "Future[None]":
+        """End this run here; the model stays, and can be evaluated, saved and forked."""
+        return self.ask("stop", self._stop)
+
+    def fork(self, step: int | None = None) -> "Future[Branch]":
+        """Continue from a kept state, or from the present one, as a new paused branch."""
+        return self.ask("fork", lambda: self._fork(step))
+
+    def switch(self, name: str) -> "Future[Branch]":
+        """Make another branch the current one; the one that was running is paused."""
+        return self.ask("switch", lambda: self._switch(name))
+
+    def add(self, make: Callable[[], tuple[Training, Data | None]]) -> "Future[Branch]":
+        """Call ``make`` and add its training as a paused branch, which becomes the current one."""
+        return self.ask("make the run", lambda: self._add(*make()))
+
+    def evaluate(self, images: int = 500) -> "Future[Evaluation]":
+        """Evaluate the model on test images under FGSM, PGD20 and CW20."""
+        return self.ask("evaluate", lambda: self._evaluate(images))
+
+    def save(self, folder: str | Path) -> "Future[Path]":
+        """Write a run folder, which ``runs.log(resume=True)`` and ``load`` take up again."""
+        return self.ask("save", lambda: self._save(Path(folder).expanduser()))
+
+    def load(self, folder: str | Path) -> "Future[Branch]":
+        """Take up a run folder of the same images as a new paused branch."""
+        return self.ask("load", lambda: self._load(Path(folder).expanduser()))
+
+    def export(self, path: str | Path) -> "Future[Path]":
+        """Write the dial's turns; ``Dial(method, runs.turns_of(path))`` repeats them headless."""
+        return self.ask("export", lambda: self._export(Path(path).expanduser()))
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the current branch is ended, stopped or failed.
+
+        Raises:
+            RuntimeError: it was never started, or the dashboard was closed meanwhile.
+            TimeoutError: it took longer than ``timeout`` seconds.
+            Exception: whatever ended the training.
+        """
+        # Behind everything asked for before, a start among them.
+        asked = self.ask("wait", lambda: self.branch)
+        if asked not in wait([asked], timeout).done:
+            raise TimeoutError(f"{self.branch.name} is {self.branch.status} after {timeout:g} s")
+        branch = asked.result()
+        if branch.status == "ready":
+            raise RuntimeError(f"{branch.name} was not started: there is nothing to wait for")
+        with self._status:
+            there = self._status.wait_for(lambda: self._closing or branch.status in FINAL, timeout)
+        if not there:
+            raise TimeoutError(f"{branch.name} is {branch.status} after {timeout:g} s")
+        if branch.error is not None:
+            raise branch.error
+        if branch.status not in FINAL:
+            raise RuntimeError(f"the dashboard was closed while {branch.name} was {branch.status}")
+
+    def close(self, timeout: float = 30) -> None:
+        """End the thread after the step that is under way; the models stay as they are.
+
+        Raises:
+            TimeoutError: the step took longer than ``timeout`` seconds.
+        """
+        with self._gate:
+            self._closing = True
+        self._wake.set()
+        if threading.current_thread() is not self.thread:
+            self.thread.join(timeout)
+            if self.thread.is_alive():
+                raise TimeoutError(f"a training step did not end in {timeout:g} seconds")
+
+    # -------------------------------------------------------------------- only on the own thread
+
+    def _work(self) -> None:
+        try:
+            while not self._closing:
+                self._serve()
+                if self._closing:
+                    break
+                if self.branch.status == "running":
+                    self._advance(self.branch)
+                else:
+                    self._wake.wait()
+                    self._wake.clear()
+        finally:
+            with self._gate:
+                self._closing = True
+                while not self._queue.empty():
+                    self._queue.get()[2].set_exception(RuntimeError("this dashboard is closed"))
+            self._leave("paused")
+            with self._status:
+                self._status.notify_all()
+            self.changed.set()
+
+    def _serve(self) -> None:
+        while not self._closing:
+            try:
+                what, function, future = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            self.doing = what
+            self.changed.set()
+            if what != "wait":
+                self.complaint = self.news = ""
+            try:
+                self._flush()
+                result = function()
+            except Exception as error:
+                self.complaint, self.doing = f"Could not {what}: {_one_line(error)}", ""
+                _free(error)
+                future.set_exception(error)
+            else:
+                self.doing = ""
+                future.set_result(result)
+            self.branch.rest()
+            self.changed.set()
+
+    def _advance(self, branch: Branch) -> None:
+        training = branch.training
+        undo: _Undo | None = _Undo(training)
+        try:
+            record = next(training)
+            undo = None
+            branch.note(record)
+            done = training.step
+            ended = done >= training.steps
+            if time.monotonic() - self._flushed > 0.2 or ended:
+                self._flush()
+            if ended or done % self.probe_every == 0:
+                branch.measure()
+            if ended or done % branch.keep_every == 0:
+                branch.keep()
+            if ended:
+                self._set(branch, "ended")
+        except Exception as error:
+            branch.error, branch.traceback = error, traceback.format_exc()
+            _free(error)
+            try:
+                if undo is not None:
+                    self._put_back(branch, undo)
+                self._flush()
+            except Exception as second:
+                self.news = f"The failed step could not be undone: {_one_line(second)}."
+            self._set(branch, "failed")
+
+    def _put_back(self, branch: Branch, undo: _Undo) -> None:
+        if undo():
+            self.news = f"{branch.name} stands as it was before the failed step."
+            return
+        # The optimiser had begun to write: only a kept state is whole.
+        step, turns = max(branch.kept), branch.dial.turns
+        branch.training.load_state_dict(branch.kept[step])
+        branch.dial.expect(list(turns[len(branch.dial.turns) :]))
+        self.news = f"{branch.name} went back to step {step}: the failed step had changed weights."
+
+    def _flush(self) -> None:
+        self.branch.flush()
+        self._flushed = time.monotonic()
+
+    def _set(self, branch: Branch, status: Status) -> None:
+        with self._status:
+            branch.status = status
+            self._status.notify_all()
+        if status != "running":
+            branch.rest()
+        self.changed.set()
+
+    def _go(self) -> None:
+        branch = self.branch
+        if branch.status in ("stopped", "ended"):
+            raise ValueError(f"{branch.name} is {branch.status}: fork it to go on from a kept step")
+        branch.error, branch.traceback = None, ""
+        self._set(branch, "running")
+
+    def _leave(self, status: Status) -> None:
+        if self.branch.status == "running":
+            self._set(self.branch, status)
+
+    def _stop(self) -> None:
+        branch = self.branch
+        if branch.status in ("running", "paused"):
+            try:
+                if branch.measured != branch.training.step:
+                    branch.measure()
+                branch.keep()
+            finally:
+                self._set(branch, "stopped")
+
+    def _fork(self, step: int | None) -> Branch:
+        step = self.training.step if step is None else step
+        return self._enter(self.branch.fork(step, f"fork {len(self.branches) + 1} at step {step}"))
+
+    def _add(self, training: Training, data: Data | None) -> Branch:
+        name = f"run {len(self.branches) + 1}"
+        return self._enter(Branch(name, training, data, self.probe_images))
+
+    def _enter(self, branch: Branch) -> Branch:
+        branch.measure()
+        branch.keep()
+        self._leave("paused")
+        self.branches = [*self.branches, branch]
+        self.branch = branch
+        return branch
+
+    def _switch(self, name: str) -> Branch:
+        names = [branch.name for branch in self.branches]
+        if name not in names:
+            raise ValueError(f"name = {name!r} is not allowed: one of {', '.join(names)}")
+        if name != self.branch.name:
+            self._leave("paused")
+            self.branch = self.branches[names.index(name)]
+        return self.branch
+
+    def _evaluate(self, images: int) -> Evaluation:
+        return self.branch.evaluate(images)
+
+    def _save(self, folder: Path) -> Path:
+        self.branch.save(folder)
+        self.news = f"Saved step {self.training.step} of {self.branch.name} in {folder}."
+        return folder
+
+    def _load(self, folder: Path) -> Branch:
+        branch = self.branch.load(folder, f"run {len(self.branches) + 1}, from {folder.name}")
+        self._enter(branch)
+        self.news = f"Loaded step {branch.training.step} of {folder}."
+        return branch
+
+    def _export(self, path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        runs.export_turns(self.dial, path)
+        self.news = f"Wrote {len(self.dial.turns)} turns to {path}."
+        return path
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).split("\n")[0]
+    plain = isinstance(error, ValueError | OSError | RuntimeError)
+    return text if plain and text else f"{type(error).__name__}: {text}"
+
+
+def _free(error: Exception) -> None:
+    """After CUDA ran out of memory, hand back what only the allocator's cache still holds."""
+    if isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""Explorers of the Gaussian models; none needs torch."""

@@ -1,0 +1,301 @@
+"""Attacks: one loop climbs an objective inside the l-infinity ball and the valid pixels.
+
+An attack is an objective plus a start; it is called ``attack(model, x, y, rng) -> delta`` with x
+(N, C, H, W) in [0, 1] and y one-hot (N, K) or integer (N,), and returns a perturbation with
+|delta| <= epsilon and x + delta in [0, 1], both exactly. The same objects are the perturb stage of
+training methods and the columns of an evaluation.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from avmixup_kit._base import distributed
+from avmixup_kit._base.shapes import Images
+from avmixup_kit.methods.labels import one_hot
+from avmixup_kit.methods.losses import LabelCrossEntropy, Margin, Objective
+
+BatchNorm = Literal["eval", "batch", "train"]
+Start = Literal["uniform", "normal", "zero"]
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Raise ValueError unless epsilon is a radius in units of [0, 1] pixels."""
+    if not 0.0 < epsilon <= 1.0:
+        hint = f"; in pixels of 0..255 write {epsilon:g} / 255" if epsilon > 1 else ""
+        raise ValueError(
+            f"epsilon = {epsilon!r} is not allowed: pixels live in [0, 1], so 0 < epsilon <= 1"
+            f"{hint}"
+        )
+
+
+def ball(x: Images, epsilon: float) -> tuple[Images, Images]:
+    """Return the lowest and highest allowed delta of every pixel, both shaped like x.
+
+    Clamping a perturbation between them keeps |delta| <= epsilon and x + delta in [0, 1] exactly,
+    rounding included.
+    """
+    return (-x).clamp(min=-epsilon), (1 - x).clamp(max=epsilon)
+
+
+def ascend(
+    objective: Callable[[Tensor], Tensor],
+    x: Images,
+    start: Images,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+) -> Images:
+    """Return the perturbation (N, C, H, W) after ``steps`` signed gradient steps up ``objective``.
+
+    Args:
+        objective: from images (N, C, H, W) to a scalar; it knows of models and labels, this loop
+            does not.
+        x: clean images in [0, 1].
+        start: the first perturbation; it need not be inside the ball.
+        epsilon, step_size: in units of [0, 1] pixels.
+        steps: gradients taken, each one forward and one backward to the input.
+    """
+    low, high = ball(x, epsilon)
+    delta = start
+    for _ in range(steps):
+        x_hat = (x + delta).detach().requires_grad_(True)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(objective(x_hat), x_hat)
+        delta = torch.clamp(delta + step_size * gradient.sign(), low, high)
+    return torch.clamp(delta, low, high)
+
+
+@contextmanager
+def frozen(model: nn.Module, batch_norm: BatchNorm = "eval") -> Iterator[None]:
+    """Hold a model still while an attack looks at it, and leave it as it was found.
+
+    Parameters take no gradient. Batch norm works in one of three modes: ``"eval"`` (running
+    statistics), ``"batch"`` (the batch's own, running averages untouched: the authors' code),
+    ``"train"`` (the batch's own, running averages updated, as in two public ports).
+    """
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    tracking: list[_BatchNorm] = []
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        model.train(batch_norm != "eval")
+        if batch_norm == "batch":
+            tracking = [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
+            for module in tracking:
+                module.track_running_stats = False
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class NoAttack:
+    """The perturbation that is always zero: Standard and Mixup train on it."""
+
+    def __call__(
+        self, model: nn.Module, x: Images, y: Tensor, rng: Generator | None = None
+    ) -> Images:
+        return torch.zeros_like(x)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Signed gradient ascent on ``objective`` from a start in the ball.
+
+    Args:
+        objective: what is climbed.
+        epsilon: radius of the l-infinity ball, in units of [0, 1] pixels.
+        step_size: in the same units; None is epsilon / 4, the paper's 2/255 at 8/255.
+        steps: number of gradients.
+        start: ``"uniform"`` in the ball, ``"normal"`` (0.001 N(0, 1), TRADES) or ``"zero"``.
+        clip_start: whether the start is first clipped to valid pixels (Feature Scatter: no).
+        restarts: how often to start anew; the best perturbation of each example is kept.
+        batch_norm: how batch norm works while crafting; evaluation always uses ``"eval"``.
+        source: another model whose gradients are followed instead (transfer attack).
+
+    Raises:
+        ValueError: epsilon outside (0, 1], step_size not positive, steps < 1, restarts < 1, an
+            unknown start or batch-norm mode.
+    """
+
+    objective: Objective = LabelCrossEntropy()  # noqa: RUF009 (frozen, no state)
+    epsilon: float = 8 / 255
+    step_size: float | None = None
+    steps: int = 10
+    start: Start = "uniform"
+    clip_start: bool = True
+    restarts: int = 1
+    batch_norm: BatchNorm = "eval"
+    source: nn.Module | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_epsilon(self.epsilon)
+        if self.step_size is not None and not 0.0 < self.step_size < float("inf"):
+            raise ValueError(
+                f"step_size = {self.step_size!r} is not allowed: a positive number, or None for "
+                "epsilon / 4"
+            )
+        for name in ("steps", "restarts"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} = {value!r} is not allowed: a whole number, 1 or more")
+        for name, allowed in (("start", get_args(Start)), ("batch_norm", get_args(BatchNorm))):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name} = {value!r} is not allowed: one of {', '.join(allowed)}")
+
+    @property
+    def step(self) -> float:
+        """The step size in force: ``step_size``, or epsilon / 4 where that is None."""
+        return self.epsilon / 4 if self.step_size is None else self.step_size
+
+    @property
+    def name(self) -> str:
+        """The column's heading: FGSM, PGD20, CW20 and so on, as in the paper's tables."""
+        kind = self.objective.name
+        one_step = self.steps == 1 and self.step == self.epsilon and kind == "PGD"
+        name = "FGSM" if one_step else f"{kind}{self.steps}"
+        if self.restarts > 1:
+            name += f"x{self.restarts}"
+        return name if self.source is None else f"{name} (transfer)"
+
+    def first_delta(self, x: Images, rng: Generator | None) -> Images:
+        """Return the start (N, C, H, W), drawn from ``rng`` alone."""
+        if self.start == "zero":
+            return torch.zeros_like(x)
+        if rng is None:
+            raise ValueError(f"start = {self.start!r} draws random numbers: pass rng")
+        noise = distributed.empty_like(x)
+        if self.start == "uniform":
+            noise.uniform_(-self.epsilon, self.epsilon, generator=rng)
+        else:
+            noise.normal_(0.0, 0.001, generator=rng)
+        noise = distributed.mine(noise, len(x))
+        return torch.clamp(noise, *ball(x, self.epsilon)) if self.clip_start else noise
+
+    def __call__(
+        self, model: nn.Module, x: Images, y: Tensor, rng: Generator | None = None
+    ) -> Images:
+        """Return delta (N, C, H, W). Model, gradients and the global generator stay as they were.
+
+        Args:
+            model: from images (N, C, H, W) to logits (N, K).
+            x: images in [0, 1].
+            y: one-hot (N, K) or class numbers (N,).
+            rng: generator on the device of x; only a ``"zero"`` start can do without.
+        """
+        guide = model if self.source is None else self.source
+        if y.ndim == 1:
+            with frozen(guide), torch.no_grad():
+                y = one_hot(y, guide(x[:1]).shape[1])
+        with frozen(guide, self.batch_norm):
+            reference = self.objective.reference(guide, x)
+
+            def climb(x_hat: Tensor) -> Tensor:
+                return self.objective(guide(x_hat), y, reference)
+
+            best = self._once(climb, x, rng)
+            if self.restarts > 1:
+                with torch.no_grad():
+                    value = climb(x + best)
+                for _ in range(self.restarts - 1):
+                    delta = self._once(climb, x, rng)
+                    with torch.no_grad():
+                        other = climb(x + delta)
+                    better = other > value
+                    value = torch.where(better, other, value)
+                    best = torch.where(better.reshape(-1, 1, 1, 1), delta, best)
+        return best
+
+    def _once(self, climb: Callable[[Tensor], Tensor], x: Tensor, rng: Generator | None) -> Tensor:
+        return ascend(
+            lambda x_hat: climb(x_hat).sum(),
+            x,
+            self.first_delta(x, rng),
+            self.epsilon,
+            self.step,
+            self.steps,
+        )
+
+
+def fgsm(
+    epsilon: float = 8 / 255,
+    *,
+    start: Start = "zero",
+    batch_norm: BatchNorm = "eval",
+    source: nn.Module | None = None,
+) -> Attack:
+    """Return one step of the full epsilon up the label's cross-entropy (Goodfellow et al.).
+
+    The paper does not say whether its FGSM starts at random; the default is the original attack,
+    without. Feature Scatter's code starts uniformly: ``start="uniform"``.
+    """
+    return Attack(
+        epsilon=epsilon,
+        step_size=epsilon,
+        steps=1,
+        start=start,
+        batch_norm=batch_norm,
+        source=source,
+    )
+
+
+def pgd(
+    steps: int = 20,
+    epsilon: float = 8 / 255,
+    step_size: float | None = None,
+    *,
+    restarts: int = 1,
+    start: Start = "uniform",
+    batch_norm: BatchNorm = "eval",
+    source: nn.Module | None = None,
+) -> Attack:
+    """Return PGD-``steps`` on the label's cross-entropy from a uniform start (Madry et al.)."""
+    return Attack(
+        epsilon=epsilon,
+        step_size=step_size,
+        steps=steps,
+        start=start,
+        restarts=restarts,
+        batch_norm=batch_norm,
+        source=source,
+    )
+
+
+def cw(
+    steps: int = 20,
+    epsilon: float = 8 / 255,
+    step_size: float | None = None,
+    *,
+    kappa: float = 50.0,
+    restarts: int = 1,
+    start: Start = "uniform",
+    batch_norm: BatchNorm = "eval",
+    source: nn.Module | None = None,
+) -> Attack:
+    """Return CW-``steps`` as the paper uses it: PGD on the margin loss with its kappa."""
+    return replace(
+        pgd(
+            steps,
+            epsilon,
+            step_size,
+            restarts=restarts,
+            start=start,
+            batch_norm=batch_norm,
+            source=source,
+        ),
+        objective=Margin(kappa),
+    )

@@ -1,0 +1,204 @@
+"""What weights descend (means over the batch) and what attacks climb (sums over the batch)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avmixup_kit._base import distributed
+from avmixup_kit._base.shapes import Images, Labels, Logits, PerExample, Scalar
+from avmixup_kit.methods import transport
+
+
+def soft_cross_entropy(logits: Logits, y: Labels) -> PerExample:
+    """Return the cross-entropy of each example, (N,), for logits (N, K) and soft labels (N, K)."""
+    return -(y * F.log_softmax(logits, dim=1)).sum(1)
+
+
+def margin(logits: Logits, y: Labels) -> PerExample:
+    """Return z_y - max over j != y of z_j of each example, (N,): negative means misclassified.
+
+    ``y`` is one-hot (N, K); its largest entry names the true class.
+    """
+    true = y.argmax(1, keepdim=True)
+    rival = logits.scatter(1, true, float("-inf")).amax(1)
+    return logits.gather(1, true).squeeze(1) - rival
+
+
+def kl_divergence(logits: Logits, logits_hat: Logits) -> PerExample:
+    """Return KL(softmax(logits) || softmax(logits_hat)) of each example, (N,)."""
+    log_p = F.log_softmax(logits, dim=1)
+    return (log_p.exp() * (log_p - F.log_softmax(logits_hat, dim=1))).sum(1)
+
+
+# ------------------------------------------------------------------------- what weights descend
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """What one training step descends: a scalar from model, x, x_hat (N, C, H, W), y_hat (N, K)."""
+
+    def __call__(self, model: nn.Module, x: Images, x_hat: Images, y_hat: Labels) -> Scalar: ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Mean soft-label cross-entropy on x_hat alone, Algorithm 1 line 9."""
+
+    def __call__(self, model: nn.Module, x: Images, x_hat: Images, y_hat: Labels) -> Scalar:
+        return soft_cross_entropy(model(x_hat), y_hat).mean()
+
+
+@dataclass(frozen=True)
+class Trades:
+    """CE(f(x), y) + beta * KL(f(x) || f(x_hat)), means over the batch, gradients through both.
+
+    beta is 1/lambda in TRADES' paper and in Table 3: 1 or 6. Clean and adversarial images go
+    through the network one after the other, as in TRADES' released code, so batch norm sees each
+    by itself.
+    """
+
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.beta < float("inf"):
+            raise ValueError(f"beta = {self.beta!r} is not allowed: a finite number, 0 or more")
+
+    def __call__(self, model: nn.Module, x: Images, x_hat: Images, y_hat: Labels) -> Scalar:
+        clean = model(x)
+        divergence = kl_divergence(clean, model(x_hat)).mean()
+        return soft_cross_entropy(clean, y_hat).mean() + self.beta * divergence
+
+
+# ---------------------------------------------------------------------------- what attacks climb
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What an attack climbs: the value of each example, (N,), from its adversarial logits (N, K).
+
+    ``reference`` is looked up once for the clean images, before the first step: None, or a tensor
+    whose first axis runs over the examples.
+    """
+
+    name: ClassVar[str]
+
+    def reference(self, model: nn.Module, x: Images) -> Tensor | None: ...
+
+    def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample: ...
+
+
+@dataclass(frozen=True)
+class LabelCrossEntropy:
+    """The cross-entropy on the true label: PGD and FGSM."""
+
+    name: ClassVar[str] = "PGD"
+
+    def reference(self, model: nn.Module, x: Images) -> None:
+        return None
+
+    def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
+        return soft_cross_entropy(logits, y)
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The CW margin loss -relu(z_y - max_{j != y} z_j + kappa), the paper's "CW".
+
+    Misclassified by more than kappa, an example has nothing left to gain.
+    """
+
+    kappa: float = 50.0
+    name: ClassVar[str] = "CW"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.kappa < float("inf"):
+            raise ValueError(f"kappa = {self.kappa!r} is not allowed: a finite number, 0 or more")
+
+    def reference(self, model: nn.Module, x: Images) -> None:
+        return None
+
+    def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
+        return -F.relu(margin(logits, y) + self.kappa)
+
+
+def _clean_logits(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x)
+
+
+@dataclass(frozen=True)
+class TargetedCrossEntropy:
+    """The log-probability of one wrong class, fixed before the first step: a targeted attack.
+
+    The target is the wrong class that is ``rank``-th most likely on the clean image (1: the
+    runner-up), so that it depends on the image alone.
+    """
+
+    rank: int = 1
+    name: ClassVar[str] = "Targeted"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"rank = {self.rank!r} is not allowed: a whole number, 1 or more")
+
+    def reference(self, model: nn.Module, x: Tensor) -> Tensor:
+        return _clean_logits(model, x)
+
+    def __call__(self, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
+        assert reference is not None
+        if self.rank >= logits.shape[1]:
+            raise ValueError(
+                f"rank = {self.rank} is not allowed: there are {logits.shape[1] - 1} wrong classes"
+            )
+        wrong = reference.masked_fill(y > 0.5, float("-inf"))
+        target = wrong.topk(self.rank, dim=1).indices[:, -1:]
+        return F.log_softmax(logits, dim=1).gather(1, target).squeeze(1)
+
+
+@dataclass(frozen=True)
+class KLToClean:
+    """KL(f(x) || f(x + delta)), which TRADES climbs; labels play no part."""
+
+    name: ClassVar[str] = "KL"
+
+    def reference(self, model: nn.Module, x: Images) -> Tensor:
+        return _clean_logits(model, x)
+
+    def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
+        assert reference is not None
+        return kl_divergence(reference, logits)
+
+
+@dataclass(frozen=True)
+class TransportDistance:
+    """Feature Scatter's optimal-transport distance between clean and perturbed logits.
+
+    One number for the whole batch, shared out equally: examples of a batch influence each other,
+    so the perturbation depends on who else is in it. Cost max(0, 1 - cosine), entropic
+    ``regularisation``, at most ``iterations`` Sinkhorn rounds, ended once the summed change of u is
+    below ``tolerance`` (None: always all of them). On CUDA it is always all of them, as to look at
+    a change is to wait for the device. With several processes the transport is that of the whole
+    batch, not of each process's share.
+    """
+
+    regularisation: float = 0.01
+    iterations: int = 100
+    tolerance: float | None = 0.1
+    name: ClassVar[str] = "FS"
+
+    def reference(self, model: nn.Module, x: Images) -> Tensor:
+        return _clean_logits(model, x)
+
+    def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
+        assert reference is not None
+        distance = transport.distance(
+            distributed.gathered(reference),
+            distributed.gathered(logits),
+            regularisation=self.regularisation,
+            iterations=self.iterations,
+            tolerance=None if logits.is_cuda else self.tolerance,
+        )
+        return (distance / len(logits)).expand(len(logits))

@@ -1,0 +1,160 @@
+"""What a training step does between attack and loss: Algorithm 1, lines 5 to 7.
+
+Every mix is ``mix(x, delta, y, rng) -> (x_hat, y_hat)`` with x and delta (N, C, H, W), y (N, K).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Generator, Tensor
+
+from avmixup_kit._base import distributed
+from avmixup_kit._base.shapes import Images, Labels
+from avmixup_kit.methods.labels import check_lambda, smooth
+
+
+@runtime_checkable
+class Mix(Protocol):
+    """Anything that turns clean images, perturbations and labels into training examples."""
+
+    def __call__(
+        self, x: Images, delta: Images, y: Labels, rng: Generator
+    ) -> tuple[Images, Labels]: ...
+
+
+def _check_weight(name: str, value: float | None) -> None:
+    if value is not None and not 0.0 <= value <= 1.0:
+        raise ValueError(
+            f"{name} = {value!r} is not allowed: a fixed mixing weight is a number from 0 to 1, "
+            "None draws it"
+        )
+
+
+def _per_example(weight: Tensor, like: Tensor) -> Tensor:
+    return weight.reshape(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """x + delta with the label phi(y, lam): PGD training at lam = 1, label smoothing below it."""
+
+    lam: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_lambda("lam", self.lam)
+
+    def __call__(
+        self, x: Images, delta: Images, y: Labels, rng: Generator
+    ) -> tuple[Images, Labels]:
+        return x + delta, smooth(y, self.lam)
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Mixup, Equation (4): pairs of (perturbed) examples and their labels, interpolated.
+
+    The weight is drawn from Beta(a, a), one per example (``per_example=False``: one per batch, as
+    in mixup's first code); ``alpha`` fixes it instead. The partner is a random other example of the
+    batch, on whichever process it is.
+    """
+
+    a: float = 1.0
+    per_example: bool = True
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.a > 0:
+            raise ValueError(f"a = {self.a!r} is not allowed: Beta(a, a) needs a > 0")
+        _check_weight("alpha", self.alpha)
+
+    def __call__(
+        self, x: Images, delta: Images, y: Labels, rng: Generator
+    ) -> tuple[Images, Labels]:
+        x = x + delta
+        total = distributed.whole(len(x))
+        partner = torch.randperm(total, generator=rng, device=x.device)
+        partner = distributed.mine(partner, len(x))
+        others, other_labels = distributed.gathered(x), distributed.gathered(y)
+        count = total if self.per_example else 1
+        if self.alpha is None:
+            # Two gammas make a beta; only the private operator draws them from a generator.
+            shape = torch.full((2, count), float(self.a), device=x.device, dtype=torch.float64)
+            gammas = torch.ops.aten._standard_gamma(shape, rng)
+            alpha = (gammas[0] / gammas.sum(0)).nan_to_num(0.5).to(x.dtype)
+        else:
+            alpha = torch.full((count,), self.alpha, device=x.device, dtype=x.dtype)
+        if self.per_example:
+            alpha = distributed.mine(alpha, len(x))
+        weight = _per_example(alpha, x)
+        label_weight = alpha.unsqueeze(1)
+        return (
+            weight * x + (1 - weight) * others[partner],
+            label_weight * y + (1 - label_weight) * other_labels[partner],
+        )
+
+
+@dataclass(frozen=True)
+class AVmixup:
+    """Adversarial Vertex mixup, Definitions 5 and 6 (Equations 12 and 13).
+
+    The vertex is x + gamma * delta; with alpha ~ U(0, 1), drawn once per example, images and labels
+    are mixed as alpha * clean + (1 - alpha) * vertex, the labels being phi(y, lambda1) on the clean
+    side and phi(y, lambda2) on the vertex side.
+
+    ``clip_vertex``: the paper's Equation (12) does not clip the vertex to valid pixels (False, the
+    default), the authors' code does (True). ``per_example=False`` draws one alpha per batch, as one
+    public port does. ``alpha`` fixes the weight and draws nothing.
+
+    Raises:
+        ValueError: gamma < 1, a lambda or alpha outside [0, 1].
+    """
+
+    gamma: float = 2.0
+    lambda1: float = 1.0
+    lambda2: float = 0.1
+    clip_vertex: bool = False
+    per_example: bool = True
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.gamma < float("inf"):
+            raise ValueError(
+                f"gamma = {self.gamma!r} is not allowed: the vertex lies at gamma >= 1 times the "
+                "perturbation (Definition 5)"
+            )
+        check_lambda("lambda1", self.lambda1)
+        check_lambda("lambda2", self.lambda2)
+        _check_weight("alpha", self.alpha)
+
+    def __call__(
+        self, x: Images, delta: Images, y: Labels, rng: Generator
+    ) -> tuple[Images, Labels]:
+        vertex = self.vertex(x, delta)
+        count = distributed.whole(len(x)) if self.per_example else 1
+        if self.alpha is None:
+            alpha = torch.rand(count, generator=rng, device=x.device, dtype=x.dtype)
+        else:
+            alpha = torch.full((count,), self.alpha, device=x.device, dtype=x.dtype)
+        if self.per_example:
+            alpha = distributed.mine(alpha, len(x))
+        weight = _per_example(alpha, x)
+        label_weight = alpha.unsqueeze(1)
+        x_hat = weight * x + (1 - weight) * vertex
+        y_hat = label_weight * smooth(y, self.lambda1) + (1 - label_weight) * smooth(
+            y, self.lambda2
+        )
+        return x_hat, y_hat
+
+    def vertex(self, x: Images, delta: Images) -> Images:
+        """Return the adversarial vertex x + gamma * delta (N, C, H, W), Equation (12)."""
+        vertex = x + self.gamma * delta
+        return vertex.clamp(0, 1) if self.clip_vertex else vertex
+
+    def label_at(self, t: float) -> float:
+        """Return the true class's target probability at x + t * delta, t = (1 - alpha) * gamma.
+
+        The paper's setting (2, 1, 0.1) gives 1 - 0.45 t on [0, 2].
+        """
+        alpha = 1 - t / self.gamma
+        return alpha * self.lambda1 + (1 - alpha) * self.lambda2

@@ -1,0 +1,81 @@
+"""Diversity of perturbations: a source that is several sources, the paper's Section 5.4.
+
+The paper notes that AVmixup may not withstand attacks it was not trained on, and names more
+diverse perturbations as a way out. ``Mixture`` is a perturbation source like any other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from avmixup_kit.methods.attacks import Attack, BatchNorm, pgd
+from avmixup_kit.methods.losses import KLToClean, Margin, TargetedCrossEntropy, TransportDistance
+
+Source = Callable[[nn.Module, Tensor, Tensor, Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A perturbation source that draws one of ``sources`` for each batch, all equally likely.
+
+    Raises:
+        ValueError: no sources, or one that cannot be called.
+    """
+
+    sources: tuple[Source, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sources, tuple) or not self.sources:
+            raise ValueError(
+                f"sources = {self.sources!r} is not allowed: a tuple of one or more perturbation "
+                "sources"
+            )
+        for source in self.sources:
+            if not callable(source):
+                raise ValueError(
+                    f"sources holds {source!r}, which is not allowed: each is called with "
+                    "(model, x, y, rng)"
+                )
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Generator) -> Tensor:
+        """Return one source's delta (N, C, H, W); the draw comes from ``rng`` before its own."""
+        return self.sources[_drawn(len(self.sources), rng)](model, x, y, rng)
+
+
+def _drawn(count: int, rng: Generator) -> int:
+    """Return a number below ``count``, each equally likely, without waiting for a device."""
+    if rng.device.type != "cuda":
+        return int(torch.randint(count, (1,), generator=rng, device=rng.device))
+    # What a CUDA generator draws is known after a wait only; where it stands is known at once.
+    position = rng.get_offset()
+    rng.set_offset(position + 4)
+    key = np.random.SeedSequence((rng.initial_seed(), position))
+    return int(np.random.Generator(np.random.Philox(key)).integers(count))
+
+
+def five(
+    epsilon: float = 8 / 255,
+    step_size: float | None = None,
+    steps: int = 10,
+    batch_norm: BatchNorm = "batch",
+) -> Mixture:
+    """Return the mixture of PGD, CW, a targeted attack, TRADES' KL and Feature Scatter.
+
+    The first four take ``steps`` steps; Feature Scatter takes its one step of the full epsilon
+    from an unclipped start, and TRADES' KL starts near the image, as in their authors' codes.
+    """
+    base = pgd(steps, epsilon, step_size, batch_norm=batch_norm)
+    return Mixture(
+        (
+            base,
+            Attack(Margin(), epsilon, step_size, steps, batch_norm=batch_norm),
+            Attack(TargetedCrossEntropy(), epsilon, step_size, steps, batch_norm=batch_norm),
+            Attack(KLToClean(), epsilon, step_size, steps, "normal", False, batch_norm=batch_norm),
+            Attack(
+                TransportDistance(), epsilon, epsilon, 1, clip_start=False, batch_norm=batch_norm
+            ),
+        )
+    )

@@ -1,0 +1,181 @@
+"""Layers and blocks that networks are made of; pixel normalisation is the first layer of each."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Channels = float | tuple[float, ...]
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std with one constant per channel, both in the images' [0, 1] units."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Channels, std: Channels, in_channels: int) -> None:
+        super().__init__()
+        for name, value in (("mean", mean), ("std", std)):
+            values = torch.as_tensor(value, dtype=torch.float32).flatten()
+            if len(values) not in (1, in_channels) or not values.isfinite().all():
+                raise ValueError(
+                    f"{name} = {value!r} is not allowed: one finite number, or one for each of the "
+                    f"{in_channels} channels"
+                )
+            if name == "std" and not (values > 0).all():
+                raise ValueError(f"std = {value!r} is not allowed: every entry must be > 0")
+            # Not in the state dict: the architecture text already holds them.
+            channels = values.expand(in_channels).reshape(-1, 1, 1).clone()
+            self.register_buffer(name, channels, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Standardise(nn.Module):
+    """Each image minus its mean, over max(its standard deviation, 1 / sqrt(number of elements)).
+
+    The authors' networks see pixels from 0 to 255; as images here lie in [0, 1], the same floor is
+    255 times lower. Gradients flow through both statistics, as they do in the authors' code.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        dimensions = (1, 2, 3)
+        centred = x - x.mean(dimensions, keepdim=True)
+        elements = x[0].numel()
+        variance = centred.square().mean(dimensions, keepdim=True)
+        # Clamping before the root keeps a constant image's gradient finite.
+        return centred * variance.clamp_min(1 / (255**2 * elements)).rsqrt()
+
+
+class Network(nn.Module):
+    """Logits (N, K) of images (N, C, H, W) in [0, 1]: head(body(normalise(x))).
+
+    ``architecture`` is the call that builds it again (see ``from_architecture``). ``image_size`` is
+    set only for a network that takes no other size.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        in_channels: int,
+        normalise: nn.Module,
+        body: nn.Module,
+        head: nn.Linear,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.in_channels = in_channels
+        self.num_classes = head.out_features
+        self.image_size = image_size
+        self.normalise = normalise
+        self.body = body
+        self.head = head
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the penultimate features (N, F), what the last linear layer sees."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"x of shape {tuple(x.shape)} is not allowed: this network takes (N, C, H, W) with "
+                f"C = {self.in_channels}"
+            )
+        if self.image_size is not None and tuple(x.shape[2:]) != self.image_size:
+            raise ValueError(
+                f"x of shape {tuple(x.shape)} is not allowed: this network takes images of "
+                f"{self.image_size[0]} x {self.image_size[1]}"
+            )
+        return self.body(self.normalise(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class PreActivation(nn.Module):
+    """Two 3x3 convolutions, each after batch norm and ReLU, added to a shortcut.
+
+    Where the shape changes, the shortcut is a 1x1 convolution of the activated input (Zagoruyko and
+    Komodakis; He et al., Identity Mappings); elsewhere it is the input itself.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = conv3x3(in_channels, out_channels, stride)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = conv3x3(out_channels, out_channels)
+        self.shortcut = None
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.relu(self.bn1(x))
+        residual = self.conv2(F.relu(self.bn2(self.conv1(activated))))
+        return residual + (x if self.shortcut is None else self.shortcut(activated))
+
+
+class AuthorsPreActivation(nn.Module):
+    """The unit of the authors' code: leaky ReLU 0.1 and a shortcut without weights.
+
+    Where the width changes, the shortcut is an average pool with zero channels padded on both
+    sides. Only the network's first unit (``activate_shortcut``) pools the activated input.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, activate_shortcut: bool
+    ) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = SameConv(in_channels, out_channels, stride)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = SameConv(out_channels, out_channels)
+        self.stride = stride
+        self.padding = (out_channels - in_channels) // 2
+        self.activate_shortcut = activate_shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.leaky_relu(self.bn1(x), 0.1)
+        residual = self.conv2(F.leaky_relu(self.bn2(self.conv1(activated)), 0.1))
+        shortcut = activated if self.activate_shortcut else x
+        if self.stride > 1:
+            shortcut = F.avg_pool2d(shortcut, self.stride, ceil_mode=True)
+        if self.padding:
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, self.padding, self.padding))
+        return residual + shortcut
+
+
+class SameConv(nn.Conv2d):
+    """A 3x3 convolution with TensorFlow's "SAME" padding.
+
+    With stride 2 on an even size that pads one row below and one column right, where PyTorch's
+    padding = 1 would sample the other pixels; the authors' networks are TensorFlow's.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, 3, stride, padding=0, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        (bottom, right) = (self._missing(size) for size in input.shape[2:])
+        if bottom == right == 2:
+            return F.conv2d(input, self.weight, stride=self.stride, padding=1)
+        sides = (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2)
+        return super().forward(F.pad(input, sides))
+
+    def _missing(self, size: int) -> int:
+        stride = self.stride[0]
+        return max((math.ceil(size / stride) - 1) * stride + 3 - size, 0)
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+
+
+def pooled(channels: int, activation: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [
+        ("bn", nn.BatchNorm2d(channels)),
+        ("activation", activation),
+        ("pool", nn.AdaptiveAvgPool2d(1)),
+        ("flatten", nn.Flatten()),
+    ]

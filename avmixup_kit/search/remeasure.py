@@ -1,0 +1,169 @@
+"""The best setting once more: over seeds, on test images, beside the paper's."""
+
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+
+from avmixup_kit import methods
+from avmixup_kit._base import files, provenance
+from avmixup_kit.data import Data
+from avmixup_kit.evaluation.autoattack import autoattack
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.record import Evaluation, Judge
+from avmixup_kit.methods import attacks
+from avmixup_kit.methods.attacks import Attack
+from avmixup_kit.search.plan import BEST, PAPER, UNMIXED, Plan
+from avmixup_kit.search.result import Found
+from avmixup_kit.search.study import beside, same_search
+
+
+def remeasure(
+    found: Found,
+    data: Data,
+    folder: str | Path,
+    *,
+    plan: Plan | None = None,
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    others: Mapping[str, Mapping[str, Any]] | None = None,
+    rows: Sequence[Attack | Judge] | None = None,
+    jobs: int = 1,
+    say: bool = False,
+    page: bool = True,
+) -> Found:
+    """Return the findings with test accuracies: the best setting, the paper's, and no mixing.
+
+    Each trains a network for each seed, as a trial does, and meets the test images under ``rows``
+    (by default PGD20, CW20 and AutoAttack quick). "No mixing" is PGD training, or Feature Scatter
+    as released; ``others`` are further settings by name. The verdicts are kept in ``folder``/again,
+    so that an interrupted measurement goes on; summary.json and report.html are written anew.
+
+    Raises:
+        ValueError: the findings are of another plan or of other images; no seeds.
+    """
+    if not seeds:
+        raise ValueError("seeds = () is not allowed: one or more whole numbers")
+    plan = Plan() if plan is None else plan
+    folder = Path(folder)
+    same_search(found.searched, plan.identity(data), f"{folder / 'summary.json'}", "search")
+    epsilon = data.epsilon if plan.epsilon is None else plan.epsilon
+    settings = {
+        BEST: plan.build(found.best.params, epsilon),
+        PAPER: plan.build(found.published, epsilon),
+        UNMIXED: plan.unmixed(epsilon),
+    } | {name: plan.build(params, epsilon) for name, params in (others or {}).items()}
+    (folder / "again").mkdir(parents=True, exist_ok=True)
+    files = {
+        name: tuple(
+            f"{name.replace(' ', '-')}-{_digest(plan, method, data, rows)}-{s}.npz" for s in seeds
+        )
+        for name, method in settings.items()
+    }
+    todo = [
+        (folder / "again" / files[name][k], settings[name], seed)
+        for k, seed in enumerate(seeds)
+        for name in settings
+    ]
+    device = str(data.train.device)
+    away = data.to("cpu") if jobs > 1 else data  # CUDA tensors cannot be sent
+    with beside(_again_apart, (device, plan, away, todo, rows, say), jobs - 1):
+        _again(plan, data, todo, rows, say)
+    again = {
+        name: tuple(Evaluation.load(folder / "again" / file) for file in of_name)
+        for name, of_name in files.items()
+    }
+    found = dataclasses.replace(found, again=again, files=files)
+    with _alone(folder / "again" / "summary", -1):
+        found.save(folder, page=page)
+    return found
+
+
+def _digest(
+    plan: Plan, method: methods.Method, data: Data, rows: Sequence[Attack | Judge] | None
+) -> str:
+    """Return what tells a file of verdicts from those of another method, training or data."""
+    images = (data.train.checksum, data.test.checksum)
+    text = f"{method!r} {plan.settings!r} {plan.network} {plan.base_channels} {images}"
+    text += "" if rows is None else f" {rows!r}"
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _again(
+    plan: Plan,
+    data: Data,
+    todo: Sequence[tuple[Path, methods.Method, int]],
+    rows: Sequence[Attack | Judge] | None,
+    say: bool,
+) -> None:
+    """Train and evaluate every network whose verdicts are missing."""
+    epsilon = data.epsilon if plan.epsilon is None else plan.epsilon
+    if rows is None:
+        rows = [attacks.pgd(20, epsilon), attacks.cw(20, epsilon), autoattack(epsilon, "quick")]
+    # First what nobody else is at; then wait for the others, and do what they have left undone.
+    for patience, (path, method, seed) in itertools.product((0, -1), todo):
+        with _alone(path, patience) as ours:
+            if ours and not path.exists():
+                _measure(path, method, seed, plan, data, rows, say)
+
+
+@contextmanager
+def _alone(path: Path, patience: float) -> Iterator[bool]:
+    """Hold the lock beside a file; yield False where others hold it longer than ``patience``."""
+    lock = filelock.FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=patience)
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        # Nobody needs it once the file is there, and whoever waits for it looks for the file.
+        path.with_suffix(".lock").unlink(missing_ok=True)
+        lock.release()
+
+
+def _measure(
+    path: Path,
+    method: methods.Method,
+    seed: int,
+    plan: Plan,
+    data: Data,
+    rows: Sequence[Attack | Judge],
+    say: bool,
+) -> None:
+    began = time.process_time()
+    training = plan.training(data.train, method, seed)
+    for _ in training:
+        pass
+    evaluation = evaluate(training.model, data.test, rows, seed=seed)
+    about = evaluation.to_json() | {
+        "method": repr(method),
+        "settings": repr(training.settings),
+        "network": getattr(training.model, "architecture", plan.network),
+        "training images": data.train.checksum,
+        "processor seconds": round(time.process_time() - began, 1),
+        "provenance": provenance.provenance(),
+    }
+    buffer = io.BytesIO()
+    evaluation.save(buffer)
+    files.write_atomic(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
+    files.write_atomic(path, buffer.getvalue())
+    if say:
+        accuracy = f"{evaluation.accuracy(rows[-1].name):.1%} under {rows[-1].name}"
+        print(f"{path.stem}: {accuracy}", flush=True)
+
+
+def _again_apart(device: str, plan: Plan, data: Data, *rest: Any) -> None:
+    """Be one of several processes."""
+    torch.set_num_threads(1)
+    _again(plan, data.to(device), *rest)

@@ -1,0 +1,466 @@
+"""What a search found, as data, text and figures."""
+
+import dataclasses
+import json
+import math
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from avmixup_kit import methods
+from avmixup_kit._base import files, html, plots, provenance
+from avmixup_kit._base.statistics import spread
+from avmixup_kit.data import Data
+from avmixup_kit.evaluation.compare import Comparison, compare
+from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.search.plan import BEST, Plan
+from avmixup_kit.search.storage import optuna_package, quiet
+
+if TYPE_CHECKING:
+    import optuna
+    import plotly.graph_objects as go
+
+
+class _Damaged(ValueError):
+    def __init__(self, path: Path, error: Exception) -> None:
+        reason = (str(error) or "it ends too early").splitlines()[0]
+        super().__init__(
+            f"{path} is damaged or of another version ({type(error).__name__}: {reason})"
+        )
+
+
+def _verdicts(path: Path) -> Evaluation:
+    try:
+        return Evaluation.load(path)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise _Damaged(path, error) from error
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial: settings, robust validation accuracy after so many steps, how it ended.
+
+    ``value`` is the last accuracy measured; ``taken_up`` the steps at which a process began on it.
+    """
+
+    number: int
+    params: dict[str, Any]
+    measured: dict[int, float]
+    state: str
+    steps: int
+    seconds: float
+    taken_up: tuple[int, ...]
+    diverged: str | None = None
+
+    @property
+    def value(self) -> float:
+        """Return the last accuracy measured; 0 where training diverged."""
+        if self.diverged is not None or not self.measured:
+            return 0.0
+        return self.measured[max(self.measured)]
+
+    @classmethod
+    def of(cls, frozen: "optuna.trial.FrozenTrial") -> "Trial":
+        """Return an Optuna trial as plain values."""
+        attributes = frozen.user_attrs
+        return cls(
+            frozen.number,
+            dict(frozen.params),
+            dict(frozen.intermediate_values),
+            frozen.state.name.lower(),
+            int(attributes.get("steps", frozen.last_step or 0)),
+            float(attributes.get("seconds", 0.0)),
+            tuple(attributes.get("taken up after", ())),
+            attributes.get("diverged"),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found: every trial, and how much each setting matters.
+
+    ``searched`` is what the study holds to, ``published`` the paper's setting, ``again`` the
+    evaluations on test images that ``remeasure`` added, seed by seed, from ``files`` in the
+    search's folder.
+    """
+
+    searched: dict[str, Any]
+    published: dict[str, float]
+    rungs: tuple[int, ...]
+    trials: tuple[Trial, ...]
+    importance: dict[str, float]
+    again: dict[str, tuple[Evaluation, ...]] = field(default_factory=dict)
+    files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, study: "optuna.Study", plan: Plan, data: Data) -> "Found":
+        """Return what a study holds now."""
+        trials = tuple(
+            Trial.of(t)
+            for t in study.get_trials(deepcopy=False)
+            if t.state.name not in ("WAITING", "FAIL")
+        )
+        searched = plan.identity(data)
+        return cls(searched, plan.published(data.name), plan.rungs, trials, importance(trials))
+
+    @property
+    def finished(self) -> tuple[Trial, ...]:
+        """The trials that trained to the end."""
+        return tuple(trial for trial in self.trials if trial.state == "complete")
+
+    @property
+    def pruned(self) -> tuple[Trial, ...]:
+        """The trials that were ended early."""
+        return tuple(trial for trial in self.trials if trial.state == "pruned")
+
+    @property
+    def running(self) -> tuple[Trial, ...]:
+        """The trials that other processes, alive or dead, have not ended."""
+        return tuple(trial for trial in self.trials if trial.state == "running")
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the highest robust validation accuracy, the first of equals.
+
+        Raises:
+            ValueError: no trial has been trained to the end.
+        """
+        if not self.finished:
+            raise ValueError(f"none of {len(self.trials)} trials has been trained to the end")
+        return max(self.finished, key=lambda trial: (trial.value, -trial.number))
+
+    @property
+    def training_steps(self) -> int:
+        """Optimiser steps of all trials together."""
+        return sum(trial.steps for trial in self.trials)
+
+    @property
+    def seconds(self) -> float:
+        """Processor seconds of all trials together."""
+        return sum(trial.seconds for trial in self.trials)
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything as plain values, ready for JSON."""
+        return {
+            "searched": self.searched,
+            "published": self.published,
+            "rungs": list(self.rungs),
+            "best": self.best.params | {"value": self.best.value, "number": self.best.number},
+            "importance": self.importance,
+            "trials trained to the end": len(self.finished),
+            "training steps": self.training_steps,
+            "training steps without pruning": len(self.trials) * self.rungs[-1],
+            "processor seconds": round(self.seconds, 1),
+            "again": self.files,
+            "comparisons": [str(c) for c in self.comparisons()],
+            "trials": [dataclasses.asdict(trial) for trial in self.trials],
+            "provenance": provenance.provenance(),
+        }
+
+    def save(self, folder: str | Path, *, page: bool = True) -> None:
+        """Write summary.json and report.html."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.summary(), indent=1)
+        files.write_atomic(folder / "summary.json", text.encode())
+        if page:
+            files.write_atomic(folder / "report.html", self.page().encode())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Found":
+        """Return what ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: the folder holds no search.
+            ValueError: its summary.json is damaged.
+        """
+        folder = Path(folder)
+        path = folder / "summary.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{folder} holds no search: there is no {path}")
+        try:
+            read = json.loads(path.read_text())
+            trials = tuple(
+                Trial(
+                    **one
+                    | {
+                        "measured": {int(k): v for k, v in one["measured"].items()},
+                        "taken_up": tuple(one["taken_up"]),
+                    }
+                )
+                for one in read["trials"]
+            )
+            files = {name: tuple(of_name) for name, of_name in read["again"].items()}
+            again = {
+                name: tuple(_verdicts(folder / "again" / file) for file in of_name)
+                for name, of_name in files.items()
+            }
+            return cls(
+                read["searched"],
+                read["published"],
+                tuple(read["rungs"]),
+                trials,
+                read["importance"],
+                again,
+                files,
+            )
+        except _Damaged:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise _Damaged(path, error) from error
+
+    def comparisons(self) -> list[Comparison]:
+        """Return the best setting against each other one, under each attack, over seeds."""
+        if BEST not in self.again:
+            return []
+        return [
+            dataclasses.replace(found, attack=f"{BEST} against {other}, {row}")
+            for other in self.again
+            if other != BEST
+            for row in self.again[BEST][0].names
+            for found in [compare(self.again[BEST], self.again[other], row)]
+        ]
+
+    def table(self) -> str:
+        """Return the evaluations on test images as Markdown: mean and 95 % interval over seeds."""
+        if not self.again:
+            return "Not measured on test images yet."
+        first = next(iter(self.again.values()))
+        names = first[0].names
+        lines = [
+            f"Accuracy in percent on {first[0].n} test images: mean over {len(first)} seeds, "
+            "+- half the 95 % interval over seeds.",
+            "",
+            "| setting | " + " | ".join(names) + " |",
+            "|---|" + "---|" * len(names),
+        ]
+        for name, evaluations in self.again.items():
+            cells = [spread([e.accuracy(row) for e in evaluations]) for row in names]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines += ["", *(f"- {comparison}" for comparison in self.comparisons())]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        words = ", ".join(f"{name} = {short(value)}" for name, value in self.best.params.items())
+        part = self.training_steps / (len(self.trials) * self.rungs[-1])
+        judge = _name(self.searched["objective"])
+        others = len(self.running)
+        rest = f"; {others} are still in other hands" if others else ""
+        weights = ", ".join(f"{name} {value:.0%}" for name, value in self.importance.items())
+        return (
+            f"best of {len(self.trials)} trials ({len(self.finished)} trained to the end, "
+            f"{self.training_steps} steps, {part:.0%} of a search without pruning{rest}): {words}; "
+            f"{self.best.value:.1%} on validation images under {judge}\n"
+            f"importance: {weights or 'too few trials'}\n{self.table()}"
+        )
+
+    # ------------------------------------------------------------------------------- figures
+
+    def heat_map(self, cells: int = 5) -> "go.Figure":
+        """Return Table 6 as a map: the best accuracy of each (lambda1, lambda2), any gamma."""
+        grid = self.grid(cells)
+        figure = plots.graph_objects().Figure()
+        figure.add_heatmap(
+            z=[[None if math.isnan(v) else 100 * v for v in row] for row in grid.best.tolist()],
+            x=grid.lambda1.tolist(),
+            y=grid.lambda2.tolist(),
+            colorscale="Cividis",
+            text=[
+                [f"{100 * v:.0f} ({n})" if n else "" for v, n in zip(*rows, strict=True)]
+                for rows in zip(grid.best.tolist(), grid.count.tolist(), strict=True)
+            ],
+            texttemplate="%{text}",
+            colorbar={"title": "%"},
+        )
+        figure.add_scatter(
+            x=[self.best.params["lambda1"]],
+            y=[self.best.params["lambda2"]],
+            mode="markers",
+            marker={"symbol": "star", "size": 14, "color": plots.COLOURS[1]},
+            name="best",
+        )
+        figure.add_scatter(
+            x=[self.published["lambda1"]],
+            y=[self.published["lambda2"]],
+            mode="markers",
+            marker={"symbol": "x", "size": 12, "color": plots.COLOURS[3]},
+            name="paper",
+        )
+        figure.update_layout(legend={"orientation": "h", "y": -0.2})
+        title = "Best robust validation accuracy in percent (how many trials)"
+        return plots.styled(figure, title, "lambda1", "lambda2")
+
+    def grid(self, cells: int = 5) -> "Grid":
+        """Return the best last-measured accuracy in each square of (lambda1, lambda2)."""
+        ranges = self.searched["search space"]
+        edges = [
+            np.linspace(low, high, cells + 1)
+            for low, high in (ranges["lambda1"], ranges["lambda2"])
+        ]
+        best, count = np.full((cells, cells), np.nan), np.zeros((cells, cells), int)
+        for trial in self.finished + self.pruned:
+            column, row = (
+                min(max(int(np.searchsorted(edge, trial.params[name], "right")) - 1, 0), cells - 1)
+                for name, edge in zip(("lambda1", "lambda2"), edges, strict=True)
+            )
+            best[row, column] = np.nanmax([best[row, column], trial.value])
+            count[row, column] += 1
+        middles = [(edge[:-1] + edge[1:]) / 2 for edge in edges]
+        return Grid(middles[0], middles[1], best, count)
+
+    def slices(self, *names: str) -> "go.Figure":
+        """Return accuracy against each named setting (all where none is named), trial by trial."""
+        go = plots.graph_objects()
+        names = names or tuple(self.searched["search space"])
+        known = self.searched["search space"]
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"{unknown[0]!r} was not searched: one of {', '.join(known)}")
+        from plotly.subplots import make_subplots
+
+        figure = make_subplots(1, len(names), shared_yaxes=True)
+        for column, name in enumerate(names, 1):
+            for colour, symbol, title, trials in (
+                (plots.GREY, "circle-open", "pruned: its last accuracy", self.pruned),
+                (plots.COLOURS[0], "circle", "trained to the end", self.finished),
+            ):
+                figure.add_trace(
+                    go.Scatter(
+                        x=[_plain(trial.params[name]) for trial in trials],
+                        y=[100 * trial.value for trial in trials],
+                        mode="markers",
+                        marker={"color": colour, "symbol": symbol, "size": 8},
+                        name=title,
+                        legendgroup=title,
+                        showlegend=column == 1,
+                        text=[f"trial {trial.number}" for trial in trials],
+                    ),
+                    row=1,
+                    col=column,
+                )
+        plots.styled(figure, "Robust validation accuracy of each trial", "", "accuracy (%)")
+        for column, name in enumerate(names, 1):
+            figure.update_xaxes(title_text=name, row=1, col=column)
+        figure.update_layout(legend={"orientation": "h", "y": -0.25})
+        return figure
+
+    def importance_figure(self) -> "go.Figure":
+        """Return how much each setting matters, as bars; they add up to 1."""
+        figure = plots.graph_objects().Figure()
+        figure.add_bar(
+            x=list(self.importance.values()),
+            y=list(self.importance),
+            orientation="h",
+            marker_color=plots.COLOURS[0],
+        )
+        figure.update_yaxes(autorange="reversed")
+        return plots.styled(figure, "What decides whether a trial is among the best", "share", "")
+
+    def page(self) -> str:
+        """Return the report as one self-contained HTML page."""
+        text = escape(str(self))
+        sections: list[tuple[str, str | go.Figure]] = [
+            ("In short", f'<pre style="white-space:pre-wrap">{text}</pre>'),
+            ("lambda1 and lambda2", self.heat_map()),
+            ("Slices", self.slices()),
+            (
+                "Importance",
+                self.importance_figure() if self.importance else "<p>Too few trials.</p>",
+            ),
+            ("Best so far against training", progress({"this search": self})),
+            ("How to read this page", _READING),
+        ]
+        return html.page("Which gamma, lambda1 and lambda2?", sections)
+
+
+_READING = (
+    "<p>Trials are chosen by their accuracy on validation images, so the best one's is too high: "
+    "the largest of many noisy numbers. Believe the test images, which chose nothing, and the "
+    "interval over seeds. A pruned trial stands with the accuracy it had when it ended. "
+    "Importance is PED-ANOVA's: how unlike all trials the best tenth of them are in this "
+    "setting.</p>"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Squares of (lambda1, lambda2): their middles, best accuracy (nan: no trial), trials."""
+
+    lambda1: np.ndarray
+    lambda2: np.ndarray
+    best: np.ndarray
+    count: np.ndarray
+
+
+def progress(searches: Mapping[str, Found]) -> "go.Figure":
+    """Return the best accuracy so far against training steps spent, a line for each search."""
+    figure = plots.graph_objects().Figure()
+    for i, (name, found) in enumerate(searches.items()):
+        spent, high, xs, ys = 0, 0.0, [], []
+        for trial in found.trials:
+            spent += trial.steps
+            if trial.state == "complete" and trial.value > high:
+                high = trial.value
+            if high:
+                xs.append(spent)
+                ys.append(100 * high)
+        figure.add_scatter(
+            x=xs,
+            y=ys,
+            name=name,
+            mode="lines",
+            line={"shape": "hv", "color": plots.COLOURS[i], "dash": plots.DASHES[i]},
+        )
+    return plots.styled(figure, "Best so far", "optimiser steps of all trials", "accuracy (%)")
+
+
+def _name(judge: str) -> str:
+    """Return the heading of an attack from its repr."""
+    title = re.search(r"title='([^']*)'", judge)
+    if title:
+        return title[1]
+    return methods.parse(judge).name if judge.startswith("Attack(") else judge
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, bool) else value
+
+
+def importance(trials: Sequence[Trial]) -> dict[str, float]:
+    """Return each setting's share in whether a trial is among the best tenth (PED-ANOVA).
+
+    A pruned trial counts with its last accuracy, which is below those that went on: only ranks
+    matter. Empty where fewer than ten trials were measured.
+    """
+    optuna = optuna_package()
+    measured = [trial for trial in trials if trial.measured and trial.state != "running"]
+    if len(measured) < 10:
+        return {}
+    with quiet():
+        study = optuna.create_study(direction="maximize")
+        for trial in measured:
+            distributions = {
+                name: optuna.distributions.CategoricalDistribution([False, True])
+                if isinstance(value, bool)
+                else optuna.distributions.FloatDistribution(
+                    min(t.params[name] for t in measured), max(t.params[name] for t in measured)
+                )
+                for name, value in trial.params.items()
+            }
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=trial.params, distributions=distributions, value=trial.value
+                )
+            )
+        found = optuna.importance.get_param_importances(study)
+    return {name: float(value) for name, value in found.items()}
+
+
+def short(value: Any) -> str:
+    """Return a setting as text, numbers with two decimals."""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

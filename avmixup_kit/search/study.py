@@ -1,0 +1,300 @@
+"""The search itself: any number of processes that take trials from one study."""
+
+import dataclasses
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+import numpy as np
+import torch
+
+from avmixup_kit.data import Data, Split
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.search.plan import PRUNED_TO, SEARCHED, UNSAID, Plan
+from avmixup_kit.search.result import Found, short
+from avmixup_kit.search.storage import Place, optuna_package, quiet
+from avmixup_kit.training import checkpoints
+from avmixup_kit.training.loop import Training, TrainingDiverged
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def _open_study(
+    place: Place, name: str, plan: Plan, identity: dict[str, Any], data: str
+) -> "optuna.Study":
+    """Return the study, made if need be; the paper's own setting is its first trial.
+
+    Raises:
+        ValueError: a study of this name is there and is another search.
+    """
+    optuna = optuna_package()
+    (place.folder / "trials").mkdir(parents=True, exist_ok=True)
+    pruner = optuna.pruners.NopPruner()
+    if plan.prune:
+        pruner = optuna.pruners.SuccessiveHalvingPruner(plan.rungs[0], PRUNED_TO)
+    with place.claiming(), quiet():
+        shared = {"storage": place.open(), "study_name": name, "pruner": pruner}
+        try:
+            study = optuna.load_study(**shared)
+        except KeyError:
+            study = optuna.create_study(**shared, direction="maximize", load_if_exists=True)
+        there = study.user_attrs.get("plan")
+        where = place.file or place.storage
+        if there is None:
+            if study.trials:
+                raise ValueError(f"{where} holds a study {name!r} that avmixup_kit did not make")
+            study.set_user_attr("plan", identity)
+            published = plan.published(data)
+            if all(_inside(getattr(plan, name), value) for name, value in published.items()):
+                whole = published | {name: UNSAID[name] for name in plan.also}
+                study.enqueue_trial(whole, skip_if_exists=True)
+        else:
+            same_search(there, identity, str(where), name)
+    return study
+
+
+def _inside(limits: tuple[float, float], value: float) -> bool:
+    return limits[0] <= value <= limits[1]
+
+
+def same_search(was: dict[str, Any], now: dict[str, Any], where: str, name: str) -> None:
+    """Raise ValueError, naming the first difference, unless two identities are the same."""
+    for key, value in now.items():
+        if was.get(key) != value:
+            raise ValueError(
+                f"{where} holds another search under the name {name!r}: its {key} is "
+                f"{was.get(key)!r}, not {value!r}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Worker:
+    """One process at work on a study; it holds no test images."""
+
+    place: Place
+    name: str
+    plan: Plan
+    train: Split
+    validation: Split
+    epsilon: float
+    trials: int
+    checkpoint_every: int
+    adopt: bool
+    say: bool
+
+    def __call__(self, study: "optuna.Study") -> None:
+        """Train and measure trials until the study has as many as it should."""
+        while (claimed := self._claim(study)) is not None:
+            trial, lock = claimed
+            try:
+                self._run(study, trial)
+            finally:
+                lock.release()
+
+    def _claim(self, study: "optuna.Study") -> "tuple[optuna.Trial, filelock.FileLock] | None":
+        """Return a trial that is now ours: one whose process died, else a new one."""
+        optuna = optuna_package()
+        running, waiting = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING
+        failed = optuna.trial.TrialState.FAIL
+        with self.place.claiming(), quiet():
+            token = self.place.token()
+            every = study.get_trials(deepcopy=False)
+            for frozen in every:
+                owner = frozen.user_attrs.get("folder")
+                # Trials are marked under this lock, so in a file an unmarked one lost its process.
+                ours = owner == token or (owner is None and self.place.file is not None)
+                if frozen.state == running and (ours or self.adopt):
+                    lock = self.place.holding(frozen.number)
+                    if not _acquired(lock):
+                        continue
+                    # Its process may have finished it since the trials were read.
+                    if study.get_trials(deepcopy=False)[frozen.number].state == running:
+                        trial = optuna.Trial(study, frozen._trial_id)
+                        return self._mark(trial, token), lock
+                    lock.release()
+            if sum(t.state not in (waiting, failed) for t in every) >= self.trials:
+                return None
+            sequence = np.random.SeedSequence((self.plan.settings.seed, len(every)))
+            study.sampler = optuna.samplers.TPESampler(seed=int(sequence.generate_state(1)[0]))
+            trial = study.ask()
+            lock = self.place.holding(trial.number)
+            lock.acquire()
+            self._mark(trial, token)
+        before = study.get_trials(deepcopy=False)[: trial.number]
+        if sum(t.state not in (waiting, failed) for t in before) >= self.trials:
+            # Only where folders share nothing but a database: two asked for the last trial.
+            study.tell(trial, state=failed)
+            lock.release()
+            return None
+        return trial, lock
+
+    def _mark(self, trial: "optuna.Trial", token: str) -> "optuna.Trial":
+        trial.set_user_attr("folder", token)
+        plan = self.plan
+        for name in SEARCHED:
+            trial.suggest_float(name, *getattr(plan, name))
+        for name in plan.also:
+            trial.suggest_categorical(name, [False, True])
+        return trial
+
+    def _run(self, study: "optuna.Study", trial: "optuna.Trial") -> None:
+        """Train one trial from its last checkpoint on, and tell the study what came of it."""
+        optuna = optuna_package()
+        plan, path = self.plan, self.place.checkpoint(trial.number)
+        began = time.process_time()
+        seed = plan.seed_of(trial.number)
+        training = plan.training(self.train, plan.build(trial.params, self.epsilon), seed)
+        if path.exists():
+            training.load_state_dict(checkpoints.load_checkpoint(path, training.device))
+        starts = [*trial.user_attrs.get("taken up after", ()), training.step]
+        trial.set_user_attr("taken up after", starts)
+        measured = study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        state, value = optuna.trial.TrialState.COMPLETE, 0.0
+        try:
+            for step in plan.rungs:
+                if step < training.step:
+                    continue
+                self._train_to(step, training, path)
+                value = measure(training.model, self.validation, plan, self.epsilon)
+                if step not in measured:
+                    trial.report(value, step)
+                if step < training.steps and trial.should_prune():
+                    state = optuna.trial.TrialState.PRUNED
+                    break
+        except TrainingDiverged as error:
+            value = 0.0  # a network that is no longer made of numbers resists nothing
+            trial.set_user_attr("diverged", str(error))
+        seconds = trial.user_attrs.get("seconds", 0.0) + time.process_time() - began
+        trial.set_user_attr("seconds", round(seconds, 2))
+        trial.set_user_attr("steps", training.step)
+        with quiet():
+            finished = state == optuna.trial.TrialState.COMPLETE
+            study.tell(trial, value if finished else None, state)
+        path.unlink(missing_ok=True)
+        if self.say:
+            words = ", ".join(f"{k} {short(v)}" for k, v in trial.params.items())
+            what = "done" if finished else f"pruned after {training.step} steps"
+            print(f"trial {trial.number}: {value:.3f}, {what} ({words})", flush=True)
+
+    def _train_to(self, step: int, training: Training, path: Path) -> None:
+        while training.step < step:
+            next(training)
+            if training.step % self.checkpoint_every == 0 or training.step == step:
+                checkpoints.save_checkpoint(path, training.state_dict())
+
+
+def _acquired(lock: filelock.FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return False
+    return True
+
+
+def measure(model: torch.nn.Module, split: Split, plan: Plan, epsilon: float) -> float:
+    """Return a network's robust accuracy under the plan's objective, as a fraction."""
+    images = split if plan.images is None else split.subset(min(plan.images, len(split)))
+    judge = plan.judge(epsilon)
+    return evaluate(model, images, [judge], check=False).accuracy(judge.name)
+
+
+def _work(worker: Worker, device: str, identity: dict[str, Any], data: str) -> None:
+    """Be one of several processes."""
+    torch.set_num_threads(1)
+    on_device = dataclasses.replace(
+        worker, train=worker.train.to(device), validation=worker.validation.to(device)
+    )
+    on_device(_open_study(worker.place, worker.name, worker.plan, identity, data))
+
+
+@contextmanager
+def beside(target: Callable[..., None], arguments: tuple[Any, ...], count: int) -> Iterator[None]:
+    """Run a function in ``count`` further processes meanwhile, one thread each, here too."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=target, args=arguments) for _ in range(count)]
+    threads = torch.get_num_threads()
+    if processes:
+        torch.set_num_threads(1)
+    for process in processes:
+        process.start()
+    try:
+        yield
+        for process in processes:
+            process.join()
+    except BaseException:
+        for process in processes:
+            process.terminate()
+        raise
+    finally:
+        torch.set_num_threads(threads)
+
+
+def search(
+    data: Data,
+    folder: str | Path = "search",
+    *,
+    trials: int = 100,
+    plan: Plan | None = None,
+    storage: str | Path | None = None,
+    study: str = "search",
+    jobs: int = 1,
+    checkpoint_every: int = 50,
+    adopt: bool = False,
+    say: bool = False,
+) -> Found:
+    """Return what was found after ``trials`` trials, those of earlier calls included.
+
+    Test images are not looked at. Writes into ``folder``: the study (study.db), checkpoints of
+    running trials (trials/), summary.json, report.html.
+
+    Args:
+        data: training images to train on, validation images to judge by.
+        folder: where to write. A search in it is gone on with; processes that share a study on one
+            file system should share the folder too.
+        trials: how many the study holds in the end, whoever did them.
+        plan: what is searched and how; the default is AVmixup's three settings.
+        storage: None is an SQLite file in the folder; a path ending in .journal or .log a journal
+            file (for a shared disk), any other path an SQLite file; with :// a database's URL.
+        study: its name in the storage.
+        jobs: how many processes work on it, each with one thread.
+        checkpoint_every: steps of a trial that a killed process can lose.
+        adopt: also take up unfinished trials of other folders, from their first step: only when
+            nothing works on them any more.
+        say: print a line for each trial.
+
+    Raises:
+        ValueError: trials or jobs < 1, a damaged storage, or one that holds another search.
+        ImportError: Optuna is not installed.
+    """
+    for name, value in (("trials", trials), ("jobs", jobs), ("checkpoint_every", checkpoint_every)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} = {value!r} is not allowed: a whole number, 1 or more")
+    optuna_package()
+    plan = Plan() if plan is None else plan
+    plan.check(data)
+    place = Place(Path(folder), storage)
+    identity = plan.identity(data)
+    opened = _open_study(place, study, plan, identity, data.name)
+    epsilon = data.epsilon if plan.epsilon is None else plan.epsilon
+    worker = Worker(
+        place, study, plan, data.train, data.validation, epsilon, trials,
+        checkpoint_every, adopt, say,
+    )  # fmt: skip
+    away = worker
+    if jobs > 1:  # CUDA tensors cannot be sent
+        cpu = data.to("cpu")
+        away = dataclasses.replace(worker, train=cpu.train, validation=cpu.validation)
+    with beside(_work, (away, str(data.train.device), identity, data.name), jobs - 1):
+        worker(opened)
+    worker(opened)  # what a process that died beside this one has left
+    with place.claiming(), quiet():  # processes that end together write one after the other
+        found = Found.of(opened, plan, data)
+        if found.finished:
+            found.save(folder)
+    return found

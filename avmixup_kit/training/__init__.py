@@ -1,0 +1,22 @@
+"""From a method to weights: the dial, the loop, run folders. It knows nothing of evaluation."""
+
+from avmixup_kit.training import runs
+from avmixup_kit.training.dial import Dial, Turn
+from avmixup_kit.training.loop import Record, Schedule, Training, TrainingDiverged
+from avmixup_kit.training.precision import float32_products, native_bf16, native_tf32
+from avmixup_kit.training.settings import Precision, Settings
+
+__all__ = [
+    "Dial",
+    "Precision",
+    "Record",
+    "Schedule",
+    "Settings",
+    "Training",
+    "TrainingDiverged",
+    "Turn",
+    "float32_products",
+    "native_bf16",
+    "native_tf32",
+    "runs",
+]

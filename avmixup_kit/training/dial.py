@@ -1,0 +1,118 @@
+"""The one thing that moves: a method whose settings are turned between steps, on record."""
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from avmixup_kit.methods.method import Method, parse
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a dial: from ``step`` on, ``change`` is in force."""
+
+    step: int
+    change: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready record; values are the code that rebuilds them."""
+        return {"step": self.step, "change": {k: repr(v) for k, v in self.change.items()}}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Turn":
+        """Return the turn that ``to_json`` wrote."""
+        change = {key: parse(value) for key, value in record["change"].items()}
+        return cls(int(record["step"]), change)
+
+
+class Dial:
+    """The one thing that moves: a method whose settings are turned between training steps.
+
+    ``turn`` swaps the whole immutable method at once, so a step never sees a half-turned dial, and
+    records when. It may be called from any thread.
+
+    Args:
+        method: what is in force at step 0.
+        turns: turns to come, of an earlier run: replaying them repeats that run.
+    """
+
+    def __init__(self, method: Method, turns: "list[Turn] | tuple[Turn, ...]" = ()) -> None:
+        if not isinstance(method, Method):
+            raise TypeError(f"method = {method!r} is not allowed: a Method, such as avmixup()")
+        self.initial = method
+        self._method = method
+        self._turns: list[Turn] = []
+        self._ahead = sorted(turns, key=lambda turn: turn.step)
+        self._next_step = 0
+        self._lock = threading.Lock()
+        check = method
+        for turn in self._ahead:
+            check = _apply(check, turn.change)
+
+    @property
+    def method(self) -> Method:
+        """The method the next step will use."""
+        return self._method
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Every turn that is in force, oldest first."""
+        return tuple(self._turns)
+
+    def turn(self, **change: Any) -> Method:
+        """Change settings from the next step on, and return the new method.
+
+        ``dial.turn(gamma=3.0)``; ``dial.turn(method=methods.pgd())`` swaps the method. A refused
+        value raises ValueError and leaves everything as it was.
+        """
+        with self._lock:
+            method = _apply(self._method, change)
+            self._turns.append(Turn(self._next_step, change))
+            self._method = method
+        return method
+
+    def __call__(self, step: int) -> Method:
+        """Return the method of ``step``; turns made later act at a later step."""
+        with self._lock:
+            while self._ahead and self._ahead[0].step <= step:
+                turn = self._ahead.pop(0)
+                self._method = _apply(self._method, turn.change)
+                self._turns.append(turn)
+            self._next_step = step + 1
+            return self._method
+
+    def expect(self, turns: list[Turn]) -> None:
+        """Add turns to come, those that are expected already left out."""
+        with self._lock:
+            others = [turn for turn in self._ahead if turn not in turns]
+            self._ahead = sorted([*turns, *others], key=lambda turn: turn.step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as plain values that ``torch.load(weights_only=True)`` accepts."""
+        with self._lock:
+            return {
+                "initial": repr(self.initial),
+                "turns": [turn.to_json() for turn in self._turns],
+                "ahead": [turn.to_json() for turn in self._ahead],
+                "next_step": self._next_step,
+            }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved dial: its first method, its turns, and those still to come."""
+        initial = parse(state["initial"])
+        turns = [Turn.from_json(record) for record in state["turns"]]
+        method = initial
+        for turn in turns:
+            method = _apply(method, turn.change)
+        with self._lock:
+            self.initial, self._method, self._turns = initial, method, turns
+            self._ahead = [Turn.from_json(record) for record in state["ahead"]]
+            self._next_step = int(state["next_step"])
+
+
+def _apply(method: Method, change: dict[str, Any]) -> Method:
+    if not change:
+        raise ValueError("turn() needs a change, such as gamma=3.0")
+    rest = dict(change)
+    method = rest.pop("method", method)
+    return method.replace(**rest) if rest else method

@@ -1,0 +1,334 @@
+"""Training as an iterator: one optimiser step per ``next()``, settings turned in between."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from avmixup_kit._base import distributed
+from avmixup_kit.data import Split
+from avmixup_kit.methods.method import Method
+from avmixup_kit.models.weights import load_weights
+from avmixup_kit.training.dial import Dial
+from avmixup_kit.training.precision import float32_products, native_bf16, native_tf32
+from avmixup_kit.training.settings import Settings
+
+Schedule = Callable[[int], Method]
+
+
+class TrainingDiverged(FloatingPointError):
+    """The loss or the weights stopped being finite numbers."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one optimiser step did: its number (from 0), mean loss, learning rate and method."""
+
+    step: int
+    loss_tensor: Tensor = field(repr=False)
+    lr: float
+    method: Method
+
+    @property
+    def loss(self) -> float:
+        """The loss as a number; on CUDA, asking waits for the step to end."""
+        return float(self.loss_tensor)
+
+
+class _Watch:
+    """Looks at losses on a device that nobody waits for, each as soon as it has arrived here."""
+
+    def __init__(self, device: torch.device) -> None:
+        value = torch.zeros(())
+        self.value = value.pin_memory() if device.type == "cuda" else value
+        self.arrived: torch.cuda.Event | None = None
+        self.about: tuple[int, float, Method] | None = None
+
+    def see(self, loss: Tensor, step: int, lr: float, method: Method) -> None:
+        """Check the loss that has arrived, if any, and send for this one."""
+        if self.arrived is not None:
+            if not self.arrived.query():
+                return
+            self._look()
+        self.value.copy_(loss.detach(), non_blocking=True)
+        self.about = step, lr, method
+        self.arrived = torch.cuda.Event()
+        self.arrived.record()
+
+    def check(self) -> None:
+        """Check the last loss that was sent for; waits for it if need be."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+            self._look()
+
+    def _look(self) -> None:
+        assert self.about is not None
+        self.arrived = None
+        _stop_if_diverged(float(self.value), *self.about)
+
+
+def _stop_if_diverged(loss: float, step: int, lr: float, method: Method) -> None:
+    if not math.isfinite(loss):
+        raise TrainingDiverged(
+            f"the loss is {loss} at step {step} with lr = {lr:g} and {method!r}: training "
+            "stopped; a smaller lr usually helps"
+        )
+
+
+class Training(Iterator[Record]):
+    """An iterator that trains: each ``next()`` is one optimiser step (Algorithm 1).
+
+    The same seed, settings and turns give the same weights, bit for bit on a CPU; so does a run
+    that was saved with ``state_dict`` and taken up again. With several processes
+    (``distributed.joined``) each works on its share of every batch, and weights are those of one
+    process but for rounding and, unless ``sync_batch_norm``, batch norm.
+
+    Args:
+        model: from images (N, C, H, W) in [0, 1] to logits (N, K); trained in place, its weights
+            laid out as channels_last.
+        split: training images; moved to the model's device.
+        method: a Method, a Dial, or any function from step to Method.
+        steps: optimiser steps in all.
+        device: "auto", "cuda" or "cpu", where to move the model to; None: it stays where it is.
+        compile: compile the network's passes (``compiled.Compiled``).
+        sync_batch_norm: with several processes, whether a batch norm sees the whole batch instead
+            of its process's share. In both cases running averages are the same on all processes.
+        settings: fields of Settings by name (seed, batch_size, lr, ...).
+
+    Raises:
+        ValueError: an illegal setting; fewer images than one batch; a model with another number of
+            classes than the data; a precision that the device only emulates; a batch that cannot
+            be shared out evenly.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        method: Method | Dial | Schedule,
+        steps: int | None = None,
+        *,
+        device: str | torch.device | None = None,
+        compile: bool = False,
+        sync_batch_norm: bool = False,
+        settings: Settings | None = None,
+        **changes: Any,
+    ) -> None:
+        if settings is None:
+            if steps is None:
+                raise ValueError("steps is missing: how many optimiser steps to train")
+            settings = Settings(steps, **changes)
+        elif steps is not None or changes:
+            raise ValueError("pass either settings or steps and its companions, not both")
+        self.settings = settings
+        if device is not None:
+            model = model.to(
+                distributed.choose_device(device) if isinstance(device, str) else device
+            )
+        # Channels last is the faster layout of every convolution here; values are the same.
+        self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.device = next(model.parameters()).device
+        self.split = split.to(self.device)
+        self.dial = method if isinstance(method, Dial) else None
+        self.method = method.initial if isinstance(method, Dial) else method
+        self.schedule: Schedule = (lambda step: method) if isinstance(method, Method) else method
+        self._next_step = 0
+        self._order: Tensor | None = None
+        self._epoch = -1
+        self.rng = Generator(device=self.device).manual_seed(settings.seed)
+        self._check(model)
+        self._check_processes()
+        self.sync_batch_norm = sync_batch_norm
+        if sync_batch_norm:
+            distributed.synchronise_batch_norm(model)
+        self.compiled = compile
+        self._network: nn.Module = self.model
+        if compile:
+            from avmixup_kit.training.compiled import Compiled
+
+            self._network = Compiled(self.model)
+        self._updated = distributed.wrapped(self._network)
+        self._watch = _Watch(self.device)
+        kernels = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+        decay = settings.weight_decay
+        self.optimiser = torch.optim.SGD(
+            [
+                {"params": kernels, "weight_decay": decay},
+                {"params": others, "weight_decay": decay if settings.decay_all else 0.0},
+            ],
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+        )
+
+    def _check(self, model: nn.Module) -> None:
+        size = self.settings.batch_size
+        if len(self.split) < size:
+            raise ValueError(
+                f"batch_size = {size} is not allowed: {self.split.name} has only "
+                f"{len(self.split)} images"
+            )
+        if self.settings.precision == "bf16" and not native_bf16(self.device):
+            raise ValueError(
+                f"precision = 'bf16' is not allowed on this {self.device.type}: it would be "
+                "emulated, many times slower; use 'float32'"
+            )
+        if self.settings.precision == "tf32" and not native_tf32(self.device):
+            raise ValueError(
+                f"precision = 'tf32' is not allowed on this {self.device.type}: only CUDA devices "
+                "since Ampere have it; use 'float32'"
+            )
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            outputs = model(self.split.batch(torch.zeros(1, dtype=torch.long))[0]).shape[-1]
+        model.train(was_training)
+        if outputs != self.split.num_classes:
+            raise ValueError(
+                f"the model has {outputs} classes, {self.split.name} has {self.split.num_classes}"
+            )
+
+    def _check_processes(self) -> None:
+        size, world = self.settings.batch_size, distributed.world()
+        if size < world:
+            raise ValueError(
+                f"batch_size = {size} is not allowed with {world} processes: each needs at least "
+                "one image"
+            )
+        if size % world:
+            raise ValueError(
+                f"batch_size = {size} is not allowed with {world} processes: their shares would "
+                f"be uneven; a multiple of {world}"
+            )
+
+    @property
+    def step(self) -> int:
+        """How many steps are done: the number of the next one."""
+        return self._next_step
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are in all."""
+        return self.settings.steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in one pass over the data; the rest of a pass is dropped."""
+        return len(self.split) // self.settings.batch_size
+
+    def indices(self, step: int) -> Tensor:
+        """Return the training images of ``step``, (batch_size,), from the seed and step alone."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch or self._order is None:
+            state = np.random.SeedSequence((self.settings.seed, epoch)).generate_state(1, np.uint64)
+            order = Generator().manual_seed(int(state[0]) >> 1)
+            permutation = torch.randperm(len(self.split), generator=order)
+            if self.device.type == "cuda":
+                permutation = permutation.pin_memory()
+            self._order = permutation.to(self.device, non_blocking=True)
+            self._epoch = epoch
+        size = self.settings.batch_size
+        return self._order[batch * size : (batch + 1) * size]
+
+    def __next__(self) -> Record:
+        if self._next_step >= self.settings.steps:
+            self._watch.check()
+            raise StopIteration
+        step = self._next_step
+        method = self.schedule(step)
+        lr = self.settings.lr_at(step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        loss, reason = None, ""
+        try:
+            loss = self._update(step, lr, method)
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0]
+        if loss is None:
+            # Raised out here, so that the error does not keep the failed step's tensors alive.
+            raise torch.OutOfMemoryError(
+                f"out of memory at step {step} with batch_size = {self.settings.batch_size} and "
+                f"precision = {self.settings.precision!r}: a smaller batch or 'bf16' needs less; "
+                f"the last checkpoint is kept ({reason})"
+            )
+        self._next_step = step + 1
+        return Record(step, loss, lr, method)
+
+    def _update(self, step: int, lr: float, method: Method) -> Tensor:
+        """Return the batch's mean loss, after weights have been updated with its gradient."""
+        precision, device = self.settings.precision, self.device
+        if self.compiled and device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+        x, y = self.split.batch(self.indices(step), self.rng)
+        with (
+            distributed.one_batch(len(x)) as rows,
+            float32_products(device, tf32=precision == "tf32"),
+        ):
+            x, y = x[rows], y[rows]
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                delta = method.perturb(self._network, x, y, self.rng)
+                with torch.no_grad():
+                    x_hat, y_hat = method.mix(x, delta, y, self.rng)
+                self.model.train()
+                loss = method.loss(self._updated, x, x_hat, y_hat)
+            mean = distributed.mean(loss.detach())
+            if device.type == "cuda":
+                self._watch.see(mean, step, lr, method)
+            else:
+                _stop_if_diverged(float(mean), step, lr, method)
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimiser.step()
+            if not self.sync_batch_norm:
+                distributed.average_batch_norm(self.model)
+        return mean
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of all that a bit-identical continuation needs: tensors, plain values."""
+        return {
+            "step": self._next_step,
+            "model": {name: t.clone() for name, t in self.model.state_dict().items()},
+            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
+            "generator": self.rng.get_state(),
+            "settings": _plain(asdict(self.settings)),
+            "data": self.split.checksum,
+            "dial": self.dial.state_dict() if self.dial else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], *, new_settings: bool = False) -> None:
+        """Take up a saved training where it stood.
+
+        ``new_settings=True`` allows settings to differ (to fork a run); data never may.
+
+        Raises:
+            ValueError: other settings, other training images, or weights of another architecture.
+        """
+        mine = _plain(asdict(self.settings))
+        if not new_settings and state["settings"] != mine:
+            changed = ", ".join(
+                f"{key} was {state['settings'].get(key)!r}, is {mine[key]!r}"
+                for key in mine
+                if state["settings"].get(key) != mine[key]
+            )
+            raise ValueError(f"the saved training had other settings: {changed}")
+        if state["data"] != self.split.checksum:
+            raise ValueError(
+                f"the saved training used other images than {self.split.name} "
+                f"(checksum {state['data'][:12]}, here {self.split.checksum[:12]})"
+            )
+        load_weights(self.model, state["model"])
+        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        self.rng.set_state(state["generator"].cpu())
+        self._next_step = int(state["step"])
+        if self.dial and state["dial"]:
+            self.dial.load_state_dict(state["dial"])
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}

@@ -1,0 +1,333 @@
+"""Run folders: what a training was, what it did, and where to take it up again.
+
+    runs/<name>/
+      run.json                 settings as reprs, seed, commit, versions, device, data checksum
+      log.jsonl                one record a line; dial turns and curves among them
+      latest.pt, best.pt, step_040000.pt      training.state_dict()
+      evaluation.json, correct.npz            when evaluated
+
+A checkpoint may lie in pieces (latest.pt.1a2b3c4d.000, ...), which latest.pt then lists. Every file
+is written whole or not at all. Killed at any moment, a run goes on from its last checkpoint and
+ends with the weights of one that was left alone.
+"""
+
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from torch import nn
+
+from avmixup_kit import models
+from avmixup_kit._base import distributed
+from avmixup_kit._base.files import json_lines, write_atomic
+from avmixup_kit._base.provenance import provenance
+from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.models.weights import load_weights
+from avmixup_kit.training.checkpoints import check_piece_mib, load_checkpoint, save_checkpoint
+from avmixup_kit.training.dial import Dial, Turn
+from avmixup_kit.training.loop import Record, Training, TrainingDiverged
+
+Curves = Callable[[Training], dict[str, float]]
+
+# To read a loss on a device is to wait for its step, so losses are logged in blocks of 50; on a CPU
+# the step is done.
+LOGGED_AT_ONCE = {"cpu": 1}
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """Return the trained network of a checkpoint file, or of a run folder's latest checkpoint."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "latest.pt"
+    state = load_checkpoint(path, device)
+    if not isinstance(state, dict) or "model" not in state or not state.get("architecture"):
+        raise ValueError(f"{path} holds no network of avmixup_kit.models")
+    model = models.from_architecture(state["architecture"])
+    load_weights(model, state["model"])
+    return model.to(device).eval()
+
+
+def describe(training: Training) -> dict[str, Any]:
+    """Return what run.json holds about a training, apart from where it was made."""
+    return {
+        "settings": repr(training.settings),
+        "method": repr(training.method),
+        "architecture": getattr(training.model, "architecture", None),
+        "data": training.split.name,
+        "checksum": training.split.checksum,
+    }
+
+
+def turns_of(path: str | Path) -> list[Turn]:
+    """Return the dial's turns recorded in a run folder, a log or an exported file, oldest first."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "log.jsonl"
+    return [Turn.from_json(line) for line in json_lines(path) if "change" in line]
+
+
+def export_turns(dial: Dial, path: str | Path) -> None:
+    """Write a dial's turns, one JSON line each, so that a headless run can repeat them."""
+    lines = "".join(json.dumps(turn.to_json()) + "\n" for turn in dial.turns)
+    write_atomic(path, lines.encode())
+
+
+def curves_of(folder: str | Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Return each curve of a run folder as (steps, values)."""
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    for line in json_lines(Path(folder) / "log.jsonl"):
+        for name, value in line.get("curves", {}).items():
+            steps, values = curves.setdefault(name, ([], []))
+            steps.append(line["step"])
+            values.append(value)
+    return curves
+
+
+def save_evaluation(folder: str | Path, evaluation: Evaluation) -> None:
+    """Write evaluation.json and correct.npz into a run folder."""
+    folder = Path(folder)
+    buffer = io.BytesIO()
+    evaluation.save(buffer)
+    write_atomic(folder / "correct.npz", buffer.getvalue())
+    text = json.dumps(evaluation.to_json() | {"provenance": provenance()}, indent=2)
+    write_atomic(folder / "evaluation.json", text.encode())
+
+
+def log(
+    training: Training,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    checkpoint_every: int = 500,
+    keep_every: int | None = None,
+    curves: Curves | None = None,
+    curves_every: int = 500,
+    best: str | None = None,
+    minutes: float | None = None,
+    piece_mib: int | None = None,
+) -> Iterator[Record]:
+    """Train, write everything into a run folder, and yield each step's record.
+
+    Processes that train together (``distributed.joined``) all call this; process 0 writes.
+
+    Args:
+        training: what to train; with ``resume`` it continues where the folder stands.
+        folder: made if need be; one run at a time may use it.
+        resume: take up an earlier run. Turns of the dial made after its last checkpoint are
+            replayed.
+        checkpoint_every: steps between overwriting latest.pt.
+        keep_every: steps between checkpoints that are kept as step_NNNNNN.pt; None keeps none.
+        curves: measures the model (on training and validation data, never on test data); its
+            numbers go into the log. It must leave model and generators as it found them.
+        curves_every: steps between two measurements; the last step is always measured.
+        best: name of a curve; the checkpoint where it was highest is kept as best.pt.
+        minutes: end with a checkpoint after the first step that is over so long after the call; the
+            run can be taken up with ``resume``. None trains to the end.
+        piece_mib: keep every file of a checkpoint below so many MiB.
+
+    Raises:
+        FileExistsError: the folder holds a run and ``resume`` is False.
+        FileNotFoundError: ``resume`` and there is no run to take up.
+        BlockingIOError: another process is using the folder.
+        ValueError: the folder's run had other settings, images or another network.
+        TrainingDiverged: the loss or a weight is no longer finite; the last checkpoint is good.
+    """
+    for name, value in (("checkpoint_every", checkpoint_every), ("curves_every", curves_every)):
+        if value < 1:
+            raise ValueError(f"{name} = {value!r} is not allowed: 1 or more")
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise ValueError(f"minutes = {minutes!r} is not allowed: a positive number, or None")
+    check_piece_mib(piece_mib)
+    if best is not None and curves is None:
+        raise ValueError(f"best = {best!r} needs curves to choose by")
+    return _Run(
+        training,
+        Path(folder),
+        checkpoint_every,
+        keep_every,
+        curves,
+        curves_every,
+        best,
+        None if minutes is None else time.monotonic() + 60 * minutes,
+        piece_mib,
+    ).records(resume)
+
+
+class _Run:
+    def __init__(
+        self,
+        training: Training,
+        folder: Path,
+        checkpoint_every: int,
+        keep_every: int | None,
+        curves: Curves | None,
+        curves_every: int,
+        best: str | None,
+        until: float | None,
+        piece_mib: int | None,
+    ) -> None:
+        self.training, self.folder = training, folder
+        self.checkpoint_every, self.keep_every = checkpoint_every, keep_every
+        self.curves, self.curves_every, self.best = curves, curves_every, best
+        self.until, self.piece_mib = until, piece_mib
+        self.highest = float("-inf")
+        self.logged_turns = 0
+        self.writes = distributed.rank() == 0
+        self.waiting: list[Record] = []
+
+    def records(self, resume: bool) -> Iterator[Record]:
+        lock = filelock.FileLock(self.folder / "lock")
+        try:
+            distributed.from_rank_0(lambda: self._acquire(lock))
+            self._take_up() if resume else self._begin()
+            # Other processes write nowhere.
+            log = self.folder / "log.jsonl" if self.writes else Path(os.devnull)
+            with log.open("a", buffering=1) as self.file:
+                try:
+                    yield from self._train()
+                finally:
+                    self._log_steps()
+        finally:
+            lock.release()
+
+    def _acquire(self, lock: filelock.BaseFileLock) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise BlockingIOError(
+                f"the run folder {self.folder} is in use by another process"
+            ) from None
+
+    def _begin(self) -> None:
+        def new() -> None:
+            if (self.folder / "run.json").exists():
+                raise FileExistsError(
+                    f"{self.folder} already holds a run: resume it or choose another folder"
+                )
+
+        training = self.training
+        distributed.from_rank_0(new)
+        about = describe(training) | provenance()
+        about |= {
+            "device": str(training.device),
+            "compiled": training.compiled,
+            "processes": distributed.world(),
+            "sync_batch_norm": training.sync_batch_norm,
+        }
+        if self.writes:
+            write_atomic(self.folder / "log.jsonl", b"")
+        self._checkpoint("latest.pt")
+        if self.writes:
+            write_atomic(self.folder / "run.json", json.dumps(about, indent=2).encode())
+
+    def _take_up(self) -> None:
+        state, records = distributed.from_rank_0(self._saved)
+        self.training.load_state_dict(state)
+        step = self.training.step
+        dial = self.training.dial
+        if dial is not None:
+            logged = [Turn.from_json(record) for record in records if "change" in record]
+            dial.expect(logged[len(dial.turns) :])
+            self.logged_turns = sum(turn.step < step for turn in logged)
+        kept = [r for r in records if r["step"] < step or (r["step"] == step and "curves" in r)]
+        scores = [r["curves"][self.best] for r in kept if self.best in r.get("curves", {})]
+        self.highest = max(scores, default=self.highest)
+        if self.writes:
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            write_atomic(self.folder / "log.jsonl", text.encode())
+
+    def _saved(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return the training's state and the log of the folder's run."""
+        if not (self.folder / "run.json").exists():
+            raise FileNotFoundError(f"{self.folder} holds no run to resume")
+        was = json.loads((self.folder / "run.json").read_text())
+        for name, value in describe(self.training).items():
+            if was.get(name) != value:
+                raise ValueError(
+                    f"{self.folder} holds a run with another {name}: {was.get(name)}, not {value}"
+                )
+        state = load_checkpoint(self.folder / "latest.pt")
+        return state["training"], json_lines(self.folder / "log.jsonl")
+
+    def _train(self) -> Iterator[Record]:
+        training = self.training
+        began = time.perf_counter()
+        for record in training:
+            self._log_turns()
+            self.waiting.append(record)
+            if len(self.waiting) >= LOGGED_AT_ONCE.get(training.device.type, 50):
+                self._log_steps()
+            done = record.step + 1
+            ended = done == training.steps
+            if self.curves and (ended or done % self.curves_every == 0):
+                self._measure(done, time.perf_counter() - began)
+            if self.keep_every and done % self.keep_every == 0:
+                self._checkpoint(f"step_{done:06d}.pt")
+            time_is_up = not ended and self._time_is_up(done)
+            if ended or time_is_up or done % self.checkpoint_every == 0:
+                self._checkpoint("latest.pt")
+            yield record
+            if time_is_up:
+                break
+        self._log_turns()
+
+    def _time_is_up(self, done: int) -> bool:
+        if self.until is None:
+            return False
+        over = time.monotonic() >= self.until
+        if distributed.world() == 1:
+            return over
+        # All must stop at the same step; asking costs a message, so not after each.
+        return done % 10 == 0 and distributed.from_rank_0(lambda: over)
+
+    def _measure(self, done: int, seconds: float) -> None:
+        assert self.curves is not None
+        values = self.curves(self.training)
+        self._write({"step": done, "curves": values, "seconds": round(seconds, 3)})
+        if self.best is not None:
+            if self.best not in values:
+                raise ValueError(f"best = {self.best!r} is not allowed: one of {', '.join(values)}")
+            if values[self.best] > self.highest:
+                self.highest = values[self.best]
+                self._checkpoint("best.pt")
+
+    def _log_turns(self) -> None:
+        if self.training.dial is not None:
+            turns = self.training.dial.turns
+            for turn in turns[self.logged_turns :]:
+                self._write(turn.to_json())
+            self.logged_turns = len(turns)
+
+    def _log_steps(self) -> None:
+        steps, self.waiting = self.waiting, []
+        if steps:
+            losses = torch.stack([record.loss_tensor for record in steps]).tolist()
+            for record, loss in zip(steps, losses, strict=True):
+                self._write({"step": record.step, "loss": loss, "lr": record.lr})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._log_steps()
+        self.file.write(json.dumps(record) + "\n")
+
+    def _checkpoint(self, name: str) -> None:
+        # A checkpoint without the log that led to it would be taken up with a gap.
+        self._log_steps()
+        state = self.training.state_dict()
+        for tensor_name, tensor in state["model"].items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise TrainingDiverged(
+                    f"{tensor_name} is no longer finite after step {self.training.step - 1}: "
+                    "training stopped, the checkpoint before it is kept"
+                )
+        architecture = getattr(self.training.model, "architecture", None)
+        content = {"architecture": architecture, "model": state["model"], "training": state}
+        distributed.from_rank_0(
+            lambda: save_checkpoint(self.folder / name, content, piece_mib=self.piece_mib)
+        )

@@ -1,0 +1,67 @@
+"""How weights are updated: SGD's numbers and the learning rate's schedule."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Precision = Literal["float32", "tf32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How weights are updated; the defaults are the paper's for CIFAR (Section 5.1).
+
+    Args:
+        steps: optimiser steps in all.
+        batch_size: images a step, over all processes.
+        lr, momentum, nesterov: SGD's. The paper uses 0.1 (SVHN 0.01) and momentum 0.9.
+        weight_decay: L2 factor on convolution and dense kernels; ``decay_all`` extends it to
+            biases and batch norm, as Feature Scatter's and TRADES' code do.
+        decay_at: fractions of ``steps`` after which the learning rate is multiplied by
+            ``decay_factor``.
+        seed: of data order, augmentation, attack starts and mixing weights.
+        precision: ``"float32"``, which on CUDA excludes TF32; ``"tf32"``: products of float32 with
+            TF32's 10 bits, on CUDA devices that have it; ``"bf16"``: autocast, on hardware that has
+            it. Weights and their updates are float32 in each.
+    """
+
+    steps: int
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 2e-4
+    decay_all: bool = False
+    decay_at: tuple[float, ...] = (0.5, 0.75)
+    decay_factor: float = 0.1
+    seed: int = 0
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"{name} = {value!r} is not allowed: a whole number, {least} or more"
+                )
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr = {self.lr!r} is not allowed: a positive number")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum = {self.momentum!r} is not allowed: from 0 up to 1")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay = {self.weight_decay!r} is not allowed: 0 or more")
+        if not all(0 < at <= 1 for at in self.decay_at):
+            raise ValueError(
+                f"decay_at = {self.decay_at!r} is not allowed: fractions of the run, in (0, 1]"
+            )
+        if not 0 < self.decay_factor <= 1:
+            raise ValueError(f"decay_factor = {self.decay_factor!r} is not allowed: in (0, 1]")
+        if self.precision not in get_args(Precision):
+            raise ValueError(
+                f"precision = {self.precision!r} is not allowed: one of "
+                f"{', '.join(get_args(Precision))}"
+            )
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of ``step`` (0 is the first)."""
+        return self.lr * self.decay_factor ** sum(step >= at * self.steps for at in self.decay_at)
