@@ -13,7 +13,9 @@ from .data import (
 from .evaluation import Evaluation, evaluate, mcnemar, transfer_matrix, wilson
 from .evaluation.autoattack import autoattack
 from .methods import (
+    Batch,
     Method,
+    Networks,
     attacks,
     avmixup,
     feature_scatter,
@@ -21,6 +23,7 @@ from .methods import (
     label_smoothing,
     mixing,
     mixup,
+    pgd_training,
     standard,
     trades,
 )
@@ -35,11 +38,13 @@ __all__ = [
     "AVmixup",
     "Adversarial",
     "Attack",
+    "Batch",
     "Data",
     "Dial",
     "Evaluation",
     "Method",
     "Mixup",
+    "Networks",
     "Record",
     "Settings",
     "Split",
@@ -70,6 +75,7 @@ __all__ = [
     "models",
     "paper",
     "pgd",
+    "pgd_training",
     "plots",
     "preact_resnet18",
     "runs",

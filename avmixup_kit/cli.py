@@ -266,8 +266,11 @@ class Evaluate:
         network = runs.load_model(self.folder / f"{self.checkpoint}.pt", split.device)
         columns = [
             attacks.fgsm(epsilon),
-            *(attacks.pgd(steps, epsilon, restarts=self.restarts) for steps in self.steps),
-            attacks.cw(20, epsilon, restarts=self.restarts),
+            *(
+                attacks.pgd(steps=steps, epsilon=epsilon, restarts=self.restarts)
+                for steps in self.steps
+            ),
+            attacks.cw(steps=20, epsilon=epsilon, restarts=self.restarts),
         ]
         judge = partial(evaluate, network, split, batch_size=self.batch_size, seed=self.seed)
         result = judge(columns, rule=self.rule, progress=True)
@@ -277,7 +280,7 @@ class Evaluate:
             print(result)
         for other in self.transfer_from:
             source = runs.load_model(other, split.device)
-            attack = attacks.pgd(20, epsilon, source=source)
+            attack = attacks.pgd(steps=20, epsilon=epsilon, source=source)
             transferred = judge([attack])
             low, high = transferred.interval(attack.name)
             if talks:

@@ -32,7 +32,7 @@ def demo_methods(epsilon: float) -> dict[str, Method]:
     """Return the demonstration's four methods at this epsilon, by the paper's names."""
     return {
         "Standard": methods.standard(),
-        "PGD": methods.pgd(epsilon),
+        "PGD": methods.pgd(epsilon=epsilon),
         "LS0.8": methods.label_smoothing(0.8, epsilon),
         "AVmixup": methods.avmixup(2.0, 1.0, 0.1, epsilon),
     }
@@ -52,8 +52,8 @@ def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> di
     data = digits()
     ladder = [
         attacks.fgsm(data.epsilon),
-        attacks.pgd(20, data.epsilon),
-        attacks.cw(20, data.epsilon),
+        attacks.pgd(steps=20, epsilon=data.epsilon),
+        attacks.cw(steps=20, epsilon=data.epsilon),
     ]
     evaluations: dict[str, Evaluation] = {}
     networks: dict[str, torch.nn.Module] = {}

@@ -71,7 +71,10 @@ def kit_crafting(batch: int, *, compiled: bool = False) -> Callable[[], None]:
     x, y = images(batch, channels_last=True)
     y = one_hot(y, 10)
     guide = torch.compile(model.requires_grad_(False)) if compiled else model
-    attack, rng = attacks.pgd(STEPS, EPSILON, STEP), torch.Generator().manual_seed(0)
+    attack, rng = (
+        attacks.pgd(steps=STEPS, epsilon=EPSILON, step_size=STEP),
+        torch.Generator().manual_seed(0),
+    )
 
     def run() -> None:
         attack(guide, x, y, rng)
@@ -86,10 +89,11 @@ def kit_step(batch: int) -> Callable[[], None]:
     method, rng = methods.avmixup(batch_norm="eval"), torch.Generator().manual_seed(0)
 
     def run() -> None:
-        delta = method.perturb(model, x, y, rng)
-        x_hat, y_hat = method.mix(x, delta, y, rng)
+        step = methods.Batch(x, y, rng=rng)
+        step.delta = method.perturb(model, step)
+        step.x_hat, step.y_hat = method.mix(model, step)
         model.zero_grad()
-        method.loss(model, x, x_hat, y_hat).backward()
+        method.loss(model, step).backward()
 
     return run
 

@@ -329,7 +329,7 @@ def evaluation(name: str, split: Split, clock: Clock) -> dict[str, float]:
     count = int(min(len(split), max(clock.left / 4, 1) / (20 * floor)))
     count = max(count // size * size, size)
     split = split.subset(torch.arange(count))
-    attack = [attacks.pgd(20, epsilon=1e-6)]
+    attack = [attacks.pgd(steps=20, epsilon=1e-6)]
 
     def judge() -> None:
         nonlocal result
@@ -438,7 +438,7 @@ def accuracy(device: torch.device, options: argparse.Namespace, output: Path) ->
             if run.step < run.steps:
                 say(f"{precision}, seed {seed}: saved at step {run.step}; call again to go on")
                 continue
-            result = evaluate(network, test, [attacks.pgd(20, data.epsilon)])
+            result = evaluate(network, test, [attacks.pgd(steps=20, epsilon=data.epsilon)])
             accuracies[seed] = result.accuracy("PGD20")
             say(f"{precision}, seed {seed}: PGD20 {accuracies[seed]:.2%}")
     seeds = sorted(found["float32"].keys() & found["bf16"].keys())

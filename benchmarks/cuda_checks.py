@@ -175,7 +175,10 @@ def check_evaluation_is_the_cpus(device: torch.device) -> None:
     run = new(device, METHODS["avmixup"], 150)
     for _ in run:
         pass
-    split, ladder = av.digits().test.subset(200), [av.pgd(5, EPSILON), av.cw(5, EPSILON)]
+    split, ladder = (
+        av.digits().test.subset(200),
+        [av.pgd(steps=5, epsilon=EPSILON), av.cw(steps=5, epsilon=EPSILON)],
+    )
     with training.float32_products(device, tf32=False):
         here, small = (
             av.evaluate(run.model, split.to(device), ladder, batch_size=size) for size in (256, 32)

@@ -94,13 +94,13 @@ def main() -> None:
     torch.set_num_threads(1)
     data = av.digits()
     model = av.small_cnn(data, seed=0)
-    for _ in av.Training(model, data.train, av.methods.pgd(EPSILON, steps=3), chosen.steps):
+    for _ in av.Training(model, data.train, av.methods.pgd(epsilon=EPSILON, steps=3), chosen.steps):
         pass
     model.eval().requires_grad_(False)
     attacks = [
         av.fgsm(EPSILON),
-        av.pgd(20, EPSILON),
-        av.cw(20, EPSILON),
+        av.pgd(steps=20, epsilon=EPSILON),
+        av.cw(steps=20, epsilon=EPSILON),
         autoattack(EPSILON, "quick"),
     ]
     counted = Counting(model)

@@ -67,7 +67,7 @@ def small_robust(archive: Path, steps: int, seed: int = 0) -> nn.Module:
     """Return a narrow PreActResNet18, trained by PGD for a few steps on a few images."""
     train = first_images(archive, "train", 200)
     model = models.preact_resnet18(train, base_channels=8, seed=seed)
-    method = methods.pgd(EPSILON, steps=3)
+    method = methods.pgd(epsilon=EPSILON, steps=3)
     for record in av.Training(model, train, method, steps, seed=seed, batch_size=64, lr=0.05):
         if record.step % 50 == 0:
             print(f"  step {record.step} of {steps}, loss {record.loss:.3f}", flush=True)
@@ -84,14 +84,16 @@ def main() -> None:
     chosen = parser.parse_args()
     test = first_images(chosen.archive, "test", chosen.count)
     resnet = public_resnet()
-    evaluation = av.evaluate(resnet, test, [av.pgd(20, EPSILON)])
+    evaluation = av.evaluate(resnet, test, [av.pgd(steps=20, epsilon=EPSILON)])
     print(f"pyautoattack's ResNet-18 on {test.name}, first {chosen.count} images of each class")
     print(evaluation)
     print("training a small network to transfer to" if chosen.run is None else f"{chosen.run}")
     kit = small_robust(chosen.archive, chosen.steps) if chosen.run is None else None
     kit = runs.load_model(chosen.run) if kit is None else kit
     few = test.subset(min(50, len(test)))
-    print(transfer_matrix({"ResNet-18": resnet, "kit": kit}, few, av.pgd(20, EPSILON)))
+    print(
+        transfer_matrix({"ResNet-18": resnet, "kit": kit}, few, av.pgd(steps=20, epsilon=EPSILON))
+    )
     if chosen.page is not None:
         evaluation.to_html(chosen.page, sources={"kit": kit}, count=50)
         print(f"written: {chosen.page}")

@@ -43,7 +43,7 @@ EPSILON = 0.15
 STEPS = 500
 SEEDS = (0, 1, 2, 3, 4)
 VARIANTS = {
-    "PGD": methods.pgd(EPSILON),
+    "PGD": methods.pgd(epsilon=EPSILON),
     "LS0.8": methods.label_smoothing(0.8, EPSILON),
     "AVmixup": methods.avmixup(2.0, 1.0, 0.1, EPSILON),
     "AVmixup-mild": methods.avmixup(1.5, 1.0, 0.7, EPSILON),
@@ -51,8 +51,8 @@ VARIANTS = {
 }
 ATTACKS = (
     av.fgsm(EPSILON),
-    av.pgd(20, EPSILON),
-    av.cw(20, EPSILON),
+    av.pgd(steps=20, epsilon=EPSILON),
+    av.cw(steps=20, epsilon=EPSILON),
     autoattack(EPSILON, "quick"),
     autoattack(EPSILON),
 )

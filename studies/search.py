@@ -46,9 +46,9 @@ def objectives(data: av.Data, path: Path) -> None:
     """Measure networks of random settings under each attack that could be the objective."""
     epsilon = data.epsilon
     rows = [
-        attacks.pgd(20, epsilon),
-        attacks.cw(20, epsilon),
-        attacks.cw(20, epsilon, restarts=3),
+        attacks.pgd(steps=20, epsilon=epsilon),
+        attacks.cw(steps=20, epsilon=epsilon),
+        attacks.cw(steps=20, epsilon=epsilon, restarts=3),
         AutoAttack(epsilon, ("apgd-t",), 3, title="APGD-T"),
         autoattack(epsilon, "quick"),
     ]

@@ -58,7 +58,7 @@ def network(digits: av.Data) -> torch.nn.Module:
 def trained(digits: av.Data) -> torch.nn.Module:
     """A small network trained for 150 steps with PGD-3: somewhat robust, fast to attack."""
     model = av.small_cnn(digits, seed=1)
-    method = av.methods.pgd(digits.epsilon, steps=3)
+    method = av.methods.pgd(epsilon=digits.epsilon, steps=3)
     for _ in av.Training(model, digits.train, method, 150, seed=1, batch_size=64):
         pass
     return model.eval()

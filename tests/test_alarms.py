@@ -16,7 +16,7 @@ from avmixup_kit.evaluation.random_search import RandomSearch
 from avmixup_kit.evaluation.record import Evaluation
 
 EPSILON = 0.15
-LADDER = [av.fgsm(EPSILON), av.pgd(20, EPSILON), av.cw(20, EPSILON)]
+LADDER = [av.fgsm(EPSILON), av.pgd(steps=20, epsilon=EPSILON), av.cw(steps=20, epsilon=EPSILON)]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ class Shattered(nn.Module):
 @pytest.fixture(scope="module")
 def weak(digits):
     """About three quarters right, so that an attack that helps shows."""
-    return trained_by(digits, methods.pgd(EPSILON, steps=2), steps=12)
+    return trained_by(digits, methods.pgd(epsilon=EPSILON, steps=2), steps=12)
 
 
 def test_gradients_that_point_the_wrong_way(weak, split):
@@ -180,7 +180,7 @@ def test_transfer_from_another_model(trained, split):
     names, found = ringing(masked, split)
     assert found["transfer beats PGD"].rings is None
     assert "no other model was given" in found["transfer beats PGD"].sentence
-    rows = [*LADDER, av.pgd(20, EPSILON, source=trained)]
+    rows = [*LADDER, av.pgd(steps=20, epsilon=EPSILON, source=trained)]
     names, _ = ringing(masked, split, rows)
     assert "transfer beats PGD" in names
 
@@ -188,12 +188,12 @@ def test_transfer_from_another_model(trained, split):
 def test_autoattack_and_its_square(trained, split):
     few = split.subset(80)
     short = AutoAttack(EPSILON, ("apgd-t", "square"), 1, 300)
-    names, found = ringing(Scaled(trained, 1000.0), few, [av.pgd(20, EPSILON), short])
+    names, found = ringing(Scaled(trained, 1000.0), few, [av.pgd(steps=20, epsilon=EPSILON), short])
     assert "AutoAttack far below PGD" in names
     assert found["Square beats white-box attacks"].rings is False
-    names, found = ringing(Flat(trained), few, [av.pgd(20, EPSILON), short])
+    names, found = ringing(Flat(trained), few, [av.pgd(steps=20, epsilon=EPSILON), short])
     assert "Square beats white-box attacks" in names
-    names, found = ringing(trained, few, [av.pgd(20, EPSILON), short])
+    names, found = ringing(trained, few, [av.pgd(steps=20, epsilon=EPSILON), short])
     assert not names
     assert found["AutoAttack far below PGD"].rings is False
 
@@ -290,7 +290,7 @@ def test_the_probe_is_the_same_every_time_and_in_every_batch(trained, split):
 
 def test_random_search_needs_no_gradient_and_no_luck(trained, split):
     search = RandomSearch(EPSILON, 100)
-    result = evaluate(Scaled(trained, 1e6), split, [search, av.pgd(20, EPSILON)])
+    result = evaluate(Scaled(trained, 1e6), split, [search, av.pgd(steps=20, epsilon=EPSILON)])
     assert result.accuracy("Search100") < result.accuracy("PGD20") - 0.1
     assert result.gradients[1] == 0
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:50]

@@ -17,14 +17,14 @@ EPSILON = 0.15
 
 ALL = {
     "FGSM": av.fgsm(EPSILON),
-    "PGD10": av.pgd(10, EPSILON),
-    "PGD5x3": av.pgd(5, EPSILON, restarts=3),
-    "CW10": av.cw(10, EPSILON),
+    "PGD10": av.pgd(steps=10, epsilon=EPSILON),
+    "PGD5x3": av.pgd(steps=5, epsilon=EPSILON, restarts=3),
+    "CW10": av.cw(steps=10, epsilon=EPSILON),
     "KL": av.Attack(KLToClean(), EPSILON, None, 10, "normal", False),
     "FS": av.Attack(TransportDistance(), EPSILON, EPSILON, 1, clip_start=False),
-    "batch": av.pgd(5, EPSILON, batch_norm="batch"),
-    "train": av.pgd(5, EPSILON, batch_norm="train"),
-    "huge step": av.pgd(3, 1.0, 5.0),
+    "batch": av.pgd(steps=5, epsilon=EPSILON, batch_norm="batch"),
+    "train": av.pgd(steps=5, epsilon=EPSILON, batch_norm="train"),
+    "huge step": av.pgd(steps=3, epsilon=1.0, step_size=5.0),
 }
 
 
@@ -88,7 +88,13 @@ def test_the_contract_rejects_noise_and_leaving_the_ball(trained, batch):
     with pytest.raises(AssertionError, match="not raised"):
         contract(noise, trained, *batch, losses.LabelCrossEntropy(), EPSILON)
     with pytest.raises(AssertionError):
-        contract(av.pgd(10, EPSILON * 1.01), trained, *batch, losses.LabelCrossEntropy(), EPSILON)
+        contract(
+            av.pgd(steps=10, epsilon=EPSILON * 1.01),
+            trained,
+            *batch,
+            losses.LabelCrossEntropy(),
+            EPSILON,
+        )
 
 
 @pytest.mark.parametrize("kind", ["pgd", "fgsm"])
@@ -99,7 +105,7 @@ def test_pgd_and_fgsm_equal_foolboxs_from_the_same_start(kind, trained, batch):
     labels = y.argmax(1)
     if kind == "pgd":
         attack = foolbox.attacks.LinfPGD(abs_stepsize=0.03, steps=10, random_start=False)
-        ours = av.pgd(10, EPSILON, 0.03, start="zero")
+        ours = av.pgd(steps=10, epsilon=EPSILON, step_size=0.03, start="zero")
     else:
         attack = foolbox.attacks.FGSM(random_start=False)
         ours = av.fgsm(EPSILON)
@@ -119,7 +125,7 @@ def test_pgd_and_fgsm_equal_foolboxs_from_the_same_start(kind, trained, batch):
 def test_pgd_equals_a_plain_loop(trained, batch):
     x, y = batch
     rng = torch.Generator().manual_seed(4)
-    delta = av.pgd(6, EPSILON, 0.04)(trained, x, y, rng)
+    delta = av.pgd(steps=6, epsilon=EPSILON, step_size=0.04)(trained, x, y, rng)
     rng = torch.Generator().manual_seed(4)
     expected = (x + (torch.rand(x.shape, generator=rng) * 2 - 1) * EPSILON).clamp(0, 1)
     for _ in range(6):
@@ -146,7 +152,7 @@ def test_cw_climbs_the_margin_loss_with_its_kappa():
 
 def test_integer_labels_are_one_hot_labels(trained, batch):
     x, y = batch
-    attack = av.pgd(3, EPSILON, start="zero")
+    attack = av.pgd(steps=3, epsilon=EPSILON, start="zero")
     assert torch.equal(attack(trained, x, y.argmax(1)), attack(trained, x, y))
 
 
@@ -154,7 +160,7 @@ def test_restarts_never_lower_the_objective(trained, batch):
     x, y = batch
 
     def value(restarts):
-        attack = av.pgd(3, EPSILON, restarts=restarts)
+        attack = av.pgd(steps=3, epsilon=EPSILON, restarts=restarts)
         delta = attack(trained, x, y, torch.Generator().manual_seed(0))
         with torch.no_grad():
             return losses.soft_cross_entropy(trained(x + delta), y)
@@ -167,17 +173,19 @@ def test_restarts_never_lower_the_objective(trained, batch):
 def test_a_source_lends_its_gradients(trained, network, batch):
     x, y = batch
     network.eval()
-    lent = av.pgd(5, EPSILON, source=network)(trained, x, y, torch.Generator().manual_seed(1))
-    own = av.pgd(5, EPSILON)(network, x, y, torch.Generator().manual_seed(1))
+    lent = av.pgd(steps=5, epsilon=EPSILON, source=network)(
+        trained, x, y, torch.Generator().manual_seed(1)
+    )
+    own = av.pgd(steps=5, epsilon=EPSILON)(network, x, y, torch.Generator().manual_seed(1))
     assert torch.equal(lent, own)
-    assert av.pgd(5, EPSILON, source=network).name == "PGD5 (transfer)"
+    assert av.pgd(steps=5, epsilon=EPSILON, source=network).name == "PGD5 (transfer)"
 
 
 @pytest.mark.parametrize("start", ["uniform", "normal", "zero"])
 def test_the_start_is_drawn_as_it_says(start, batch):
     x, _ = batch
     x = x.clamp(0.3, 0.7)
-    attack = replace(av.pgd(1, EPSILON), start=start)
+    attack = replace(av.pgd(steps=1, epsilon=EPSILON), start=start)
     first = attack.first_delta(x, torch.Generator().manual_seed(0))
     spread = {"uniform": EPSILON / 3**0.5, "normal": 0.001, "zero": 0.0}[start]
     assert float(first.std()) == pytest.approx(spread, rel=0.05)
@@ -185,21 +193,21 @@ def test_the_start_is_drawn_as_it_says(start, batch):
 
 def test_a_random_start_needs_a_generator(trained, batch):
     with pytest.raises(ValueError, match="pass rng"):
-        av.pgd(3, EPSILON)(trained, *batch)
+        av.pgd(steps=3, epsilon=EPSILON)(trained, *batch)
 
 
 def test_clip_start_keeps_the_first_iterate_in_the_valid_pixels(batch):
     x, _ = batch
     rng = torch.Generator().manual_seed(0)
     assert (x + replace(ALL["FS"]).first_delta(x, rng)).min() < 0
-    assert (x + av.pgd(1, EPSILON).first_delta(x, rng)).min() >= 0
+    assert (x + av.pgd(steps=1, epsilon=EPSILON).first_delta(x, rng)).min() >= 0
 
 
 def test_batch_norm_modes_differ(trained, batch):
     x, y = batch
     trained = copy.deepcopy(trained)
     crafted = {
-        mode: av.pgd(5, EPSILON, start="zero", batch_norm=mode)(trained, x, y)
+        mode: av.pgd(steps=5, epsilon=EPSILON, start="zero", batch_norm=mode)(trained, x, y)
         for mode in ("eval", "batch", "train")
     }
     assert not torch.equal(crafted["eval"], crafted["batch"])
@@ -209,7 +217,7 @@ def test_batch_norm_modes_differ(trained, batch):
 def test_a_failing_model_is_left_as_it_was(network, batch):
     network.train()
     with pytest.raises(ValueError, match="not allowed"):
-        av.pgd(2, EPSILON, batch_norm="batch")(
+        av.pgd(steps=2, epsilon=EPSILON, batch_norm="batch")(
             network, batch[0][:, :, :4], batch[1], torch.Generator()
         )
     assert all(m.training for m in network.modules())
@@ -255,7 +263,11 @@ class Count:
 
 
 @pytest.mark.parametrize("mode", ["eval", "batch", "train"])
-@pytest.mark.parametrize("attack", [av.pgd(10, EPSILON), av.cw(10, EPSILON)], ids=["PGD", "CW"])
+@pytest.mark.parametrize(
+    "attack",
+    [av.pgd(steps=10, epsilon=EPSILON), av.cw(steps=10, epsilon=EPSILON)],
+    ids=["PGD", "CW"],
+)
 def test_ten_steps_cost_ten_forwards_ten_input_gradients_and_no_weight_gradient(
     digits, batch, attack, mode, rng
 ):

@@ -88,7 +88,7 @@ def test_starts_are_those_of_each_image_alone(trained, digits, attack):
 def test_the_standard_version_is_the_package_s_own(trained, digits):
     # Longer than five seconds: 5 000 queries and 19 runs of 100 steps are what "standard" means.
     split = digits.test.subset(60)
-    robust = evaluate(trained, split, [av.pgd(20, EPSILON)]).of("PGD20")
+    robust = evaluate(trained, split, [av.pgd(steps=20, epsilon=EPSILON)]).of("PGD20")
     chosen = [int(robust.nonzero()[0]), int((~robust).nonzero()[0])]
     split = split.subset(chosen)
     result = evaluate(trained, split, [autoattack(EPSILON)], seed=1)

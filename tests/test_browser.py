@@ -211,9 +211,11 @@ def test_a_failing_run_and_missing_data_are_told_in_the_dashboard(lab, folder):
     source = """import torch
 torch.set_num_threads(1)
 import avmixup_kit as av
+from dataclasses import dataclass
 from avmixup_kit import live
+@dataclass(frozen=True)
 class Broken:
-    def __call__(self, model, x, x_hat, y_hat):
+    def __call__(self, model, batch):
         raise ZeroDivisionError("the loss divides by <nothing>")
 data = av.digits()
 method = av.avmixup(epsilon=data.epsilon, steps=1).replace(loss=Broken())

@@ -104,7 +104,7 @@ def test_a_bad_model_is_named_before_any_attack(trained, split, name):
     model.register_forward_hook(lambda *_: passes.append(1))
     everyone = torch.random.get_rng_state()
     with pytest.raises(ValueError, match=message) as caught:
-        evaluate(model, split, [av.pgd(20, EPSILON)])
+        evaluate(model, split, [av.pgd(steps=20, epsilon=EPSILON)])
     assert "\n" not in str(caught.value)
     assert len(passes) < 10  # twenty steps would take more
     assert torch.equal(everyone, torch.random.get_rng_state())
@@ -165,7 +165,7 @@ def test_tensors_give_the_verdicts_of_the_split_they_came_from(trained, split):
     pair = evaluate(trained, (x, split.labels), attacks)
     assert torch.equal(pair.correct, evaluate(trained, split, attacks).correct)
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(1))
-    started = [av.pgd(5, EPSILON), av.cw(5, EPSILON)]
+    started = [av.pgd(steps=5, epsilon=EPSILON), av.cw(steps=5, epsilon=EPSILON)]
     whole = evaluate(trained, (x, split.labels), started)
     mixed = evaluate(trained, (x[order], split.labels[order]), started, batch_size=13)
     assert torch.equal(mixed.correct, whole.correct[:, order])
@@ -196,4 +196,4 @@ def test_bad_tensors_are_named(trained, split):
     with pytest.raises(ValueError, match="labels from 0 to 9: allowed is 0 to 8"):
         replace(split, classes=split.classes[:9])
     with pytest.raises(ValueError, match="in pixels of 0..255 write 8 / 255"):
-        evaluate(trained, split, [av.pgd(20, epsilon=8)])
+        evaluate(trained, split, [av.pgd(steps=20, epsilon=8)])

@@ -36,7 +36,12 @@ def test_train_evaluate_and_transfer(monkeypatch, tmp_path, capsys, digits):
     assert result["n"] == 30
     assert f"PGD20 from {tmp_path / 'b'}: " in out
     network = runs.load_model(tmp_path / "a")
-    attacks = [av.fgsm(0.15), av.pgd(2, 0.15), av.pgd(4, 0.15), av.cw(20, 0.15)]
+    attacks = [
+        av.fgsm(0.15),
+        av.pgd(steps=2, epsilon=0.15),
+        av.pgd(steps=4, epsilon=0.15),
+        av.cw(steps=20, epsilon=0.15),
+    ]
     direct = av.evaluate(network, digits.test.subset(30), attacks)
     assert torch.equal(runs.Evaluation.load(tmp_path / "a/correct.npz").correct, direct.correct)
 
@@ -46,7 +51,7 @@ def test_train_is_the_library_and_resume_goes_on(monkeypatch, tmp_path, digits):
     call(monkeypatch, "train", tmp_path / "whole", *words)
     network = av.small_cnn(digits, seed=3, base_channels=4)
     training = av.Training(
-        network, digits.train, av.Dial(methods.pgd(0.15, steps=1)), 4, batch_size=16, seed=3
+        network, digits.train, av.Dial(methods.pgd(epsilon=0.15, steps=1)), 4, batch_size=16, seed=3
     )
     records = runs.log(training, tmp_path / "part", checkpoint_every=1)
     next(records)

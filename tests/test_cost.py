@@ -67,12 +67,12 @@ def test_the_papers_longest_run_is_3_14e18_operations_and_2_2_hours_at_400_tflop
     [
         methods.standard(),
         methods.mixup(),
-        methods.pgd(0.15, steps=3),
+        methods.pgd(epsilon=0.15, steps=3),
         methods.avmixup(epsilon=0.15, steps=2),
         methods.trades(epsilon=0.15, steps=2),
         methods.feature_scatter(epsilon=0.15),
         methods.feature_scatter_avmixup(epsilon=0.15),
-        replace(methods.pgd(0.15), perturb=av.pgd(2, 0.15, restarts=3)),
+        replace(methods.pgd(epsilon=0.15), perturb=av.pgd(steps=2, epsilon=0.15, restarts=3)),
     ],
     ids=lambda method: repr(method)[:60],
 )
@@ -98,7 +98,7 @@ def test_an_evaluation_where_nothing_falls_costs_what_is_said(digits, trained, v
     pytest.importorskip("pyautoattack")
     epsilon = 1e-6
     split = digits.test.subset(1)
-    attacks = [av.pgd(20, epsilon), av.cw(20, epsilon)]
+    attacks = [av.pgd(steps=20, epsilon=epsilon), av.cw(steps=20, epsilon=epsilon)]
     if version == "quick":
         attacks.append(av.autoattack(epsilon, "quick"))
     else:  # the same proportions at a tenth of the price

@@ -33,7 +33,7 @@ METHODS = {
         epsilon=EPSILON, batch_norm="batch"
     ),
     "Mixup": methods.mixup(0.4),
-    "Mixup of PGD": methods.pgd(EPSILON, steps=2).replace(mix=av.Mixup(per_example=False)),
+    "Mixup of PGD": methods.pgd(epsilon=EPSILON, steps=2).replace(mix=av.Mixup(per_example=False)),
     "five sources": methods.mixture(epsilon=EPSILON, steps=2),
 }
 
@@ -178,7 +178,7 @@ def test_a_checkpoint_goes_on_at_another_world_size(pair, tmp_path, first):
 def measured(folder):
     run = new(METHODS["AVmixup"], 4, sync=False)
     data = av.digits()
-    attack = av.pgd(2, EPSILON)
+    attack = av.pgd(steps=2, epsilon=EPSILON)
 
     def curves(training):
         result = evaluate(training.model, data.validation.subset(41), [attack])
@@ -200,7 +200,11 @@ def test_curves_are_measured_together_and_written_once(pair, tmp_path):
 
 
 def judged(path, count):
-    attacks = [av.fgsm(EPSILON), av.pgd(5, EPSILON), av.cw(5, EPSILON, restarts=2)]
+    attacks = [
+        av.fgsm(EPSILON),
+        av.pgd(steps=5, epsilon=EPSILON),
+        av.cw(steps=5, epsilon=EPSILON, restarts=2),
+    ]
     network, split = runs.load_model(path), av.digits().test.subset(count)
     result = evaluate(network, split, [*attacks, RandomSearch(EPSILON, 20)], batch_size=16)
     ladder = evaluate(network, split, attacks, ladder=True)

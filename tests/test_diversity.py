@@ -22,30 +22,32 @@ class Constant:
 
     value: float
 
-    def __call__(self, model, x, y, rng):
-        return torch.full_like(x, self.value)
+    def __call__(self, model, batch):
+        return torch.full_like(batch.x, self.value)
 
 
 def test_every_source_is_drawn_equally_often_from_the_generator(network, batch, rng):
     x, y = batch
     mixture = Mixture((Constant(0.0), Constant(0.25), Constant(0.5)))
-    drawn = [float(mixture(network, x[:1], y[:1], rng).mean()) for _ in range(600)]
+    drawn = [float(mixture(network, av.Batch(x[:1], y[:1], rng=rng)).mean()) for _ in range(600)]
     counts = Counter(drawn)
     assert set(counts) == {0.0, 0.25, 0.5}
     assert all(150 < count < 250 for count in counts.values())  # 200 +- 4.3 deviations
     everyone = torch.random.get_rng_state()
     again = torch.Generator().manual_seed(0)
-    assert [float(mixture(network, x[:1], y[:1], again).mean()) for _ in range(600)] == drawn
+    assert [
+        float(mixture(network, av.Batch(x[:1], y[:1], rng=again)).mean()) for _ in range(600)
+    ] == drawn
     assert torch.equal(everyone, torch.random.get_rng_state())
 
 
 def test_a_mixture_of_one_is_that_source(network, batch):
     x, y = batch
     rng = torch.Generator().manual_seed(1)
-    mixed = Mixture((av.pgd(3, EPSILON),))(network, x, y, rng)
+    mixed = Mixture((av.pgd(steps=3, epsilon=EPSILON),))(network, av.Batch(x, y, rng=rng))
     rng = torch.Generator().manual_seed(1)
     torch.randint(1, (1,), generator=rng)
-    assert torch.equal(mixed, av.pgd(3, EPSILON)(network, x, y, rng))
+    assert torch.equal(mixed, av.pgd(steps=3, epsilon=EPSILON)(network, x, y, rng))
 
 
 def test_the_five_are_the_issue_s_and_stay_in_the_ball(network, batch, rng):
@@ -86,11 +88,11 @@ def test_one_line_composes_it_and_its_repr_rebuilds_it():
     method = methods.mixture(1.5, 1.0, 0.7, EPSILON, steps=3)
     assert method == methods.avmixup(1.5, 1.0, 0.7, perturb=five(EPSILON, steps=3))
     assert methods.parse(repr(method)) == method
-    alone = Mixture((av.pgd(2, EPSILON),))
+    alone = Mixture((av.pgd(steps=2, epsilon=EPSILON),))
     assert methods.parse(repr(alone)) == alone
-    changed = method.replace(gamma=3.0, sources=(av.pgd(2, EPSILON),))
+    changed = method.replace(gamma=3.0, sources=(av.pgd(steps=2, epsilon=EPSILON),))
     assert changed.mix.gamma == 3.0
-    assert changed.perturb.sources == (av.pgd(2, EPSILON),)
+    assert changed.perturb.sources == (av.pgd(steps=2, epsilon=EPSILON),)
     with pytest.raises(ValueError, match="does not describe a method"):
         methods.parse("Mixture(sources=(print('x'),))")
 
@@ -131,4 +133,4 @@ def test_a_rank_beyond_the_classes_is_named(network, batch):
     attack = av.Attack(TargetedCrossEntropy(10), EPSILON, steps=1, start="zero")
     with pytest.raises(ValueError, match="rank = 10 is not allowed: there are 9 wrong classes"):
         attack(network, *batch)
-    assert sources.five().sources[0] == av.pgd(10, batch_norm="batch")
+    assert sources.five().sources[0] == av.pgd(steps=10, batch_norm="batch")

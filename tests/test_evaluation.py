@@ -44,7 +44,11 @@ def brute_force(model, split, attack, seed=0):
     return clean, torch.stack(verdicts)
 
 
-@pytest.mark.parametrize("attack", [av.pgd(20, EPSILON), av.cw(20, EPSILON)], ids=["PGD", "CW"])
+@pytest.mark.parametrize(
+    "attack",
+    [av.pgd(steps=20, epsilon=EPSILON), av.cw(steps=20, epsilon=EPSILON)],
+    ids=["PGD", "CW"],
+)
 @pytest.mark.parametrize("batch_size", [7, 32, 500])
 def test_any_iterate_verdicts_are_those_of_attacking_everything(trained, split, attack, batch_size):
     clean, iterates = brute_force(trained, split, attack)
@@ -60,7 +64,7 @@ def test_any_iterate_verdicts_are_those_of_attacking_everything(trained, split, 
 
 
 def test_verdicts_do_not_depend_on_batch_size_order_or_company(trained, split, network):
-    attacks = [av.fgsm(EPSILON), av.pgd(10, EPSILON), av.cw(5, EPSILON)]
+    attacks = [av.fgsm(EPSILON), av.pgd(steps=10, epsilon=EPSILON), av.cw(steps=5, epsilon=EPSILON)]
     whole = evaluate(trained, split, attacks)
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(3))
     shuffled = evaluate(trained, split.subset(order), attacks, batch_size=11)
@@ -71,7 +75,7 @@ def test_verdicts_do_not_depend_on_batch_size_order_or_company(trained, split, n
 
 def test_starts_differ_between_images_seeds_and_restarts_and_fill_the_ball(split):
     part = torch.arange(len(split))
-    attack = av.pgd(1, EPSILON)
+    attack = av.pgd(steps=1, epsilon=EPSILON)
     first = starts(split, part, attack, 0)
     assert first.abs().max() <= EPSILON
     assert float(first.std()) == pytest.approx(EPSILON / 3**0.5, rel=0.02)
@@ -84,8 +88,8 @@ def test_starts_differ_between_images_seeds_and_restarts_and_fill_the_ball(split
 
 
 def test_restarts_only_ever_fool_more(trained, split):
-    one = evaluate(trained, split, [av.pgd(3, EPSILON)]).correct[1]
-    four = evaluate(trained, split, [av.pgd(3, EPSILON, restarts=4)]).correct[1]
+    one = evaluate(trained, split, [av.pgd(steps=3, epsilon=EPSILON)]).correct[1]
+    four = evaluate(trained, split, [av.pgd(steps=3, epsilon=EPSILON, restarts=4)]).correct[1]
     assert not (four & ~one).any()
     assert four.sum() < one.sum()
 
@@ -121,24 +125,26 @@ def test_only_standing_examples_cost_gradients(trained, digits):
     epsilon = next(
         e / 100
         for e in range(4, 30)
-        if evaluate(trained, split, [av.pgd(20, e / 100)]).accuracy("PGD20") < 0.29
+        if evaluate(trained, split, [av.pgd(steps=20, epsilon=e / 100)]).accuracy("PGD20") < 0.29
     )
-    result = evaluate(model, split, [av.pgd(20, epsilon)])
+    result = evaluate(model, split, [av.pgd(steps=20, epsilon=epsilon)])
     assert 0.40 < result.accuracy() < 0.47
     assert 0.24 < result.accuracy("PGD20") < 0.29
     assert model.gradients == result.gradients[1]
     everything = 20 * len(split)
     assert everything / model.gradients >= 2.5
-    clean, iterates = brute_force(trained, split, av.pgd(20, epsilon))
+    clean, iterates = brute_force(trained, split, av.pgd(steps=20, epsilon=epsilon))
     assert torch.equal(result.of("PGD20"), clean & iterates.all(0))
 
 
 def test_pgd10_comes_free_with_pgd20(trained, split):
     both, one = Counting(trained), Counting(trained)
-    a = evaluate(both, split, [av.pgd(10, EPSILON), av.pgd(20, EPSILON)])
-    b = evaluate(one, split, [av.pgd(20, EPSILON)])
+    a = evaluate(
+        both, split, [av.pgd(steps=10, epsilon=EPSILON), av.pgd(steps=20, epsilon=EPSILON)]
+    )
+    b = evaluate(one, split, [av.pgd(steps=20, epsilon=EPSILON)])
     assert both.gradients == one.gradients == b.gradients[1] == a.gradients[2]
-    alone = evaluate(trained, split, [av.pgd(10, EPSILON)])
+    alone = evaluate(trained, split, [av.pgd(steps=10, epsilon=EPSILON)])
     assert torch.equal(a.of("PGD10"), alone.of("PGD10"))
 
 
@@ -146,7 +152,7 @@ def test_evaluation_leaves_model_and_generators_as_they_were(network, split):
     network.train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     everyone = torch.random.get_rng_state()
-    evaluate(network, split, [av.pgd(3, EPSILON, batch_norm="train")])
+    evaluate(network, split, [av.pgd(steps=3, epsilon=EPSILON, batch_norm="train")])
     assert network.training
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in network.parameters())
@@ -154,7 +160,7 @@ def test_evaluation_leaves_model_and_generators_as_they_were(network, split):
 
 
 def test_what_is_crafted_is_what_was_evaluated(trained, split):
-    attack = av.pgd(6, EPSILON)
+    attack = av.pgd(steps=6, epsilon=EPSILON)
     part = torch.arange(len(split))
     delta = torch.cat([craft(attack, trained, split, p, seed=2) for p in part.split(50)])
     x, y = split.batch(part)
@@ -178,11 +184,13 @@ def test_the_transfer_matrix_is_table_2(trained, digits, split):
     other = av.small_cnn(digits, seed=9)
     for _ in av.Training(other, digits.train, av.standard(), 100, batch_size=64, seed=9):
         pass
-    matrix = transfer_matrix({"PGD": trained, "Standard": other}, split, av.pgd(10, EPSILON))
+    matrix = transfer_matrix(
+        {"PGD": trained, "Standard": other}, split, av.pgd(steps=10, epsilon=EPSILON)
+    )
     assert matrix.accuracy.shape == (2, 2)
-    own = evaluate(other, split, [av.pgd(10, EPSILON)], rule="last")
+    own = evaluate(other, split, [av.pgd(steps=10, epsilon=EPSILON)], rule="last")
     assert torch.equal(matrix.correct[1, 1], own.of("PGD10"))
-    delta = craft(av.pgd(10, EPSILON), other, split, torch.arange(len(split)))
+    delta = craft(av.pgd(steps=10, epsilon=EPSILON), other, split, torch.arange(len(split)))
     x, y = split.batch(torch.arange(len(split)))
     with torch.no_grad():
         clean = trained(x).argmax(1) == y.argmax(1)
@@ -206,7 +214,9 @@ def test_wilson_and_mcnemar_are_the_textbooks():
 
 
 def test_a_table_shows_n_and_intervals_and_survives_saving(trained, split, tmp_path):
-    result = evaluate(trained, split, [av.pgd(5, EPSILON), av.cw(5, EPSILON)], seed=3)
+    result = evaluate(
+        trained, split, [av.pgd(steps=5, epsilon=EPSILON), av.cw(steps=5, epsilon=EPSILON)], seed=3
+    )
     assert "95 % interval" in str(result)
     assert str(len(split)) in str(result)
     assert "worst case" in str(result)
@@ -227,7 +237,10 @@ def test_a_table_shows_n_and_intervals_and_survives_saving(trained, split, tmp_p
         ),
         (lambda m, s: evaluate(m, s, batch_size=0), "batch_size = 0 is not allowed"),
         (lambda m, s: evaluate(m, s.subset([])), "no images to evaluate"),
-        (lambda m, s: evaluate(m, s, [av.pgd(2), av.pgd(2)]), "two attacks are called PGD2"),
+        (
+            lambda m, s: evaluate(m, s, [av.pgd(steps=2), av.pgd(steps=2)]),
+            "two attacks are called PGD2",
+        ),
         (
             lambda m, s: evaluate(m, s, [av.Attack(TransportDistance())]),
             "FS10 cannot be evaluated: its images influence each other",
@@ -252,7 +265,11 @@ def test_a_model_that_returns_no_numbers_is_named(digits, split):
 
 
 def test_a_ladder_attacks_only_what_stands_and_ends_at_the_same_worst_case(trained, split):
-    attacks = [av.fgsm(EPSILON), av.pgd(20, EPSILON), av.cw(20, EPSILON)]
+    attacks = [
+        av.fgsm(EPSILON),
+        av.pgd(steps=20, epsilon=EPSILON),
+        av.cw(steps=20, epsilon=EPSILON),
+    ]
     each, ladder = Counting(trained), Counting(trained)
     apart = evaluate(each, split, attacks)
     result = evaluate(ladder, split, attacks, ladder=True)
@@ -262,13 +279,13 @@ def test_a_ladder_attacks_only_what_stands_and_ends_at_the_same_worst_case(train
     assert torch.equal(result.of("PGD20"), apart.of("FGSM") & apart.of("PGD20"))
     assert sum(result.gradients) == ladder.gradients < each.gradients
     assert not (result.correct[1:] & ~result.correct[:-1]).any()
-    short = evaluate(trained, split, [av.pgd(10, EPSILON), *attacks], ladder=True)
+    short = evaluate(trained, split, [av.pgd(steps=10, epsilon=EPSILON), *attacks], ladder=True)
     assert torch.equal(short.of("CW20"), apart.worst())
 
 
 def test_a_ladder_of_last_iterates_is_a_worst_case_too(network, split):
     # A later last iterate may be right again where an earlier one was wrong.
-    attacks = [av.pgd(steps, EPSILON, 2 * EPSILON) for steps in range(1, 9)]
+    attacks = [av.pgd(steps=steps, epsilon=EPSILON, step_size=2 * EPSILON) for steps in range(1, 9)]
     apart = evaluate(network, split, attacks, rule="last").correct
     assert (apart[1:] & ~apart[:-1]).any()
     ladder = evaluate(network, split, attacks, rule="last", ladder=True).correct
@@ -276,7 +293,7 @@ def test_a_ladder_of_last_iterates_is_a_worst_case_too(network, split):
 
 
 def test_compare_pairs_images_and_seeds(trained, network, split):
-    attack = av.pgd(3, EPSILON)
+    attack = av.pgd(steps=3, epsilon=EPSILON)
     a, b = evaluate(trained, split, [attack]), evaluate(network, split, [attack])
     one = evaluation.compare(a, b, "PGD3")
     assert one.differences == (pytest.approx(a.accuracy("PGD3") - b.accuracy("PGD3")),)

@@ -26,7 +26,7 @@ def test_clean_features_agree_with_scikit_learn(trained, sets):
     train, held_out = sets
     equal = torch.cat([(train.labels == k).nonzero()[:9, 0] for k in range(10)])
     train = train.subset(equal)
-    found = scatter(trained, train, held_out, av.pgd(2, EPSILON))
+    found = scatter(trained, train, held_out, av.pgd(steps=2, epsilon=EPSILON))
     x, _ = train.batch(torch.arange(len(train)))
     with torch.no_grad():
         phi = trained.features(x).double().numpy()
@@ -37,7 +37,7 @@ def test_clean_features_agree_with_scikit_learn(trained, sets):
 
 def test_margins_by_hand(trained, sets):
     train, held_out = sets
-    attack = av.pgd(3, EPSILON)
+    attack = av.pgd(steps=3, epsilon=EPSILON)
     found = scatter(trained, train, held_out, attack, seed=4, batch_size=37)
 
     def margins(split, attacked):
@@ -73,7 +73,7 @@ def test_scale_does_not_matter(trained, sets):
         def forward(self, x):
             return 7 * self.head(self.body(x))
 
-    attack = av.cw(2, EPSILON, start="zero")
+    attack = av.cw(steps=2, epsilon=EPSILON, start="zero")
     ours, theirs = (scatter(m, *sets, attack) for m in (trained, Scaled().eval()))
     for key, value in ours.values.items():
         assert theirs.values[key] == pytest.approx(value, rel=1e-4)
@@ -85,11 +85,11 @@ def test_the_attack_spreads_features_and_memorising_opens_the_gap(digits):
     for count in (64, 1000):
         train = digits.train.subset(count)
         model = av.small_cnn(digits, seed=0)
-        method = av.methods.pgd(EPSILON, steps=3)
+        method = av.methods.pgd(epsilon=EPSILON, steps=3)
         for _ in av.Training(model, train, method, 150, batch_size=64):
             pass
         seen = train.subset(min(count, 200))
-        found = scatter(model.eval(), seen, digits.validation, av.pgd(5, EPSILON))
+        found = scatter(model.eval(), seen, digits.validation, av.pgd(steps=5, epsilon=EPSILON))
         for quantity in features.QUANTITIES:
             clean, attacked = (
                 found.values[quantity, "held-out", sight] for sight in features.SIGHTS
@@ -101,7 +101,7 @@ def test_the_attack_spreads_features_and_memorising_opens_the_gap(digits):
 
 
 def test_no_attack_no_difference(trained, sets):
-    still = av.pgd(1, 1e-12, start="zero")
+    still = av.pgd(steps=1, epsilon=1e-12, start="zero")
     found = scatter(trained, *sets, still)
     for quantity in features.QUANTITIES:
         for name in features.SETS:
@@ -113,7 +113,7 @@ def test_no_attack_no_difference(trained, sets):
 def test_curves_go_into_the_run_folder_and_out_as_a_figure(digits, tmp_path):
     model = av.small_cnn(digits, seed=0)
     training = av.Training(model, digits.train, av.standard(), 6, batch_size=64)
-    measure = features.curves(digits, av.pgd(1, EPSILON), count=60)
+    measure = features.curves(digits, av.pgd(steps=1, epsilon=EPSILON), count=60)
     everyone = torch.random.get_rng_state()
     for _ in runs.log(training, tmp_path / "run", curves=measure, curves_every=2):
         pass
@@ -137,7 +137,7 @@ def test_curves_go_into_the_run_folder_and_out_as_a_figure(digits, tmp_path):
 def test_the_model_is_left_as_it_was(network, sets):
     network.train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    scatter(network, *sets, av.pgd(1, EPSILON))
+    scatter(network, *sets, av.pgd(steps=1, epsilon=EPSILON))
     assert network.training
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     assert all(not m._forward_pre_hooks for m in network.modules())

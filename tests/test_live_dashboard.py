@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import tracemalloc
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -154,7 +155,9 @@ def test_the_scatter_shown_is_that_of_features(digits):
     lab.start()
     lab.join(60)
     probed = lab.trainer.branch.probed.values()
-    found = features.scatter(lab.training.model, *probed, attacks.pgd(10, digits.epsilon))
+    found = features.scatter(
+        lab.training.model, *probed, attacks.pgd(steps=10, epsilon=digits.epsilon)
+    )
     until(lambda: len(lab.curves.data) == 7 and len(lab.curves.data[6].y) == 5)
     shown = {trace.meta: trace.y[-1] for trace in lab.curves.data}
     for name in features.SETS:
@@ -395,7 +398,7 @@ def test_a_lambda1_below_lambda2_is_legal_and_explained(digits):
 
 @pytest.mark.parametrize("name", TITLES)
 def test_every_method_can_be_switched_to_and_trains(digits, name):
-    first = methods.pgd(EPSILON, steps=2) if name == "avmixup" else None
+    first = methods.pgd(epsilon=EPSILON, steps=2) if name == "avmixup" else None
     lab = show(digits, new(digits, steps=4, method=first))
     until(lambda: lab.method.value is not None)
     lab.method.value = name
@@ -435,26 +438,30 @@ def test_turns_are_told_by_step():
 # ------------------------------------------------------------------------------ what can go wrong
 
 
+ERRORS = (ZeroDivisionError("once"), torch.OutOfMemoryError("CUDA out of memory. Tried to"))
+CALLS = []
+
+
+@dataclass(frozen=True)
 class Stumble:
     """A loss that fails once, at a step's very end."""
 
-    def __init__(self, at, error):
-        self.at, self.error, self.calls = at, error, 0
+    at: int
+    error: int
 
-    def __call__(self, model, x, x_hat, y_hat):
-        self.calls += 1
-        value = av.methods.CrossEntropy()(model, x, x_hat, y_hat)
-        if self.calls == self.at:
-            raise self.error
+    def __call__(self, model, batch):
+        CALLS.append(batch)
+        value = methods.losses.CrossEntropy()(model, batch)
+        if len(CALLS) == self.at:
+            raise ERRORS[self.error]
         return value
 
 
-@pytest.mark.parametrize(
-    "error", [ZeroDivisionError("once"), torch.OutOfMemoryError("CUDA out of memory. Tried to")]
-)
+@pytest.mark.parametrize("error", ERRORS)
 def test_a_step_that_fails_is_told_and_can_be_taken_again_exactly(digits, error):
     training = new(digits, method=methods.avmixup(epsilon=EPSILON, steps=1).replace(
-        loss=Stumble(7, error)))  # fmt: skip
+        loss=Stumble(7, ERRORS.index(error))))  # fmt: skip
+    CALLS.clear()
     lab = show(digits, training)
     lab.start()
     with pytest.raises(type(error), match=str(error)):
@@ -573,7 +580,7 @@ def test_a_folder_that_holds_another_run_is_not_overwritten(digits, tmp_path):
 def test_a_run_of_other_images_is_not_loaded(digits, tmp_path):
     fewer = Training(
         av.small_cnn(digits, base_channels=4), digits.train.subset(100),
-        Dial(methods.pgd(EPSILON, steps=1)), 2, batch_size=16,
+        Dial(methods.pgd(epsilon=EPSILON, steps=1)), 2, batch_size=16,
     )  # fmt: skip
     for _ in runs.log(fewer, tmp_path):
         pass
@@ -612,7 +619,7 @@ def test_a_new_run_is_made_without_code(digits):
     assert kind(lab.dial.method) == "pgd"
     assert lab.training.settings == av.Settings(3, lr=0.05)
     same = Training(
-        av.small_cnn(digits), digits.train, methods.pgd(EPSILON), 3, lr=0.05, batch_size=128
+        av.small_cnn(digits), digits.train, methods.pgd(epsilon=EPSILON), 3, lr=0.05, batch_size=128
     )
     for _ in same:
         pass
@@ -679,7 +686,9 @@ def test_a_closed_dashboard_lets_go_of_its_model(digits):
 
 
 def test_bad_arguments_are_named(digits):
-    plain = Training(av.small_cnn(digits), digits.train, methods.pgd(EPSILON), 2, batch_size=16)
+    plain = Training(
+        av.small_cnn(digits), digits.train, methods.pgd(epsilon=EPSILON), 2, batch_size=16
+    )
     with pytest.raises(TypeError, match="a training without a Dial cannot be turned"):
         live.show(plain)
     with pytest.raises(ValueError, match="dial is another one than the training's"):

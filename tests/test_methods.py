@@ -18,13 +18,13 @@ from avmixup_kit.methods.mixing import Adversarial, AVmixup, Mixup
 ALL = {
     "standard": methods.standard(),
     "mixup": methods.mixup(0.4),
-    "pgd": methods.pgd(0.15, steps=3),
+    "pgd": methods.pgd(epsilon=0.15, steps=3),
     "label_smoothing": methods.label_smoothing(0.9, 0.15, steps=3),
     "avmixup": methods.avmixup(3.0, 0.9, 0.2, 0.15, steps=3, clip_vertex=True),
     "trades": methods.trades(1.0, 0.15, None, steps=3),
     "feature_scatter": methods.feature_scatter(epsilon=0.15),
     "feature_scatter_avmixup": methods.feature_scatter_avmixup(1.5, 0.3, 0.42, 0.15),
-    "cw source": methods.avmixup(perturb=av.cw(3, 0.1)),
+    "cw source": methods.avmixup(perturb=av.cw(steps=3, epsilon=0.1)),
 }
 
 
@@ -35,11 +35,12 @@ def weights_after(network, batch, method, steps=3):
     rng = torch.Generator().manual_seed(5)
     x, y = batch
     for _ in range(steps):
-        delta = method.perturb(model, x, y, rng)
-        x_hat, y_hat = method.mix(x, delta, y, rng)
+        step = av.Batch(x, y, rng=rng)
+        step.delta = method.perturb(model, step)
+        step.x_hat, step.y_hat = method.mix(model, step)
         model.train()
         optimiser.zero_grad()
-        method.loss(model, x, x_hat, y_hat).backward()
+        method.loss(model, step).backward()
         optimiser.step()
     return [p.detach().clone() for p in model.parameters()]
 
@@ -60,7 +61,7 @@ def test_avmixup_at_alpha_0_gamma_1_is_label_smoothing(network, batch, lam):
 def test_label_smoothing_at_1_is_pgd_training(network, batch):
     assert methods.label_smoothing(1.0) == methods.pgd()
     one = weights_after(network, batch, methods.label_smoothing(1.0, 0.15, steps=2))
-    assert identical(one, weights_after(network, batch, methods.pgd(0.15, steps=2)))
+    assert identical(one, weights_after(network, batch, methods.pgd(epsilon=0.15, steps=2)))
 
 
 def test_trades_at_beta_0_has_the_gradients_of_standard(network, batch):
@@ -117,7 +118,7 @@ def test_avmixup_mixes_as_equations_12_and_13_say(batch, rng):
     x, y = batch
     delta = torch.randn(x.shape, generator=rng) * 0.1
     state = rng.get_state()
-    x_hat, y_hat = AVmixup(2.5, 0.9, 0.2)(x, delta, y, rng)
+    x_hat, y_hat = AVmixup(2.5, 0.9, 0.2)(nn.Identity(), av.Batch(x, y, rng=rng, delta=delta))
     alpha = torch.rand(len(x), generator=torch.Generator().set_state(state))
     assert len(alpha.unique()) == len(x)
     for i, a in enumerate(alpha):
@@ -131,7 +132,7 @@ def test_the_vertex_is_clipped_only_when_asked(batch, rng):
     delta = torch.full_like(x, 0.2)
     assert AVmixup(2.0).vertex(x, delta).max() > 1.3
     assert AVmixup(2.0, clip_vertex=True).vertex(x, delta).max() == 1
-    clipped, _ = AVmixup(2.0, clip_vertex=True)(x, delta, y, rng)
+    clipped, _ = AVmixup(2.0, clip_vertex=True)(nn.Identity(), av.Batch(x, y, rng=rng, delta=delta))
     assert clipped.max() <= 1
     assert methods.avmixup(clip_vertex=True).mix == AVmixup(clip_vertex=True)
 
@@ -140,14 +141,19 @@ def test_alpha_is_one_per_example_or_one_per_batch(batch, rng):
     x, y = batch
     delta = torch.full_like(x, 0.1)
     for per_example, distinct in ((True, len(x)), (False, 1)):
-        x_hat, _ = AVmixup(1.0, 1.0, 0.1, per_example=per_example)(x, delta, y, rng)
+        x_hat, _ = AVmixup(1.0, 1.0, 0.1, per_example=per_example)(
+            nn.Identity(), av.Batch(x, y, rng=rng, delta=delta)
+        )
         moved = ((x_hat - x) / delta).flatten(1).mean(1)
         assert len((moved * 1e4).round().unique()) == distinct
 
 
 def test_alpha_is_uniform():
     x, y = torch.zeros(20_000, 1, 1, 1), torch.eye(2).repeat(10_000, 1)
-    x_hat, _ = AVmixup(1.0)(x, torch.ones_like(x), y, torch.Generator().manual_seed(0))
+    x_hat, _ = AVmixup(1.0)(
+        nn.Identity(),
+        av.Batch(x, y, rng=torch.Generator().manual_seed(0), delta=torch.ones_like(x)),
+    )
     from scipy.stats import kstest
 
     assert kstest(x_hat.flatten().numpy(), "uniform").pvalue > 1e-3
@@ -161,7 +167,9 @@ def test_mixup_interpolates_pairs_with_beta_weights(a, per_example):
     n = 4000
     x, y = torch.arange(n).float().reshape(n, 1, 1, 1), torch.eye(2).repeat(n // 2, 1)
     rng = torch.Generator().manual_seed(2)
-    x_hat, y_hat = Mixup(a, per_example)(x, torch.zeros_like(x), y, rng)
+    x_hat, y_hat = Mixup(a, per_example)(
+        nn.Identity(), av.Batch(x, y, rng=rng, delta=torch.zeros_like(x))
+    )
     assert torch.allclose(y_hat.sum(1), torch.ones(n))
     assert abs(float(x_hat.mean()) - (n - 1) / 2) < n / 20
     weight = y_hat.max(1).values
@@ -202,11 +210,12 @@ def test_every_method_trains_and_leaves_the_global_generator_alone(network, batc
     before = torch.random.get_rng_state()
     x, y = batch
     rng = torch.Generator().manual_seed(0)
-    delta = method.perturb(network, x, y, rng)
-    x_hat, y_hat = method.mix(x, delta, y, rng)
-    assert x_hat.shape == x.shape
-    torch.testing.assert_close(y_hat.sum(1), torch.ones(len(y)))
-    loss = method.loss(network, x, x_hat, y_hat)
+    step = av.Batch(x, y, rng=rng)
+    step.delta = method.perturb(network, step)
+    step.x_hat, step.y_hat = method.mix(network, step)
+    assert step.x_hat.shape == x.shape
+    torch.testing.assert_close(step.y_hat.sum(1), torch.ones(len(y)))
+    loss = method.loss(network, step)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
     assert torch.equal(before, torch.random.get_rng_state())
@@ -238,7 +247,7 @@ def test_trades_loss_is_cross_entropy_plus_beta_kl(network, batch):
     p, q = network(x).softmax(1), network(x_hat).softmax(1)
     kl = (p * (p.log() - q.log())).sum(1).mean()
     expected = -(y * p.log()).sum(1).mean() + 6 * kl
-    torch.testing.assert_close(Trades(6.0)(network, x, x_hat, y), expected)
+    torch.testing.assert_close(Trades(6.0)(network, av.Batch(x, y, x_hat=x_hat, y_hat=y)), expected)
 
 
 def test_replace_reaches_every_stage():

@@ -27,7 +27,7 @@ def test_the_shipped_resnet_is_accurate_and_not_robust(example, real_images):
     test = example.first_images(archive, "test", 20)
     assert torch.bincount(test.labels).tolist() == [20] * 10
     resnet = example.public_resnet()
-    result = av.evaluate(resnet, test, [av.pgd(20, 8 / 255)])
+    result = av.evaluate(resnet, test, [av.pgd(steps=20, epsilon=8 / 255)])
     assert result.accuracy() == pytest.approx(0.835)
     assert result.accuracy("PGD20") == 0
     # As a transfer source, the paper's Standard column, against a model trained with the kit.
@@ -35,7 +35,7 @@ def test_the_shipped_resnet_is_accurate_and_not_robust(example, real_images):
     kit = av.preact_resnet18(train, base_channels=8)
     for _ in av.Training(kit, train, av.standard(), 100, batch_size=64, lr=0.05):
         pass
-    attacks = [av.pgd(5, 8 / 255), av.pgd(5, 8 / 255, source=resnet)]
+    attacks = [av.pgd(steps=5, epsilon=8 / 255), av.pgd(steps=5, epsilon=8 / 255, source=resnet)]
     transferred = av.evaluate(kit, test.subset(40), attacks)
     assert transferred.accuracy("Clean") > 0.2
     assert transferred.accuracy("PGD5 (transfer)") > transferred.accuracy("PGD5") + 0.1

@@ -51,7 +51,7 @@ def page(trained, split, digits, tmp_path_factory):
             return 1000 * trained(x)
 
     path = tmp_path_factory.mktemp("report") / "page.html"
-    result = evaluate(Scaled().eval(), split, [av.fgsm(EPSILON), av.pgd(20, EPSILON)])
+    result = evaluate(Scaled().eval(), split, [av.fgsm(EPSILON), av.pgd(steps=20, epsilon=EPSILON)])
     result.to_html(path, sources={"plain <PGD>": trained}, title="Scaled & checked")
     parser = Text()
     parser.feed(path.read_text())
@@ -96,7 +96,7 @@ def test_its_numbers_are_the_evaluation_s(page):
 
 
 def test_a_silent_model_is_said_to_be_silent_and_transfer_not_measured(trained, split):
-    text = report.page(evaluate(trained, split, [av.pgd(20, EPSILON)]), count=40)
+    text = report.page(evaluate(trained, split, [av.pgd(steps=20, epsilon=EPSILON)]), count=40)
     assert "No alarm rings" in text
     assert "Not measured: no other model was given" in text
     assert "Ringing:" not in text
@@ -108,7 +108,7 @@ def test_worst_examples_are_the_deepest(trained, split):
 
     part = torch.arange(len(split))
     x, y = split.batch(part)
-    x_hat = x + craft(av.pgd(20, EPSILON), trained, split, part)
+    x_hat = x + craft(av.pgd(steps=20, epsilon=EPSILON), trained, split, part)
     with torch.no_grad():
         right = trained(x).argmax(1) == y.argmax(1)
         logits = trained(x_hat)
@@ -124,7 +124,7 @@ def test_worst_examples_are_the_deepest(trained, split):
 
 
 def test_the_heat_map_shows_the_matrix(trained, network, split):
-    matrix = transfer_matrix({"a": trained, "b": network}, split, av.pgd(2, EPSILON))
+    matrix = transfer_matrix({"a": trained, "b": network}, split, av.pgd(steps=2, epsilon=EPSILON))
     figure = matrix.figure()
     assert figure.data[0].z[1][0] == pytest.approx(100 * float(matrix.accuracy[1, 0]))
     assert list(figure.data[0].x) == list(figure.data[0].y) == ["a", "b"]
@@ -134,7 +134,7 @@ def test_the_heat_map_shows_the_matrix(trained, network, split):
 
 
 def test_a_loaded_evaluation_needs_model_and_images(trained, split, tmp_path):
-    evaluate(trained, split, [av.pgd(20, EPSILON)]).save(tmp_path / "correct.npz")
+    evaluate(trained, split, [av.pgd(steps=20, epsilon=EPSILON)]).save(tmp_path / "correct.npz")
     loaded = Evaluation.load(tmp_path / "correct.npz")
     with pytest.raises(ValueError, match="pass both"):
         loaded.to_html(tmp_path / "page.html")

@@ -143,7 +143,7 @@ def test_digits_are_trained_as_in_the_digits_study_and_shared_by_the_tables():
     assert len({run.folder for run in every}) == 12
     assert set(runs_of["figure2"]) < set(runs_of["table1"]) & set(runs_of["table4"])
     pgd = next(run for run in every if run.name == "pgd")
-    assert pgd.method == av.methods.pgd(0.15)
+    assert pgd.method == av.methods.pgd(epsilon=0.15)
     assert pgd.settings == av.Settings(500)
     scatter = next(run for run in every if run.name == "feature-scatter")
     assert (scatter.method.perturb.step, scatter.method.perturb.steps) == (0.15, 1)
@@ -163,7 +163,12 @@ def test_table_1_shows_the_papers_numbers_and_those_of_the_networks_in_the_run_f
     table = load("table1", TINY, made / "results")
     assert table.missing == ()
     networks = made / "runs" / "smoke" / "digits"
-    attacks = [av.fgsm(0.15), av.pgd(10, 0.15), av.pgd(20, 0.15), av.cw(20, 0.15)]
+    attacks = [
+        av.fgsm(0.15),
+        av.pgd(steps=10, epsilon=0.15),
+        av.pgd(steps=20, epsilon=0.15),
+        av.cw(steps=20, epsilon=0.15),
+    ]
     attacks.append(av.autoattack(0.15, "quick"))
     for row in paper.TABLE_1.rows:
         for result in table.of(row):
@@ -204,7 +209,7 @@ def test_table_2_is_the_transfer_matrix(made, digits):
     names = (*SOURCES, "AVmixup")
     folder = made / "runs" / "smoke" / "digits"
     networks = {name: runs.load_model(folder / f"{name.lower()}-0") for name in names}
-    matrix = av.transfer_matrix(networks, digits.test.subset(20), av.pgd(20, 0.15))
+    matrix = av.transfer_matrix(networks, digits.test.subset(20), av.pgd(steps=20, epsilon=0.15))
     for i, row in enumerate(names[1:], start=1):
         for j, column in enumerate(SOURCES):
             cell = table.cell(row, column)
@@ -224,7 +229,7 @@ def test_figure_2_has_the_curves_of_the_logs_and_both_checkpoints(made):
         assert curve == runs.curves_of(folder)[name]
     assert list(result.curves) == ["PGD10, train", "PGD10, validation"]
     best = runs.load_model(folder / "best.pt")
-    direct = av.evaluate(best, av.digits().test.subset(20), [av.pgd(10, 0.15)])
+    direct = av.evaluate(best, av.digits().test.subset(20), [av.pgd(steps=10, epsilon=0.15)])
     assert result.accuracy["PGD10, best"] == direct.accuracy("PGD10")
 
 
@@ -473,7 +478,7 @@ DAMAGE = {
         r"pgd-0.json was made with another settings than table1 at scale smoke: Settings\(steps=5",
     ),
     "another method": (
-        edit(method=repr(av.methods.pgd(0.1))),
+        edit(method=repr(av.methods.pgd(epsilon=0.1))),
         r"pgd-0.json was made with another method than table1",
     ),
     "another table": (

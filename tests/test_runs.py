@@ -368,7 +368,7 @@ def test_a_run_folder_in_use_is_refused(digits, tmp_path):
     ("other", "message"),
     [
         (lambda d: new(d, steps=31), "another run with another settings"),
-        (lambda d: new(d, methods.pgd(EPSILON)), "another method"),
+        (lambda d: new(d, methods.pgd(epsilon=EPSILON)), "another method"),
     ],
 )
 def test_another_runs_settings_are_refused(digits, tmp_path, other, message):

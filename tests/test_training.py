@@ -143,15 +143,15 @@ def test_a_turn_acts_at_the_next_step_and_is_recorded(digits):
         if record.step == 1:
             dial.turn(gamma=3.0)
         if record.step == 3:
-            dial.turn(method=methods.pgd(EPSILON, steps=1))
+            dial.turn(method=methods.pgd(epsilon=EPSILON, steps=1))
             dial.turn(epsilon=0.1)
             break
     assert gammas == [2.0, 2.0, 3.0, 3.0]
     record = next(run)
-    assert record.method == methods.pgd(0.1, steps=1)
+    assert record.method == methods.pgd(epsilon=0.1, steps=1)
     assert dial.turns == (
         Turn(2, {"gamma": 3.0}),
-        Turn(4, {"method": methods.pgd(EPSILON, steps=1)}),
+        Turn(4, {"method": methods.pgd(epsilon=EPSILON, steps=1)}),
         Turn(4, {"epsilon": 0.1}),
     )
 

@@ -28,7 +28,7 @@ optuna = pytest.importorskip("optuna")
 
 TINY = av.Settings(12, batch_size=32)
 EPSILON = 0.03  # so small that 12 steps tell settings apart
-OBJECTIVE = av.cw(3, EPSILON)
+OBJECTIVE = av.cw(steps=3, epsilon=EPSILON)
 
 
 def plan(**changes: Any) -> tuning.Plan:
@@ -362,7 +362,7 @@ def test_trials_are_handed_out_one_at_a_time(tmp_path, monkeypatch, data, file):
         ({"objective": "hinge"}, "objective = 'hinge' is not allowed: one of cw, apgd-t, autoatt"),
         ({"objective": "pgd"}, "objective = 'pgd' is not allowed: soft labels flatten the cross-"),
         ({"objective": "PGD20"}, "objective = 'PGD20' is not allowed: soft labels flatten"),
-        ({"objective": av.pgd(20, 0.15)}, "objective = 'PGD20' is not allowed: soft labels"),
+        ({"objective": av.pgd(epsilon=0.15)}, "objective = 'PGD20' is not allowed: soft labels"),
         ({"objective": av.fgsm(0.15)}, "objective = 'FGSM' is not allowed: soft labels"),
         (
             {"objective": dataclasses.replace(autoattack(0.15), attacks=("apgd-ce",))},
@@ -377,9 +377,9 @@ def test_a_plan_that_cannot_be_is_one_line(changes, message):
 
 
 def test_attacks_on_the_margin_are_taken_and_nothing_else():
-    for given in (av.cw(5, 0.1), autoattack(0.1), RandomSearch(0.1, 10)):
+    for given in (av.cw(steps=5, epsilon=0.1), autoattack(0.1), RandomSearch(0.1, 10)):
         assert plan(objective=given).judge(0.1) is given
-    assert plan(objective="cw").judge(0.1) == av.cw(20, 0.1, restarts=3)
+    assert plan(objective="cw").judge(0.1) == av.cw(steps=20, epsilon=0.1, restarts=3)
     with pytest.raises(TypeError, match="objective = 3 is not allowed: a name or an attack"):
         plan(objective=3)
 
@@ -581,7 +581,8 @@ def test_figures_show_every_trial_and_where_best_and_paper_are():
 
 @pytest.mark.parametrize(
     ("objective", "name"),
-    [(av.cw(20, 0.1, restarts=3), "CW20x3"), ("apgd-t", "APGD-T"), ("autoattack", "AutoAttack (q"),
+    [(av.cw(epsilon=0.1, restarts=3), "CW20x3"), ("apgd-t", "APGD-T"),
+     ("autoattack", "AutoAttack (q"),
      (RandomSearch(0.1, 10), "RandomSearch(epsilon=0.1")],
 )  # fmt: skip
 def test_the_objective_is_named_in_words(data, objective, name):
@@ -623,14 +624,14 @@ def test_a_damaged_or_missing_summary_is_one_line(tmp_path):
 
 def test_the_best_and_the_papers_setting_meet_the_test_images(folder, data, found):
     small = dataclasses.replace(data, test=data.test.subset(100))
-    rows = [av.pgd(5, EPSILON), av.cw(5, EPSILON)]
+    rows = [av.pgd(steps=5, epsilon=EPSILON), av.cw(steps=5, epsilon=EPSILON)]
     options: Any = {"plan": plan(), "seeds": (0, 1), "rows": rows}
     again = tuning.remeasure(found, small, folder, jobs=2, **options)
     assert list(again.again) == ["best", "paper", "no mixing"]
     for name, method in (
         ("best", av.avmixup(**found.best.params, epsilon=EPSILON, steps=1)),
         ("paper", av.avmixup(epsilon=EPSILON, steps=1)),
-        ("no mixing", av.methods.pgd(EPSILON, steps=1)),
+        ("no mixing", av.methods.pgd(epsilon=EPSILON, steps=1)),
     ):
         network = av.small_cnn(data, seed=1, base_channels=4)
         for _ in av.Training(network, data.train, method, 12, batch_size=32, seed=1):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -183,6 +183,18 @@ def gathered(rows: Tensor) -> Tensor:
     dist.all_gather(parts, flat)
     parts[rank()] = rows
     return torch.cat(parts)
+
+
+def per_example(count: int, draw: Callable[[int], Tensor]) -> Tensor:
+    """Return ``draw(n)`` for the n examples of the whole batch, these ``count`` rows of it."""
+    return mine(draw(whole(count)), count)
+
+
+def partners(rng: Generator, *rows: Tensor) -> list[Tensor]:
+    """Return each example's rows, (N, ...), as those of a random other one of the whole batch."""
+    count, device = len(rows[0]), rows[0].device
+    partner = per_example(count, lambda n: torch.randperm(n, generator=rng, device=device))
+    return [gathered(each)[partner] for each in rows]
 
 
 # ----------------------------------------------------------------------------- what is exchanged

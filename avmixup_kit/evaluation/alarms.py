@@ -220,7 +220,7 @@ def probe(
     found = evaluate(
         model,
         subset,
-        [fgsm(epsilon), pgd(20, epsilon)],
+        [fgsm(epsilon), pgd(steps=20, epsilon=epsilon)],
         batch_size=batch_size,
         seed=seed,
         check=False,
@@ -360,7 +360,7 @@ def _other_attacks(bench: _Bench) -> list[Alarm]:
     tried = (
         (
             "CW beats PGD",
-            cw(20, epsilon),
+            cw(steps=20, epsilon=epsilon),
             OBJECTIVE,
             "CW20, the margin loss, fools images that {0} could not",
             "Cross-entropy's gradient is hidden, as soft labels and large logits hide it: read the "
@@ -375,14 +375,14 @@ def _other_attacks(bench: _Bench) -> list[Alarm]:
         ),
         (
             "more steps still help",
-            pgd(100, epsilon, epsilon / 10),
+            pgd(steps=100, epsilon=epsilon, step_size=epsilon / 10),
             WORK,
             "PGD100 with smaller steps fools images that {0} could not",
             "Twenty steps were far from enough: the accuracy would go on falling.",
         ),
         (
             "more restarts still help",
-            pgd(20, epsilon, restarts=10),
+            pgd(steps=20, epsilon=epsilon, restarts=10),
             WORK,
             "ten starts fool images that one could not",
             "The loss is rugged, one start is luck: the accuracy would go on falling.",
@@ -413,7 +413,9 @@ def _transfer(
     rows = [row for row in evaluation.names if row.endswith("(transfer)")]
     if sources:
         fooled = {
-            source: bench.fooled([pgd(20, bench.epsilon, source=other)])[f"{REFERENCE} (transfer)"]
+            source: bench.fooled([pgd(steps=20, epsilon=bench.epsilon, source=other)])[
+                f"{REFERENCE} (transfer)"
+            ]
             for source, other in sources.items()
         }
         n, standing = bench.n, int(bench.reference.sum())
@@ -490,7 +492,7 @@ def _radii(bench: _Bench) -> Alarm:
             evaluate(
                 bench.model,
                 bench.images,
-                [pgd(20, radius)],
+                [pgd(steps=20, epsilon=radius)],
                 batch_size=bench.batch_size,
                 seed=bench.seed,
                 check=False,

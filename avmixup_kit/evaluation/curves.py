@@ -27,7 +27,7 @@ def robust_curves(data: Data, images: int | None = None) -> runs.Curves:
         data: its training and validation splits are used, never its test split.
         images: at most so many of each; None is all.
     """
-    attack = attacks.pgd(10, data.epsilon)
+    attack = attacks.pgd(steps=10, epsilon=data.epsilon)
     splits = {
         name: split if images is None else split.subset(min(images, len(split)))
         for name, split in (("train", data.train), ("validation", data.validation))

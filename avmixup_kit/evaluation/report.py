@@ -86,7 +86,7 @@ def page(
         matrix = transfer_matrix(
             {"this model": model, **sources},
             _few(images, count),
-            pgd(20, epsilon),
+            pgd(steps=20, epsilon=epsilon),
             seed=evaluation.seed,
         )
         sections += [
@@ -132,7 +132,7 @@ def worst_examples(
 
     Looks at the first 256 images that are right without an attack.
     """
-    attack = pgd(20, epsilon)
+    attack = pgd(steps=20, epsilon=epsilon)
     device = model_device(model)
     part = torch.arange(min(len(images), 256))
     x, y = (tensor.to(device) for tensor in images.batch(part.to(images.device)))

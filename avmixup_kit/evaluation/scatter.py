@@ -87,7 +87,7 @@ def scatter(
     Raises:
         ValueError: a set with fewer than two images in a class, or a model without linear layer.
     """
-    attack = pgd(10) if attack is None else attack
+    attack = pgd(steps=10) if attack is None else attack
     read: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
     labels: dict[str, Tensor] = {}
     for name, images in zip(SETS, (train, held_out), strict=True):
@@ -194,7 +194,7 @@ def curves(
 
     ``count`` images of training and of validation are looked at, never test images.
     """
-    attack = pgd(10, data.epsilon) if attack is None else attack
+    attack = pgd(steps=10, epsilon=data.epsilon) if attack is None else attack
     train, held_out = (
         split.subset(min(count, len(split))) for split in (data.train, data.validation)
     )

@@ -1,7 +1,8 @@
 """Attacks: one loop climbs an objective inside the l-infinity ball and the valid pixels.
 
-An attack is an objective plus a start; it is called ``attack(model, x, y, rng) -> delta`` with x
-(N, C, H, W) in [0, 1] and y one-hot (N, K) or integer (N,), and returns a perturbation with
+An attack is an objective plus a start; it is called ``attack(model, batch) -> delta``, or
+``attack(model, x, y, rng)`` with x (N, C, H, W) in [0, 1] and y one-hot (N, K) or integer (N,), and
+returns a perturbation with
 |delta| <= epsilon and x + delta in [0, 1], both exactly. The same objects are the perturb stage of
 training methods and the columns of an evaluation.
 """
@@ -15,8 +16,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from avmixup_kit._base import distributed
+from avmixup_kit._base import check, distributed
+from avmixup_kit._base.registry import Registry
 from avmixup_kit._base.shapes import Images
+from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.labels import one_hot
 from avmixup_kit.methods.losses import LabelCrossEntropy, Margin, Objective
 
@@ -26,12 +29,9 @@ Start = Literal["uniform", "normal", "zero"]
 
 def check_epsilon(epsilon: float) -> None:
     """Raise ValueError unless epsilon is a radius in units of [0, 1] pixels."""
-    if not 0.0 < epsilon <= 1.0:
-        hint = f"; in pixels of 0..255 write {epsilon:g} / 255" if epsilon > 1 else ""
-        raise ValueError(
-            f"epsilon = {epsilon!r} is not allowed: pixels live in [0, 1], so 0 < epsilon <= 1"
-            f"{hint}"
-        )
+    hint = f"; in pixels of 0..255 write {epsilon:g} / 255" if epsilon > 1 else ""
+    allowed = f"pixels live in [0, 1], so 0 < epsilon <= 1{hint}"
+    check.that(0.0 < epsilon <= 1.0, "epsilon", epsilon, allowed)
 
 
 def ball(x: Images, epsilon: float) -> tuple[Images, Images]:
@@ -106,9 +106,13 @@ class NoAttack:
     """The perturbation that is always zero: Standard and Mixup train on it."""
 
     def __call__(
-        self, model: nn.Module, x: Images, y: Tensor, rng: Generator | None = None
+        self,
+        model: nn.Module,
+        x: Images | Batch,
+        y: Tensor | None = None,
+        rng: Generator | None = None,
     ) -> Images:
-        return torch.zeros_like(x)
+        return torch.zeros_like(x.x if isinstance(x, Batch) else x)
 
 
 @dataclass(frozen=True)
@@ -143,19 +147,13 @@ class Attack:
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
-        if self.step_size is not None and not 0.0 < self.step_size < float("inf"):
-            raise ValueError(
-                f"step_size = {self.step_size!r} is not allowed: a positive number, or None for "
-                "epsilon / 4"
-            )
-        for name in ("steps", "restarts"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} = {value!r} is not allowed: a whole number, 1 or more")
-        for name, allowed in (("start", get_args(Start)), ("batch_norm", get_args(BatchNorm))):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name} = {value!r} is not allowed: one of {', '.join(allowed)}")
+        fine = self.step_size is None or 0.0 < self.step_size < float("inf")
+        allowed = "a positive number, or None for epsilon / 4"
+        check.that(fine, "step_size", self.step_size, allowed)
+        check.whole("steps", self.steps)
+        check.whole("restarts", self.restarts)
+        check.one_of("start", self.start, get_args(Start))
+        check.one_of("batch_norm", self.batch_norm, get_args(BatchNorm))
 
     @property
     def step(self) -> float:
@@ -187,16 +185,24 @@ class Attack:
         return torch.clamp(noise, *ball(x, self.epsilon)) if self.clip_start else noise
 
     def __call__(
-        self, model: nn.Module, x: Images, y: Tensor, rng: Generator | None = None
+        self,
+        model: nn.Module,
+        x: Images | Batch,
+        y: Tensor | None = None,
+        rng: Generator | None = None,
     ) -> Images:
         """Return delta (N, C, H, W). Model, gradients and the global generator stay as they were.
 
         Args:
             model: from images (N, C, H, W) to logits (N, K).
-            x: images in [0, 1].
+            x: images in [0, 1]; or a ``Batch``, which holds y and rng as well.
             y: one-hot (N, K) or class numbers (N,).
             rng: generator on the device of x; only a ``"zero"`` start can do without.
         """
+        if isinstance(x, Batch):
+            x, y, rng = x.x, x.y, x.rng
+        if y is None:
+            raise ValueError("y is missing: one-hot labels (N, K) or class numbers (N,)")
         guide = model if self.source is None else self.source
         if y.ndim == 1:
             with frozen(guide), torch.no_grad():
@@ -231,6 +237,10 @@ class Attack:
         )
 
 
+ATTACKS = Registry("attack")
+
+
+@ATTACKS.register(title="FGSM")
 def fgsm(
     epsilon: float = 8 / 255,
     *,
@@ -253,11 +263,12 @@ def fgsm(
     )
 
 
+@ATTACKS.register(title="PGD")
 def pgd(
+    *,
     steps: int = 20,
     epsilon: float = 8 / 255,
     step_size: float | None = None,
-    *,
     restarts: int = 1,
     start: Start = "uniform",
     batch_norm: BatchNorm = "eval",
@@ -275,11 +286,12 @@ def pgd(
     )
 
 
+@ATTACKS.register(title="CW")
 def cw(
+    *,
     steps: int = 20,
     epsilon: float = 8 / 255,
     step_size: float | None = None,
-    *,
     kappa: float = 50.0,
     restarts: int = 1,
     start: Start = "uniform",
@@ -289,9 +301,9 @@ def cw(
     """Return CW-``steps`` as the paper uses it: PGD on the margin loss with its kappa."""
     return replace(
         pgd(
-            steps,
-            epsilon,
-            step_size,
+            steps=steps,
+            epsilon=epsilon,
+            step_size=step_size,
             restarts=restarts,
             start=start,
             batch_norm=batch_norm,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from avmixup_kit._base import check
 from avmixup_kit._base.shapes import Labels
 
 
@@ -25,8 +26,5 @@ def smooth(y: Labels, lam: float) -> Labels:
 
 def check_lambda(name: str, value: float) -> None:
     """Raise ValueError unless value, the probability left on the true class, lies in [0, 1]."""
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(
-            f"{name} = {value!r} is not allowed: it is the probability kept on the true class, "
-            "a number from 0 to 1"
-        )
+    allowed = "it is the probability kept on the true class, a number from 0 to 1"
+    check.that(0.0 <= value <= 1.0, name, value, allowed)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avmixup_kit._base import distributed
+from avmixup_kit._base import check, distributed
 from avmixup_kit._base.shapes import Images, Labels, Logits, PerExample, Scalar
 from avmixup_kit.methods import transport
+from avmixup_kit.methods.batch import Batch
 
 
 def soft_cross_entropy(logits: Logits, y: Labels) -> PerExample:
@@ -38,17 +39,17 @@ def kl_divergence(logits: Logits, logits_hat: Logits) -> PerExample:
 
 @runtime_checkable
 class Loss(Protocol):
-    """What one training step descends: a scalar from model, x, x_hat (N, C, H, W), y_hat (N, K)."""
+    """What one training step descends: a scalar from the model and all that the batch holds."""
 
-    def __call__(self, model: nn.Module, x: Images, x_hat: Images, y_hat: Labels) -> Scalar: ...
+    def __call__(self, model: nn.Module, batch: Batch, /) -> Scalar: ...
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
     """Mean soft-label cross-entropy on x_hat alone, Algorithm 1 line 9."""
 
-    def __call__(self, model: nn.Module, x: Images, x_hat: Images, y_hat: Labels) -> Scalar:
-        return soft_cross_entropy(model(x_hat), y_hat).mean()
+    def __call__(self, model: nn.Module, batch: Batch) -> Scalar:
+        return soft_cross_entropy(model(batch.need("x_hat")), batch.need("y_hat")).mean()
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,13 @@ class Trades:
     beta: float = 6.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.beta < float("inf"):
-            raise ValueError(f"beta = {self.beta!r} is not allowed: a finite number, 0 or more")
+        fine = 0.0 <= self.beta < float("inf")
+        check.that(fine, "beta", self.beta, "a finite number, 0 or more")
 
-    def __call__(self, model: nn.Module, x: Images, x_hat: Images, y_hat: Labels) -> Scalar:
-        clean = model(x)
-        divergence = kl_divergence(clean, model(x_hat)).mean()
-        return soft_cross_entropy(clean, y_hat).mean() + self.beta * divergence
+    def __call__(self, model: nn.Module, batch: Batch) -> Scalar:
+        clean = model(batch.x)
+        divergence = kl_divergence(clean, model(batch.need("x_hat"))).mean()
+        return soft_cross_entropy(clean, batch.need("y_hat")).mean() + self.beta * divergence
 
 
 # ---------------------------------------------------------------------------- what attacks climb
@@ -114,8 +115,8 @@ class Margin:
     name: ClassVar[str] = "CW"
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.kappa < float("inf"):
-            raise ValueError(f"kappa = {self.kappa!r} is not allowed: a finite number, 0 or more")
+        fine = 0.0 <= self.kappa < float("inf")
+        check.that(fine, "kappa", self.kappa, "a finite number, 0 or more")
 
     def reference(self, model: nn.Module, x: Images) -> None:
         return None
@@ -141,8 +142,7 @@ class TargetedCrossEntropy:
     name: ClassVar[str] = "Targeted"
 
     def __post_init__(self) -> None:
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"rank = {self.rank!r} is not allowed: a whole number, 1 or more")
+        check.whole("rank", self.rank)
 
     def reference(self, model: nn.Module, x: Tensor) -> Tensor:
         return _clean_logits(model, x)

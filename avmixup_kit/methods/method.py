@@ -1,33 +1,36 @@
 """A training method as three stages, and its text that gives it back.
 
-    perturb(model, x, y, rng)      -> delta            Algorithm 1, line 3
-    mix(x, delta, y, rng)          -> (x_hat, y_hat)   Algorithm 1, lines 5 to 7
-    loss(model, x, x_hat, y_hat)   -> scalar           Algorithm 1, line 9
+    perturb(model, batch) -> delta             Algorithm 1, line 3
+    mix(model, batch)     -> (x_hat, y_hat)    lines 5 to 7
+    loss(model, batch)    -> scalar            line 9
 
-x is (N, C, H, W) in [0, 1], y (N, K), rng a ``torch.Generator`` on their device. Any attack, any
-mix and any loss make a method; ``Method(pgd(10), AVmixup(2.0, 1.0, 0.1))`` is the paper's.
+Any attack, any mix and any loss make a method: ``Method(pgd(steps=10), AVmixup(2.0, 1.0, 0.1))`` is
+the paper's. A stage is a frozen dataclass, of the kit or of one's own.
 """
 
 import ast
 import dataclasses
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Generator, nn
+from torch import nn
 
-from avmixup_kit._base.shapes import Images, Labels
+from avmixup_kit._base.shapes import Images
 from avmixup_kit.methods import attacks, losses, mixing, sources
 from avmixup_kit.methods.attacks import NoAttack
+from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.losses import CrossEntropy, Loss
 from avmixup_kit.methods.mixing import Adversarial, Mix
 
 
 @runtime_checkable
 class Perturb(Protocol):
-    """Any perturbation source: images, labels and a generator in, delta (N, C, H, W) out."""
+    """Any perturbation source: the model and a batch in, delta (N, C, H, W) out."""
 
-    def __call__(self, model: nn.Module, x: Images, y: Labels, rng: Generator) -> Images: ...
+    def __call__(self, model: nn.Module, batch: Batch, /) -> Images: ...
 
 
 _STAGES = ("perturb", "mix", "loss")
@@ -46,16 +49,20 @@ class Method:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Every setting of the three stages by name; these are what ``replace`` accepts."""
-        return {
-            field.name: getattr(stage, field.name)
-            for stage in (getattr(self, name) for name in _STAGES)
-            if dataclasses.is_dataclass(stage)
-            for field in dataclasses.fields(stage)
-        }
+        """Every setting of the three stages by name; these are what ``replace`` accepts.
+
+        A stage wrapped by another lends it the settings that the wrapper itself does not have.
+        """
+        found: dict[str, Any] = {}
+        for name in _STAGES:
+            for key, value in _settings(getattr(self, name)):
+                found.setdefault(key, value)
+        return found
 
     def replace(self, **changes: Any) -> "Method":
         """Return a copy with settings or whole stages changed: ``replace(gamma=3.0)``.
+
+        A setting belongs to the first stage that has it, and there to every stage that it wraps.
 
         Raises:
             ValueError: a name that no stage has, or a value that its stage refuses.
@@ -63,16 +70,48 @@ class Method:
         new = {name: changes.pop(name) for name in _STAGES if name in changes}
         for name in _STAGES:
             stage = new.get(name, getattr(self, name))
-            if not dataclasses.is_dataclass(stage) or isinstance(stage, type):
-                continue
-            mine = {f.name for f in dataclasses.fields(stage)} & changes.keys()
+            mine = changes.keys() & {key for key, _ in _settings(stage)}
             if mine:
-                new[name] = dataclasses.replace(stage, **{key: changes.pop(key) for key in mine})
+                new[name] = _turned(stage, {key: changes.pop(key) for key in mine})
         if changes:
             allowed = ", ".join([*_STAGES, *self.parameters])
             unknown = ", ".join(f"{key} = {value!r}" for key, value in changes.items())
             raise ValueError(f"{unknown} is not allowed: this method has {allowed}")
         return dataclasses.replace(self, **new)
+
+
+def _is_stage(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _inner(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _settings(stage: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a stage's settings by name, then those of the stages it wraps."""
+    if not _is_stage(stage):
+        return
+    own = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage)}
+    yield from own.items()
+    for value in own.values():
+        for wrapped in _inner(value):
+            yield from _settings(wrapped)
+
+
+def _turned(stage: Any, changes: Mapping[str, Any]) -> Any:
+    """Return the stage with settings changed, in it and in what it wraps."""
+    if isinstance(stage, tuple):
+        return tuple(_turned(each, changes) for each in stage)
+    if not _is_stage(stage):
+        return stage
+    old = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage)}
+    new = {k: changes[k] if k in changes else _turned(v, changes) for k, v in old.items()}
+    differ = {key: value for key, value in new.items() if value is not old[key]}
+    return dataclasses.replace(stage, **differ) if differ else stage
+
+
+# ------------------------------------------------------------------------- from text and back
 
 
 @cache
@@ -85,17 +124,54 @@ def _vocabulary() -> dict[str, type]:
     } | {"Method": Method}
 
 
-def parse(text: str) -> Any:
+def own_stages(value: Any) -> dict[str, str]:
+    """Return where a method's stages of one's own live: {name in its repr: module:qualname}.
+
+    It is kept beside the repr; ``parse`` asks for it.
+    """
+    found: dict[str, str] = {}
+    for each in _inner(value):
+        if _is_stage(each):
+            kind = type(each)
+            if _vocabulary().get(kind.__qualname__) is not kind:
+                found[kind.__qualname__] = f"{kind.__module__}:{kind.__qualname__}"
+            for field in dataclasses.fields(each):
+                found |= own_stages(getattr(each, field.name))
+    return found
+
+
+def check_saved(name: str, value: Any) -> None:
+    """Raise ValueError unless the value's repr, and where its stages live, give the value back."""
+    try:
+        fine = parse(repr(value), own_stages(value)) == value
+    except ValueError:
+        fine = False
+    if not fine:
+        raise ValueError(
+            f"{name} = {value!r} is not allowed: it cannot be saved and found again; a stage is a "
+            "frozen dataclass at the top of a module, its settings are Python numbers, texts, "
+            "tuples and stages (without a Dial, a Method may hold anything that can be called)"
+        )
+
+
+def parse(text: str, stages: Mapping[str, str] | None = None) -> Any:
     """Return the method, stage or plain value that a repr describes, without evaluating code.
 
+    Args:
+        stages: where stages of one's own live, as ``own_stages`` said. Their modules must be
+            imported already: what a file names is never run.
+
     Raises:
-        ValueError: the text names something that is no part of a method.
+        ValueError: the text names something that is no part of a method, or a module that is not
+            imported.
     """
+    known = _vocabulary() | {name: _found(name, home) for name, home in (stages or {}).items()}
 
     def build_node(node: ast.expr) -> Any:
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in _vocabulary() and all(k.arg for k in node.keywords):
-                return _vocabulary()[node.func.id](
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            name = ast.unparse(node.func)
+            if name in known and all(k.arg for k in node.keywords):
+                return known[name](
                     *map(build_node, node.args),
                     **{str(k.arg): build_node(k.value) for k in node.keywords},
                 )
@@ -110,3 +186,16 @@ def parse(text: str) -> Any:
     except (ValueError, TypeError, SyntaxError) as error:
         reason = f" ({error})" if str(error) else ""
         raise ValueError(f"{text!r} does not describe a method{reason}") from error
+
+
+def _found(name: str, home: str) -> type:
+    module, _, qualname = home.partition(":")
+    value: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        value = getattr(value, part, None)
+    if not (isinstance(value, type) and dataclasses.is_dataclass(value)):
+        raise ValueError(
+            f"{name} is {home}, which is not there: import {module} first, or pass "
+            f"--plugin {module.rpartition('.')[2]}.py; code that a run folder names is never run"
+        )
+    return value

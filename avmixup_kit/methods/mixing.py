@@ -1,16 +1,18 @@
 """What a training step does between attack and loss: Algorithm 1, lines 5 to 7.
 
-Every mix is ``mix(x, delta, y, rng) -> (x_hat, y_hat)`` with x and delta (N, C, H, W), y (N, K).
+Every mix is ``mix(model, batch) -> (x_hat, y_hat)``, images (N, C, H, W) and labels (N, K).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor, nn
 
-from avmixup_kit._base import distributed
+from avmixup_kit._base import check, distributed
 from avmixup_kit._base.shapes import Images, Labels
+from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.labels import check_lambda, smooth
 
 
@@ -18,21 +20,25 @@ from avmixup_kit.methods.labels import check_lambda, smooth
 class Mix(Protocol):
     """Anything that turns clean images, perturbations and labels into training examples."""
 
-    def __call__(
-        self, x: Images, delta: Images, y: Labels, rng: Generator
-    ) -> tuple[Images, Labels]: ...
+    def __call__(self, model: nn.Module, batch: Batch, /) -> tuple[Images, Labels]: ...
 
 
 def _check_weight(name: str, value: float | None) -> None:
-    if value is not None and not 0.0 <= value <= 1.0:
-        raise ValueError(
-            f"{name} = {value!r} is not allowed: a fixed mixing weight is a number from 0 to 1, "
-            "None draws it"
-        )
+    fine = value is None or 0.0 <= value <= 1.0
+    check.that(fine, name, value, "a fixed mixing weight is a number from 0 to 1, None draws it")
 
 
-def _per_example(weight: Tensor, like: Tensor) -> Tensor:
-    return weight.reshape(-1, *[1] * (like.ndim - 1))
+def _weights(
+    mix: "Mixup | AVmixup", x: Images, draw: Callable[[int], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return alpha for images and for labels: (N or 1, 1, 1, 1) and (N or 1, 1)."""
+    if mix.alpha is not None:
+        alpha = torch.full((1,), mix.alpha, device=x.device, dtype=x.dtype)
+    elif mix.per_example:
+        alpha = distributed.per_example(len(x), draw)
+    else:
+        alpha = draw(1)
+    return alpha.reshape(-1, *[1] * (x.ndim - 1)), alpha.unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,8 @@ class Adversarial:
     def __post_init__(self) -> None:
         check_lambda("lam", self.lam)
 
-    def __call__(
-        self, x: Images, delta: Images, y: Labels, rng: Generator
-    ) -> tuple[Images, Labels]:
-        return x + delta, smooth(y, self.lam)
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Images, Labels]:
+        return batch.x + batch.need("delta"), smooth(batch.y, self.lam)
 
 
 @dataclass(frozen=True)
@@ -64,33 +68,23 @@ class Mixup:
     alpha: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.a > 0:
-            raise ValueError(f"a = {self.a!r} is not allowed: Beta(a, a) needs a > 0")
+        check.that(self.a > 0, "a", self.a, "Beta(a, a) needs a > 0")
         _check_weight("alpha", self.alpha)
 
-    def __call__(
-        self, x: Images, delta: Images, y: Labels, rng: Generator
-    ) -> tuple[Images, Labels]:
-        x = x + delta
-        total = distributed.whole(len(x))
-        partner = torch.randperm(total, generator=rng, device=x.device)
-        partner = distributed.mine(partner, len(x))
-        others, other_labels = distributed.gathered(x), distributed.gathered(y)
-        count = total if self.per_example else 1
-        if self.alpha is None:
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Images, Labels]:
+        x, y, rng = batch.x + batch.need("delta"), batch.y, batch.drawn_from()
+        others, other_labels = distributed.partners(rng, x, y)
+
+        def beta(count: int) -> Tensor:
             # Two gammas make a beta; only the private operator draws them from a generator.
             shape = torch.full((2, count), float(self.a), device=x.device, dtype=torch.float64)
             gammas = torch.ops.aten._standard_gamma(shape, rng)
-            alpha = (gammas[0] / gammas.sum(0)).nan_to_num(0.5).to(x.dtype)
-        else:
-            alpha = torch.full((count,), self.alpha, device=x.device, dtype=x.dtype)
-        if self.per_example:
-            alpha = distributed.mine(alpha, len(x))
-        weight = _per_example(alpha, x)
-        label_weight = alpha.unsqueeze(1)
+            return (gammas[0] / gammas.sum(0)).nan_to_num(0.5).to(x.dtype)
+
+        weight, label_weight = _weights(self, x, beta)
         return (
-            weight * x + (1 - weight) * others[partner],
-            label_weight * y + (1 - label_weight) * other_labels[partner],
+            weight * x + (1 - weight) * others,
+            label_weight * y + (1 - label_weight) * other_labels,
         )
 
 
@@ -118,28 +112,21 @@ class AVmixup:
     alpha: float | None = None
 
     def __post_init__(self) -> None:
-        if not 1.0 <= self.gamma < float("inf"):
-            raise ValueError(
-                f"gamma = {self.gamma!r} is not allowed: the vertex lies at gamma >= 1 times the "
-                "perturbation (Definition 5)"
-            )
+        fine = 1.0 <= self.gamma < float("inf")
+        allowed = "the vertex lies at gamma >= 1 times the perturbation (Definition 5)"
+        check.that(fine, "gamma", self.gamma, allowed)
         check_lambda("lambda1", self.lambda1)
         check_lambda("lambda2", self.lambda2)
         _check_weight("alpha", self.alpha)
 
-    def __call__(
-        self, x: Images, delta: Images, y: Labels, rng: Generator
-    ) -> tuple[Images, Labels]:
-        vertex = self.vertex(x, delta)
-        count = distributed.whole(len(x)) if self.per_example else 1
-        if self.alpha is None:
-            alpha = torch.rand(count, generator=rng, device=x.device, dtype=x.dtype)
-        else:
-            alpha = torch.full((count,), self.alpha, device=x.device, dtype=x.dtype)
-        if self.per_example:
-            alpha = distributed.mine(alpha, len(x))
-        weight = _per_example(alpha, x)
-        label_weight = alpha.unsqueeze(1)
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Images, Labels]:
+        x, y = batch.x, batch.y
+        vertex = self.vertex(x, batch.need("delta"))
+
+        def uniform(count: int) -> Tensor:
+            return torch.rand(count, generator=batch.drawn_from(), device=x.device, dtype=x.dtype)
+
+        weight, label_weight = _weights(self, x, uniform)
         x_hat = weight * x + (1 - weight) * vertex
         y_hat = label_weight * smooth(y, self.lambda1) + (1 - label_weight) * smooth(
             y, self.lambda2

@@ -2,11 +2,15 @@
 
 from typing import Any
 
+from avmixup_kit._base.registry import Registry
 from avmixup_kit.methods import attacks, sources
 from avmixup_kit.methods.attacks import Attack, BatchNorm, Start
 from avmixup_kit.methods.losses import KLToClean, Trades, TransportDistance
 from avmixup_kit.methods.method import Method, Perturb
 from avmixup_kit.methods.mixing import Adversarial, AVmixup, Mixup
+
+METHODS = Registry("method")
+BY_NAME = METHODS  # its name in version 0.1
 
 
 def _crafter(
@@ -16,25 +20,30 @@ def _crafter(
     batch_norm: BatchNorm,
     start: Start,
 ) -> Attack:
-    return attacks.pgd(steps, epsilon, step_size, batch_norm=batch_norm, start=start)
+    return attacks.pgd(
+        steps=steps, epsilon=epsilon, step_size=step_size, batch_norm=batch_norm, start=start
+    )
 
 
+@METHODS.register(title="Standard", colour="#999999")
 def standard() -> Method:
     """Return training on clean images with hard labels: the paper's "Standard"."""
     return Method()
 
 
+@METHODS.register(title="Mixup", colour="#56B4E9")
 def mixup(a: float = 1.0, *, per_example: bool = True) -> Method:
     """Return Mixup with weights from Beta(a, a), Equation (4)."""
     return Method(mix=Mixup(a, per_example))
 
 
+@METHODS.register(title="PGD", colour="#0072B2")
 def pgd(
+    *,
+    steps: int = 10,
     epsilon: float = 8 / 255,
     step_size: float | None = None,
-    steps: int = 10,
     batch_norm: BatchNorm = "batch",
-    *,
     start: Start = "uniform",
 ) -> Method:
     """Return PGD adversarial training (Madry et al.): 10 steps of 2/255, epsilon 8/255.
@@ -45,6 +54,10 @@ def pgd(
     return Method(_crafter(steps, epsilon, step_size, batch_norm, start))
 
 
+pgd_training = pgd  # av.pgd is the attack
+
+
+@METHODS.register(title="Label smoothing", colour="#CC79A7")
 def label_smoothing(
     lam: float = 0.8,
     epsilon: float = 8 / 255,
@@ -58,6 +71,7 @@ def label_smoothing(
     return Method(_crafter(steps, epsilon, step_size, batch_norm, start), Adversarial(lam))
 
 
+@METHODS.register(title="AVmixup", colour="#D55E00")
 def avmixup(
     gamma: float = 2.0,
     lambda1: float = 1.0,
@@ -85,6 +99,7 @@ def avmixup(
     return Method(perturb, AVmixup(gamma, lambda1, lambda2, clip_vertex, per_example))
 
 
+@METHODS.register(title="TRADES", colour="#009E73")
 def trades(
     beta: float = 6.0,
     epsilon: float = 0.031,
@@ -111,6 +126,7 @@ def _scatter(
     )
 
 
+@METHODS.register(title="Feature Scatter", colour="#E69F00")
 def feature_scatter(
     lam: float = 0.5,
     epsilon: float = 8 / 255,
@@ -128,6 +144,7 @@ def feature_scatter(
     return Method(_scatter(epsilon, step_size, steps, batch_norm, start), Adversarial(lam))
 
 
+@METHODS.register(title="Feature Scatter + AVmixup", colour="#F0E442")
 def feature_scatter_avmixup(
     gamma: float = 1.0,
     lambda1: float = 0.5,
@@ -157,6 +174,7 @@ def feature_scatter_avmixup(
     )
 
 
+@METHODS.register(title="AVmixup over five sources", colour="#882255")
 def mixture(
     gamma: float = 2.0,
     lambda1: float = 1.0,
@@ -184,27 +202,10 @@ def mixture(
     )
 
 
-BY_NAME = {
-    "standard": standard,
-    "mixup": mixup,
-    "pgd": pgd,
-    "label_smoothing": label_smoothing,
-    "avmixup": avmixup,
-    "trades": trades,
-    "feature_scatter": feature_scatter,
-    "feature_scatter_avmixup": feature_scatter_avmixup,
-}
-
-
 def build(name: str, **settings: Any) -> Method:
     """Return the named method with the given settings.
 
     Raises:
         ValueError: an unknown name, or a setting that the method does not have.
     """
-    if name not in BY_NAME:
-        raise ValueError(f"method = {name!r} is not allowed: one of {', '.join(BY_NAME)}")
-    try:
-        return BY_NAME[name](**settings)
-    except TypeError as error:
-        raise ValueError(f"method {name}: {error}") from error
+    return METHODS.build(name, **settings)

@@ -12,9 +12,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from avmixup_kit.methods.attacks import Attack, BatchNorm, pgd
+from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.losses import KLToClean, Margin, TargetedCrossEntropy, TransportDistance
 
-Source = Callable[[nn.Module, Tensor, Tensor, Generator], Tensor]
+Source = Callable[[nn.Module, Batch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Mixture:
             if not callable(source):
                 raise ValueError(
                     f"sources holds {source!r}, which is not allowed: each is called with "
-                    "(model, x, y, rng)"
+                    "(model, batch)"
                 )
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Generator) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return one source's delta (N, C, H, W); the draw comes from ``rng`` before its own."""
-        return self.sources[_drawn(len(self.sources), rng)](model, x, y, rng)
+        return self.sources[_drawn(len(self.sources), batch.drawn_from())](model, batch)
 
 
 def _drawn(count: int, rng: Generator) -> int:
@@ -67,7 +68,7 @@ def five(
     The first four take ``steps`` steps; Feature Scatter takes its one step of the full epsilon
     from an unclipped start, and TRADES' KL starts near the image, as in their authors' codes.
     """
-    base = pgd(steps, epsilon, step_size, batch_norm=batch_norm)
+    base = pgd(steps=steps, epsilon=epsilon, step_size=step_size, batch_norm=batch_norm)
     return Mixture(
         (
             base,

@@ -66,7 +66,7 @@ def estimates(plans: Sequence[Plan]) -> list[Estimate]:
             network, [c.attack for c in its.values() if c.attack is not None], images
         )
         watched = 2 * plans[0].scale.curve_images * plans[0].scale.measurements
-        training += 2 * cost.evaluation_macs(network, [attacks.pgd(10)], watched)
+        training += 2 * cost.evaluation_macs(network, [attacks.pgd(steps=10)], watched)
         found.append(Estimate(run, training, evaluation))
     return found
 

@@ -280,10 +280,10 @@ class _Maker:
             return None
         setting = paper.ATTACKS[name]
         if setting.kappa is not None:
-            return attacks.cw(setting.steps, self.epsilon, kappa=setting.kappa)
+            return attacks.cw(steps=setting.steps, epsilon=self.epsilon, kappa=setting.kappa)
         if setting.steps == 1:
             return attacks.fgsm(self.epsilon)
-        return attacks.pgd(setting.steps, self.epsilon)
+        return attacks.pgd(steps=setting.steps, epsilon=self.epsilon)
 
     def columns(self, *names: str) -> tuple[Column, ...]:
         return (*(Column(name, self.attack(name)) for name in names), self.autoattack())
@@ -330,7 +330,7 @@ class _Maker:
         recipe, epsilon = paper.RECIPES[dataset], self.epsilon
         method = {
             "Standard": methods.standard(),
-            "PGD": methods.pgd(epsilon),
+            "PGD": methods.pgd(epsilon=epsilon),
             "LS0.8": methods.label_smoothing(0.8, epsilon),
             "LS0.9": methods.label_smoothing(0.9, epsilon),
             "AVmixup": methods.avmixup(recipe.gamma, recipe.lambda1, recipe.lambda2, epsilon),
@@ -362,7 +362,7 @@ class _Maker:
         if model == "PGD":
             if self.scale.digits:
                 return self.with_pgd(dataset, "PGD")
-            return self.run(dataset, "pgd-as-feature-scatter", methods.pgd(epsilon), recipe)
+            return self.run(dataset, "pgd-as-feature-scatter", methods.pgd(epsilon=epsilon), recipe)
         if model == "Feature Scatter":
             method = methods.feature_scatter(0.5, epsilon)
             return self.run(dataset, "feature-scatter", method, recipe)
@@ -398,7 +398,9 @@ class _Maker:
 
     def table3(self) -> tuple[Row, ...]:
         radius = self.epsilon if self.scale.digits else TRADES_EPSILON
-        fine = attacks.pgd(20, radius, radius * TRADES_STEP / TRADES_EPSILON)
+        fine = attacks.pgd(
+            steps=20, epsilon=radius, step_size=radius * TRADES_STEP / TRADES_EPSILON
+        )
         clean, pgd20, strong = self.columns(*paper.TABLE_3.columns)
         columns = (clean, pgd20, Column("PGD20 in TRADES' steps", fine), strong)
         return tuple(

@@ -24,7 +24,7 @@ Option = Literal["clip_vertex", "per_example"]
 Range = tuple[float, float]
 
 OBJECTIVES: dict[str, Callable[[float], Attack | Judge]] = {
-    "cw": lambda epsilon: attacks.cw(20, epsilon, restarts=3),
+    "cw": lambda epsilon: attacks.cw(steps=20, epsilon=epsilon, restarts=3),
     "apgd-t": lambda epsilon: AutoAttack(epsilon, ("apgd-t",), 3, title="APGD-T"),
     "autoattack": lambda epsilon: autoattack(epsilon, "quick"),
 }

@@ -107,7 +107,11 @@ def _again(
     """Train and evaluate every network whose verdicts are missing."""
     epsilon = data.epsilon if plan.epsilon is None else plan.epsilon
     if rows is None:
-        rows = [attacks.pgd(20, epsilon), attacks.cw(20, epsilon), autoattack(epsilon, "quick")]
+        rows = [
+            attacks.pgd(steps=20, epsilon=epsilon),
+            attacks.cw(steps=20, epsilon=epsilon),
+            autoattack(epsilon, "quick"),
+        ]
     # First what nobody else is at; then wait for the others, and do what they have left undone.
     for patience, (path, method, seed) in itertools.product((0, -1), todo):
         with _alone(path, patience) as ours:

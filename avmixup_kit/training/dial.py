@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from avmixup_kit.methods.method import Method, parse
+from avmixup_kit.methods.method import Method, check_saved, own_stages, parse
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,15 @@ class Turn:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready record; values are the code that rebuilds them."""
-        return {"step": self.step, "change": {k: repr(v) for k, v in self.change.items()}}
+        record = {"step": self.step, "change": {k: repr(v) for k, v in self.change.items()}}
+        stages = own_stages(tuple(self.change.values()))
+        return record | {"stages": stages} if stages else record
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Turn":
         """Return the turn that ``to_json`` wrote."""
-        change = {key: parse(value) for key, value in record["change"].items()}
+        stages = record.get("stages")
+        change = {key: parse(value, stages) for key, value in record["change"].items()}
         return cls(int(record["step"]), change)
 
 
@@ -39,6 +42,7 @@ class Dial:
     def __init__(self, method: Method, turns: "list[Turn] | tuple[Turn, ...]" = ()) -> None:
         if not isinstance(method, Method):
             raise TypeError(f"method = {method!r} is not allowed: a Method, such as avmixup()")
+        check_saved("method", method)
         self.initial = method
         self._method = method
         self._turns: list[Turn] = []
@@ -63,10 +67,12 @@ class Dial:
         """Change settings from the next step on, and return the new method.
 
         ``dial.turn(gamma=3.0)``; ``dial.turn(method=methods.pgd())`` swaps the method. A refused
-        value raises ValueError and leaves everything as it was.
+        value, or one that could not be saved, raises ValueError and leaves everything as it was.
         """
         with self._lock:
             method = _apply(self._method, change)
+            for name, value in change.items():
+                check_saved(name, value)
             self._turns.append(Turn(self._next_step, change))
             self._method = method
         return method
@@ -92,6 +98,7 @@ class Dial:
         with self._lock:
             return {
                 "initial": repr(self.initial),
+                "stages": own_stages(self.initial),
                 "turns": [turn.to_json() for turn in self._turns],
                 "ahead": [turn.to_json() for turn in self._ahead],
                 "next_step": self._next_step,
@@ -99,14 +106,15 @@ class Dial:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved dial: its first method, its turns, and those still to come."""
-        initial = parse(state["initial"])
+        initial = parse(state["initial"], state.get("stages"))
         turns = [Turn.from_json(record) for record in state["turns"]]
         method = initial
         for turn in turns:
             method = _apply(method, turn.change)
+        ahead = [Turn.from_json(record) for record in state["ahead"]]
         with self._lock:
             self.initial, self._method, self._turns = initial, method, turns
-            self._ahead = [Turn.from_json(record) for record in state["ahead"]]
+            self._ahead = ahead
             self._next_step = int(state["next_step"])
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from avmixup_kit._base import distributed
+from avmixup_kit._base import check, distributed
 from avmixup_kit.data import Split
+from avmixup_kit.methods.batch import Batch, Networks
 from avmixup_kit.methods.method import Method
 from avmixup_kit.models.weights import load_weights
 from avmixup_kit.training.dial import Dial
@@ -98,7 +100,13 @@ class Training(Iterator[Record]):
         compile: compile the network's passes (``compiled.Compiled``).
         sync_batch_norm: with several processes, whether a batch norm sees the whole batch instead
             of its process's share. In both cases running averages are the same on all processes.
+        average: how much of the averaged copy of the weights stays at each step, such as 0.995;
+            None keeps no copy.
+        teacher: a fixed network that the method's stages may ask, as ``model.teacher``.
         settings: fields of Settings by name (seed, batch_size, lr, ...).
+
+    ``averaged`` is the averaged copy of the model, where ``average`` asks for one: it follows the
+    weights after each step, and takes over batch norm's running averages.
 
     Raises:
         ValueError: an illegal setting; fewer images than one batch; a model with another number of
@@ -116,6 +124,8 @@ class Training(Iterator[Record]):
         device: str | torch.device | None = None,
         compile: bool = False,
         sync_batch_norm: bool = False,
+        average: float | None = None,
+        teacher: nn.Module | None = None,
         settings: Settings | None = None,
         **changes: Any,
     ) -> None:
@@ -153,6 +163,13 @@ class Training(Iterator[Record]):
 
             self._network = Compiled(self.model)
         self._updated = distributed.wrapped(self._network)
+        self.teacher = None if teacher is None else teacher.to(self.device).eval()
+        self.average, self._average = average, None
+        if average is not None:
+            allowed = "from 0 up to 1, such as 0.995, or None"
+            check.that(0 <= average < 1, "average", average, allowed)
+            self._average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(average))
+            self._average.requires_grad_(False).eval()
         self._watch = _Watch(self.device)
         kernels = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
@@ -206,6 +223,17 @@ class Training(Iterator[Record]):
                 f"batch_size = {size} is not allowed with {world} processes: their shares would "
                 f"be uneven; a multiple of {world}"
             )
+
+    @property
+    def averaged(self) -> nn.Module | None:
+        """The averaged copy of the model, in eval mode; None without ``average``."""
+        return None if self._average is None else self._average.module
+
+    def _asked(self, network: nn.Module) -> nn.Module:
+        """Return the network as stages see it: with its averaged copy and its teacher."""
+        if self._average is None and self.teacher is None:
+            return network
+        return Networks(network, self.averaged, self.teacher)
 
     @property
     def step(self) -> int:
@@ -265,18 +293,20 @@ class Training(Iterator[Record]):
         precision, device = self.settings.precision, self.device
         if self.compiled and device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
-        x, y = self.split.batch(self.indices(step), self.rng)
+        index = self.indices(step)
+        x, y = self.split.batch(index, self.rng)
         with (
             distributed.one_batch(len(x)) as rows,
             float32_products(device, tf32=precision == "tf32"),
         ):
-            x, y = x[rows], y[rows]
+            batch = Batch(x[rows], y[rows], index[rows], self.rng)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                delta = method.perturb(self._network, x, y, self.rng)
+                network = self._asked(self._network)
+                batch.delta = method.perturb(network, batch)
                 with torch.no_grad():
-                    x_hat, y_hat = method.mix(x, delta, y, self.rng)
+                    batch.x_hat, batch.y_hat = method.mix(network, batch)
                 self.model.train()
-                loss = method.loss(self._updated, x, x_hat, y_hat)
+                loss = method.loss(self._asked(self._updated), batch)
             mean = distributed.mean(loss.detach())
             if device.type == "cuda":
                 self._watch.see(mean, step, lr, method)
@@ -287,6 +317,8 @@ class Training(Iterator[Record]):
             self.optimiser.step()
             if not self.sync_batch_norm:
                 distributed.average_batch_norm(self.model)
+            if self._average is not None:
+                self._average.update_parameters(self.model)
         return mean
 
     def state_dict(self) -> dict[str, Any]:
@@ -299,6 +331,7 @@ class Training(Iterator[Record]):
             "settings": _plain(asdict(self.settings)),
             "data": self.split.checksum,
             "dial": self.dial.state_dict() if self.dial else None,
+            "average": None if self._average is None else copy.deepcopy(self._average.state_dict()),
         }
 
     def load_state_dict(self, state: dict[str, Any], *, new_settings: bool = False) -> None:
@@ -309,12 +342,12 @@ class Training(Iterator[Record]):
         Raises:
             ValueError: other settings, other training images, or weights of another architecture.
         """
-        mine = _plain(asdict(self.settings))
-        if not new_settings and state["settings"] != mine:
+        mine, was = _plain(asdict(self.settings)), state["settings"]
+        if not new_settings and was != mine:
             changed = ", ".join(
-                f"{key} was {state['settings'].get(key)!r}, is {mine[key]!r}"
+                f"{key} was {was.get(key)!r}, is {mine[key]!r}"
                 for key in mine
-                if state["settings"].get(key) != mine[key]
+                if was.get(key) != mine[key]
             )
             raise ValueError(f"the saved training had other settings: {changed}")
         if state["data"] != self.split.checksum:
@@ -322,12 +355,26 @@ class Training(Iterator[Record]):
                 f"the saved training used other images than {self.split.name} "
                 f"(checksum {state['data'][:12]}, here {self.split.checksum[:12]})"
             )
-        load_weights(self.model, state["model"])
-        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        optimiser, dial = copy.deepcopy(self.optimiser.state_dict()), self.dial
+        before = dial.state_dict() if dial else None
+        try:
+            # What may be refused comes before the first weight is touched.
+            if dial and state["dial"]:
+                dial.load_state_dict(state["dial"])
+            self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+            load_weights(self.model, state["model"])
+        except Exception:
+            self.optimiser.load_state_dict(optimiser)
+            if dial and before:
+                dial.load_state_dict(before)
+            raise
+        if self._average is not None:
+            if state.get("average") is not None:
+                self._average.load_state_dict(state["average"])
+            else:
+                self._average.module.load_state_dict(state["model"])
         self.rng.set_state(state["generator"].cpu())
         self._next_step = int(state["step"])
-        if self.dial and state["dial"]:
-            self.dial.load_state_dict(state["dial"])
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from avmixup_kit._base import distributed
 from avmixup_kit._base.files import json_lines, write_atomic
 from avmixup_kit._base.provenance import provenance
 from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.methods.method import own_stages
 from avmixup_kit.models.weights import load_weights
 from avmixup_kit.training.checkpoints import check_piece_mib, load_checkpoint, save_checkpoint
 from avmixup_kit.training.dial import Dial, Turn
@@ -55,7 +56,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
 
 def describe(training: Training) -> dict[str, Any]:
     """Return what run.json holds about a training, apart from where it was made."""
-    return {
+    more = {"stages": own_stages(training.method), "average": training.average}
+    return {name: value for name, value in more.items() if value} | {
         "settings": repr(training.settings),
         "method": repr(training.method),
         "architecture": getattr(training.model, "architecture", None),
@@ -229,11 +231,11 @@ class _Run:
 
     def _take_up(self) -> None:
         state, records = distributed.from_rank_0(self._saved)
+        logged = [Turn.from_json(record) for record in records if "change" in record]
         self.training.load_state_dict(state)
         step = self.training.step
         dial = self.training.dial
         if dial is not None:
-            logged = [Turn.from_json(record) for record in records if "change" in record]
             dial.expect(logged[len(dial.turns) :])
             self.logged_turns = sum(turn.step < step for turn in logged)
         kept = [r for r in records if r["step"] < step or (r["step"] == step and "curves" in r)]

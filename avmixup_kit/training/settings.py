@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from avmixup_kit._base import check
+
 Precision = Literal["float32", "tf32", "bf16"]
 
 
@@ -39,28 +41,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"{name} = {value!r} is not allowed: a whole number, {least} or more"
-                )
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr = {self.lr!r} is not allowed: a positive number")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum = {self.momentum!r} is not allowed: from 0 up to 1")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay = {self.weight_decay!r} is not allowed: 0 or more")
-        if not all(0 < at <= 1 for at in self.decay_at):
-            raise ValueError(
-                f"decay_at = {self.decay_at!r} is not allowed: fractions of the run, in (0, 1]"
-            )
-        if not 0 < self.decay_factor <= 1:
-            raise ValueError(f"decay_factor = {self.decay_factor!r} is not allowed: in (0, 1]")
-        if self.precision not in get_args(Precision):
-            raise ValueError(
-                f"precision = {self.precision!r} is not allowed: one of "
-                f"{', '.join(get_args(Precision))}"
-            )
+            check.whole(name, getattr(self, name), least)
+        check.that(0 < self.lr < math.inf, "lr", self.lr, "a positive number")
+        check.that(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 up to 1")
+        decay = self.weight_decay
+        check.that(0 <= decay < math.inf, "weight_decay", decay, "0 or more")
+        fine = all(0 < at <= 1 for at in self.decay_at)
+        check.that(fine, "decay_at", self.decay_at, "fractions of the run, in (0, 1]")
+        check.that(0 < self.decay_factor <= 1, "decay_factor", self.decay_factor, "in (0, 1]")
+        check.one_of("precision", self.precision, get_args(Precision))
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of ``step`` (0 is the first)."""

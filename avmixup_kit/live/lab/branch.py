@@ -25,6 +25,7 @@ from avmixup_kit.evaluation.crafting import craft
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.methods import attacks
+from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.method import Method, parse
 from avmixup_kit.training import checkpoints, runs
 from avmixup_kit.training.dial import Dial
@@ -185,7 +186,7 @@ class Branch:
 
     def measure(self) -> None:
         """Measure accuracies and scatter, take new pictures; the training is not changed."""
-        attack = attacks.pgd(10, self.epsilon)
+        attack = attacks.pgd(steps=10, epsilon=self.epsilon)
         for name, split in self.probed.items():
             evaluation = evaluate(self.training.model, split, [attack])
             for row in evaluation.names:
@@ -202,10 +203,13 @@ class Branch:
         model, split, method = self.training.model, self.shown, self.method
         epsilon = method.parameters.get("epsilon", self.epsilon)
         x, y = split.batch(torch.arange(len(split)))
-        delta = craft(attacks.pgd(10, epsilon), model, split, torch.arange(len(split)))
+        delta = craft(
+            attacks.pgd(steps=10, epsilon=epsilon), model, split, torch.arange(len(split))
+        )
         with torch.no_grad(), attacks.frozen(model):
             confidence, said = model(x + delta).softmax(1).max(1)
-            mixed, y_hat = method.mix(x, delta, y, Generator(device=x.device).manual_seed(0))
+            rng = Generator(device=x.device).manual_seed(0)
+            mixed, y_hat = method.mix(model, Batch(x, y, rng=rng, delta=delta))
         names = [split.classes[int(label)] for label in split.labels]
         return Strip(
             x.cpu(),
@@ -247,8 +251,8 @@ class Branch:
             raise ValueError(f"images = {images!r} is not allowed: 1 or more")
         ladder = [
             attacks.fgsm(self.epsilon),
-            attacks.pgd(20, self.epsilon),
-            attacks.cw(20, self.epsilon),
+            attacks.pgd(steps=20, epsilon=self.epsilon),
+            attacks.cw(steps=20, epsilon=self.epsilon),
         ]
         model = self.training.model.eval()
         evaluation = evaluate(model, _some(self.data.test, images), ladder)

@@ -19,6 +19,7 @@ from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation.crafting import craft
 from avmixup_kit.live.controls import Explorer, Number, View
 from avmixup_kit.methods import attacks
+from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.mixing import AVmixup
 
 FAR = 4.0
@@ -63,7 +64,9 @@ class Scene:
 
     def _delta(self, index: int, epsilon: float) -> Tensor:
         """Return PGD10's perturbation (1, C, H, W) of an image."""
-        delta = craft(attacks.pgd(10, epsilon), self.model, self.split, torch.tensor([index]))
+        delta = craft(
+            attacks.pgd(steps=10, epsilon=epsilon), self.model, self.split, torch.tensor([index])
+        )
         return delta.to(self.split.device)
 
     def sideways(self, index: int, epsilon: float) -> Tensor:
@@ -95,7 +98,7 @@ class Scene:
 
     def _mean_line(self, epsilon: float) -> np.ndarray:
         x, y = self.split.batch(self.many)
-        delta = craft(attacks.pgd(10, epsilon), self.model, self.split, self.many)
+        delta = craft(attacks.pgd(steps=10, epsilon=epsilon), self.model, self.split, self.many)
         return self.line(x, y, delta.to(x.device))
 
 
@@ -234,7 +237,8 @@ def _draw(scene: Scene, index: int, mix: AVmixup, epsilon: float) -> View:
     index = int(index)
     x, y = scene.image(index)
     delta = scene.delta(index, epsilon)
-    x_hat, y_hat = mix(x, delta, y, Generator(device=x.device))
+    rng = Generator(device=x.device)
+    x_hat, y_hat = mix(scene.model, Batch(x, y, rng=rng, delta=delta))
     outer = mix.vertex(x, delta)
     assert mix.alpha is not None
     t = (1 - mix.alpha) * mix.gamma
