@@ -294,7 +294,8 @@ FAILS = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
 import avmixup_kit as av
-from avmixup_kit import distributed, runs
+from avmixup_kit import runs
+from avmixup_kit._base import distributed
 def curves(training):
     if training.step == 4 and distributed.rank() == 1:
         if sys.argv[2] == "killed":

@@ -40,7 +40,7 @@ def test_the_core_works_without_the_extras():
         "data = av.digits()\n"
         "training = av.Training(av.small_cnn(data), data.train, av.avmixup(epsilon=0.15), 2)\n"
         "records = list(training)\n"
-        "result = av.evaluate(training.model, data.test.subset(20), [av.pgd(2, 0.15)])\n"
+        "result = av.evaluate(training.model, data.test.subset(20), [av.pgd(steps=2, epsilon=0.15)])\n"
         "print(len(records), result.n)"
     )
     assert done.stdout.split() == ["2", "20"], done.stderr
@@ -49,7 +49,7 @@ def test_the_core_works_without_the_extras():
 @pytest.mark.parametrize(
     ("module", "action", "message"),
     [
-        ("plotly", "from avmixup_kit import plots; html.page('t', [])", "avmixup-kit[plots]'"),
+        ("plotly", "from avmixup_kit._base import html; html.page('t', [])", "avmixup-kit[plots]'"),
         ("tyro", "import avmixup_kit.cli", "avmixup-kit[cli]'"),
     ],
 )  # fmt: skip
@@ -101,7 +101,16 @@ def test_every_requirement_is_pinned_for_make():
 
 def test_the_core_asks_for_nothing_else_and_keeps_torch_open():
     names = {re.match(r"[\w-]+", r).group() for r in PROJECT["dependencies"]}
-    assert names == {"torch", "torchvision", "numpy", "scipy", "scikit-learn", "tqdm", "filelock"}
+    assert names == {
+        "torch",
+        "torchvision",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "tqdm",
+        "filelock",
+        "lazy-loader",
+    }
     (torch,) = [r for r in PROJECT["dependencies"] if r.startswith("torch>")]
     assert torch == "torch>=2.11"
 

@@ -316,7 +316,7 @@ def test_a_disk_that_fills_up_between_pieces_keeps_the_checkpoint(tmp_path, monk
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, content)
 
-    monkeypatch.setattr(runs, "write_atomic", full)
+    monkeypatch.setattr(checkpoints, "write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save_checkpoint(path, {"noise": noise + 1}, piece_mib=1)
     monkeypatch.undo()
@@ -326,10 +326,10 @@ def test_a_disk_that_fills_up_between_pieces_keeps_the_checkpoint(tmp_path, monk
 
 
 def test_out_of_memory_keeps_the_last_checkpoint(digits, tmp_path):
-    def greedy(model, x, y, rng):
+    def greedy(model, batch):
         if run.step == 7:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return torch.zeros_like(x)
+        return torch.zeros_like(batch.x)
 
     run = new(digits, methods.avmixup(perturb=greedy))
     with pytest.raises(torch.OutOfMemoryError, match="batch_size = 16 and precision = 'float32'"):

@@ -8,17 +8,19 @@ CHECKED = """
 import torch
 from jaxtyping import install_import_hook
 
-CORE = [f"avmixup_kit.{m}" for m in ("labels", "losses", "mixing", "attacks", "methods")]
+MODULES = ("attacks", "batch", "labels", "losses", "method", "mixing", "named")
+CORE = [f"avmixup_kit.methods.{module}" for module in MODULES]
 with install_import_hook(CORE, "beartype.beartype"):
     import avmixup_kit as av
-    from avmixup_kit import labels, losses, methods
+    from avmixup_kit import methods
+    from avmixup_kit.methods import labels, losses
 torch.set_num_threads(1)
 data = av.digits()
 x, y = data.train.batch(torch.arange(6))
 for build in methods.BY_NAME.values():
     training = av.Training(av.small_cnn(data), data.train, build(), 1, batch_size=8)
     next(training)
-for attack in (av.fgsm(0.1), av.pgd(2, 0.1, restarts=2), av.cw(2, 0.1)):
+for attack in (av.fgsm(0.1), av.pgd(steps=2, restarts=2), av.cw(steps=2)):
     attack(training.model, x, y, torch.Generator())
     av.evaluate(training.model, data.test.subset(9), [attack], batch_size=4)
 
@@ -26,11 +28,11 @@ wrong = [
     lambda: losses.soft_cross_entropy(y, y[:3]),
     lambda: losses.margin(y, y[0]),
     lambda: labels.smooth(y[0], 0.5),
-    lambda: av.AVmixup()(x, x[:3], y, torch.Generator()),
-    lambda: av.Adversarial()(x, x, y[:3], torch.Generator()),
-    lambda: losses.CrossEntropy()(training.model, x, x, y[:3]),
+    lambda: av.Batch(x, y, delta=x[:3]),
+    lambda: av.Batch(x, y, x_hat=x, y_hat=y[:3]),
+    lambda: av.Batch(x[0], y),
     lambda: av.ascend(lambda z: z.sum(), x, x[0], 0.1, 0.1, 1),
-    lambda: av.pgd(2, 0.1)(training.model, x[0], y, torch.Generator()),
+    lambda: av.pgd(steps=2)(training.model, x[0], y, torch.Generator()),
 ]
 for number, call in enumerate(wrong):
     try:

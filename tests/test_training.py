@@ -356,7 +356,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_settings(digits):
 
 
 def test_bf16_is_never_emulated(digits, monkeypatch):
-    monkeypatch.setattr(training, "native_bf16", lambda device: False)
+    monkeypatch.setattr(training.loop, "native_bf16", lambda device: False)
     with pytest.raises(ValueError, match="precision = 'bf16' is not allowed on this cpu"):
         quick(digits, precision="bf16")
 
@@ -374,7 +374,7 @@ def test_native_bf16_follows_the_processor(monkeypatch):
 
 
 def test_bf16_runs_where_it_is_allowed(digits, monkeypatch):
-    monkeypatch.setattr(training, "native_bf16", lambda device: True)
+    monkeypatch.setattr(training.loop, "native_bf16", lambda device: True)
     run = quick(digits, steps=2, precision="bf16")
     assert all(math.isfinite(loss) for loss in finish(run))
     assert all(p.dtype == torch.float32 for p in run.model.parameters())
@@ -425,10 +425,10 @@ def test_a_device_is_chosen_by_name(digits, monkeypatch):
 
 
 def test_running_out_of_memory_is_one_line_that_says_what_to_change(digits):
-    def greedy(model, x, y, rng):
+    def greedy(model, batch):
         if run.step == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore")
-        return torch.zeros_like(x)
+        return torch.zeros_like(batch.x)
 
     run = quick(digits, methods.avmixup(perturb=greedy))
     next(run)
@@ -461,7 +461,7 @@ def test_a_loss_on_a_device_is_looked_at_when_it_has_arrived(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", Arrival)
     monkeypatch.setattr(Arrival, "there", False)
     method = methods.standard()
-    watch = training._Watch(torch.device("cpu"))
+    watch = training.loop._Watch(torch.device("cpu"))
     watch.see(torch.tensor(1.0), 0, 0.1, method)
     Arrival.there = True
     watch.see(torch.tensor(float("nan")), 1, 0.1, method)
