@@ -275,6 +275,7 @@ def off(array: np.ndarray, entries: int, by: float) -> np.ndarray:
         (figure({"opacity": 0.5}), figure({"opacity": 0.51}), False),
         (figure({}, title="loss 1.0"), figure({}, title="loss 1.05"), False),
         (figure({}, range=[0.0, 1.0]), figure({}, range=[0.0, 1.05]), False),
+        (figure({}, range=typed([0.0, 1.0])), figure({}, range=typed([0.0, 1.05])), False),
         (figure({"y": typed([1.0])}), figure({"x": typed([1.0])}), False),
     ],
 )
