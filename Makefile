@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Jupyter asks whoever is root, in a container say, to say so.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: demo test lab cuda clean
+.PHONY: demo test portable lab cuda clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m avmixup_kit demo
@@ -14,12 +14,20 @@ demo: $(VENV)/.installed-demo
 lab: $(VENV)/.installed-notebooks
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --notebook-dir=notebooks $(AS_ROOT)
 
+# Every part runs, whatever the parts before it said; which ones failed stands at the end.
 test: $(VENV)/.installed-test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/pyright
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval notebooks -n 2 --dist loadfile $(PYTEST_ARGS)
+	@failed=; export OMP_NUM_THREADS=1; \
+	part() { echo "== $$*"; "$$@" || failed="$$failed\n    $$*"; }; \
+	part $(BIN)/ruff check .; \
+	part $(BIN)/ruff format --check .; \
+	part $(BIN)/pyright; \
+	part $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS); \
+	part $(BIN)/pytest --nbval notebooks -n 2 --dist loadfile $(PYTEST_ARGS); \
+	[ -z "$$failed" ] || { printf "FAILED:$$failed\n"; exit 1; }
+
+# Everything that trains, as other CPUs would round it. About two hours on two cores.
+portable: $(VENV)/.installed-test
+	BIN=$(BIN) .ci/portable
 
 # Installs nothing: it runs on images that have torch and no network. $(PYTHON), else the venv.
 cuda:

@@ -2,12 +2,17 @@
 
     python benchmarks/theory.py [--repeats 9]
 
+Then the slowest answer of each explorer to a slider, from hand to figure with nothing kept, where
+the notebooks' extra is installed.
+
 Process CPU time is what one core works, so other programs on the machine do not count. Run with
 one BLAS thread (OMP_NUM_THREADS=1) for a fair sum.
 """
 
 import argparse
+import importlib.util
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -18,6 +23,16 @@ import avmixup_kit.gaussian as g
 D = 10**6
 SETS = 100_000
 PIECE = 1 << 15
+EXPLORERS = (
+    "lottery",
+    "theorem_1",
+    "theorems_2_and_3",
+    "overfitting",
+    "phase_map",
+    "drawn_data",
+    "soft_labels",
+)
+ANSWER = 0.1
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -120,6 +135,37 @@ def rows() -> list[tuple[str, Callable[[], object], float | None, Callable[[], o
     ]
 
 
+def answers(repeats: int) -> list[tuple[str, str, float]]:
+    """Return each explorer's slowest slider end: both names and the median CPU time."""
+    from avmixup_kit import live
+    from avmixup_kit.live.controls import Number
+
+    found = []
+    for name in EXPLORERS:
+        explorer = getattr(live, name)()
+        spent = []
+        for control in explorer.controls.values():
+            if not isinstance(control, Number):
+                continue
+            for end, other in ((control.low, control.high), (control.high, control.low)):
+                taken = []
+                for _ in range(repeats):
+                    control.slider.value = other
+                    forget(getattr(live, name).__module__)
+                    slider = control.slider
+                    taken.append(seconds(lambda s=slider, end=end: setattr(s, "value", end)))
+                spent.append((statistics.median(taken), f"{control.name} = {end:g}"))
+        slowest, where = max(spent)
+        found.append((name, where, slowest))
+    return found
+
+
+def forget(module: str) -> None:
+    """Empty the explorer's caches, which would answer at once."""
+    for function in vars(sys.modules[module]).values():
+        getattr(function, "cache_clear", lambda: None)()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repeats", type=int, default=9)
@@ -139,6 +185,13 @@ def main() -> None:
             ratio = cost / limit
         note = " x its random numbers" if floor else " of the limit"
         print(f"{name:50} {cost * 1e3:7.1f} ms {limit * 1e3:7.1f} ms {ratio:7.2f}{note}")
+    if all(importlib.util.find_spec(needed) for needed in ("ipywidgets", "anywidget", "plotly")):
+        for name, where, cost in answers(repeats):
+            words = f"slider's slowest answer, {name}: {where}"
+            print(
+                f"{words:50} {cost * 1e3:7.1f} ms {ANSWER * 1e3:7.1f} ms {cost / ANSWER:7.2f}"
+                " of the limit"
+            )
 
 
 if __name__ == "__main__":

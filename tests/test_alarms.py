@@ -46,7 +46,8 @@ def test_a_plainly_pgd_trained_network_is_silent(trained, split):
 
 
 def test_label_smoothing_alone_rings(digits):
-    model = trained_by(digits, methods.standard().replace(lam=0.8))
+    # at 0.8 it depends on the CPU's rounding whether an image more or less rules chance out
+    model = trained_by(digits, methods.standard().replace(lam=0.5))
     names, found = ringing(model, digits.test.subset(200))
     assert "random search beats PGD" in names
     assert found["random search beats PGD"].value > 0.04

@@ -17,7 +17,7 @@ from conftest import skip
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from browser.lab import FLAGS, Lab, chromium, jupyterlab, notebook_7, voila
+from browser.lab import FLAGS, PATIENCE, Lab, chromium, jupyterlab, notebook_7, voila
 
 ROOT = Path(__file__).parents[1]
 ARTIFACTS = ROOT / "test-artifacts"
@@ -75,7 +75,7 @@ def shut(request):
 @pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
 def test_a_notebook_runs_without_an_error_and_draws_its_figures(lab, name):
     lab.open(name)
-    lab.run_all(240)
+    lab.run_all()
     assert lab.errors() == []
     code = [cell for cell in lab.cells() if cell["cell_type"] == "code" and cell["source"]]
     assert all(cell["execution_count"] for cell in code)
@@ -140,7 +140,7 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     lab.until("lab.trainer.branch.status == 'paused'")
     lab.output.get_by_text("run 1 is paused").wait_for()
     stood = lab.ask("training.step")
-    lab.page.wait_for_timeout(400)
+    lab.until("not lab.trainer._wake.is_set()")  # its thread waits until it is asked
     assert lab.ask("training.step") == stood
     lab.button("Resume").click()
     lab.until(f"training.step > {stood}")
@@ -170,7 +170,7 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
                 .length === 2)"""
     )
     lab.theme("JupyterLab Dark")
-    lab.page.wait_for_timeout(800)
+    lab.painted()
     lab.picture(ARTIFACTS / "dashboard-dark.png")
     lab.theme("JupyterLab Light")
 
@@ -253,7 +253,7 @@ def test_the_dashboard_works_in_voila_and_in_notebook_7(browser, tmp_path, progr
     serve = voila(tmp_path, "served.ipynb") if program == "voila" else notebook_7(tmp_path)
     with serve as address:
         page = browser.new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(1000 * PATIENCE)
         page.goto(address if program == "voila" else f"{address}/notebooks/served.ipynb")
         if program == "notebook":
             page.wait_for_function(

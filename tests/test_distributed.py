@@ -86,7 +86,7 @@ def pair():
     for here, _ in ends:
         here.send(None)
     for process in processes:
-        process.join(10)
+        process.join(60)
 
 
 def new(method, steps=4, *, batch_size=32, sync=True):
@@ -323,7 +323,7 @@ def test_a_process_that_fails_ends_all_with_its_error(tmp_path, how):
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=120)[1] for process in processes]
+    said = [process.communicate(timeout=600)[1] for process in processes]
     last = said[0].splitlines()[-1].removeprefix("[rank0]: ")
     assert last.startswith("avmixup_kit._base.distributed.RankFailed: "), said[0]
     if how == "raises":
@@ -346,7 +346,7 @@ def test_torchrun_trains_from_the_command_line(tmp_path):
             "--master-port", str(free_port()), "-m", "avmixup_kit", "train", str(tmp_path / "run"),
             "--device", "cpu", *words.split(),
         ],
-        capture_output=True, text=True, timeout=200,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("PGD10, validation: ") == 1

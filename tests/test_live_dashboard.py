@@ -33,6 +33,7 @@ from avmixup_kit.training import checkpoints
 
 EPSILON = 0.15
 STEPS = 40
+PATIENCE = 600  # seconds: only a test that will fail waits so long
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +73,8 @@ def headless(digits, turns=(), steps=STEPS):
     return weights(training)
 
 
-def until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
+def until(condition):
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
@@ -131,7 +132,7 @@ def test_a_curve_keeps_the_mean_of_what_it_merges():
 def test_curves_pictures_and_progress_are_written_while_training(digits):
     lab = show(digits)
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     until(lambda: "has ended" in lab.state.value and f"step {STEPS} of" in lab.progress.value)
     until(lambda: len(lab.curves.data) == 5 and len(lab.curves.data[0].x) == STEPS)
     traces = {trace.meta: trace for trace in lab.curves.data}
@@ -153,7 +154,7 @@ def test_curves_pictures_and_progress_are_written_while_training(digits):
 def test_the_scatter_shown_is_that_of_features(digits):
     lab = show(digits, probe_images=40)
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     probed = lab.trainer.branch.probed.values()
     found = features.scatter(
         lab.training.model, *probed, attacks.pgd(steps=10, epsilon=digits.epsilon)
@@ -167,7 +168,7 @@ def test_the_scatter_shown_is_that_of_features(digits):
 def test_a_scatter_that_cannot_be_measured_is_left_out(digits):
     lab = show(digits)  # ten images: one of each digit has no variance
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     until(lambda: len(lab.curves.data) == 5 and len(lab.curves.data[4].y) == 5)
 
 
@@ -176,7 +177,7 @@ def test_the_strip_shows_what_the_dial_says(digits):
     lab.numbers["lambda2"].box.value = 0.4
     lab.numbers["epsilon"].box.value = 0.05
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     strip = lab.trainer.branch.strip
     assert (strip.adversarial - strip.clean).abs().max() == pytest.approx(0.05, abs=1e-6)
     assert all(0.4 <= target <= 1 for target in strip.targets)
@@ -203,7 +204,7 @@ def test_turns_made_by_hand_are_repeated_headless_bit_for_bit(digits, tmp_path):
     at_step(lab, 25)
     lab.method.value = "avmixup"
     lab.numbers["epsilon"].box.value = 0.1
-    lab.join(60)
+    lab.join(PATIENCE)
     lab.export(tmp_path / "turns.jsonl")
     turns = runs.turns_of(tmp_path / "turns.jsonl")
     assert [list(turn.change) for turn in turns] == [
@@ -218,7 +219,7 @@ def test_turns_made_by_hand_are_repeated_headless_bit_for_bit(digits, tmp_path):
 def test_looking_does_not_change_the_training(digits):
     lab = show(digits, new(digits, steps=12), probe_every=1)
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     assert len(lab.trainer.branch.curves["PGD10, train"].arrays()[0]) == 13
     assert identical(weights(lab.training), headless(digits, steps=12))
 
@@ -230,10 +231,10 @@ def test_pause_resume_and_stop(digits):
     lab.pause()
     stood = lab.training.step
     until(lambda: lab.go.description == "Resume" and not lab.go.disabled and lab.hold.disabled)
-    time.sleep(0.1)
+    until(lambda: not lab.trainer._wake.is_set())  # its thread waits until it is asked
     assert lab.training.step == stood
     lab.resume()
-    lab.join(60)
+    lab.join(PATIENCE)
     assert identical(weights(lab.training), headless(digits))
     again = show(digits, name="second")
     again.start()
@@ -241,7 +242,7 @@ def test_pause_resume_and_stop(digits):
     again.stop()
     stood = again.training.step
     assert stood < STEPS
-    again.join(1)
+    again.join(PATIENCE)
     assert again.trainer.branch.status == "stopped"
     assert identical(weights(again.training), headless_part(digits, stood))
     with pytest.raises(ValueError, match="run 1 is stopped: fork it to go on from a kept step"):
@@ -259,14 +260,14 @@ def test_a_fork_is_another_run_from_there_and_leaves_the_first(digits):
     lab = show(digits)
     lab.numbers["gamma"].box.value = 2.5
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     first = weights(lab.training)
     branch = lab.fork(20)
     assert branch.origin == ("run 1", 20)
     assert lab.training.step == 20
     lab.numbers["gamma"].box.value = 4.0
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     assert lab.dial.turns == (Turn(0, {"gamma": 2.5}), Turn(20, {"gamma": 4.0}))
     assert identical(weights(lab.training), headless(digits, lab.dial.turns))
     assert identical(weights(lab.trainer.branches[0].training), first)
@@ -295,10 +296,10 @@ def test_a_fork_of_the_present_step_pauses_the_first_run(digits):
     assert fork.training.step == main.training.step
     assert identical(weights(fork.training), weights(main.training))
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     lab.trainer.switch("run 1").result()
     lab.resume()
-    lab.join(60)
+    lab.join(PATIENCE)
     assert identical(weights(main.training), weights(fork.training))
 
 
@@ -314,7 +315,7 @@ def test_a_saved_run_goes_on_here_and_headless(digits, tmp_path):
     assert loaded.training.step == lab.trainer.branches[0].training.step
     assert loaded.curves["Clean, train"].arrays()[0].tolist()[:2] == [0, 10]
     lab.resume()
-    lab.join(60)
+    lab.join(PATIENCE)
     turns = lab.dial.turns
     assert [turn.change for turn in turns] == [{"gamma": 3.0}]
     expected = headless(digits, turns)
@@ -335,7 +336,7 @@ def test_a_saved_run_goes_on_here_and_headless(digits, tmp_path):
 def test_an_evaluated_model_is_saved_with_its_evaluation(digits, tmp_path):
     lab = show(digits)
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     evaluation = lab.evaluate(40)
     lab.save(tmp_path / "run")
     saved = json.loads((tmp_path / "run" / "evaluation.json").read_text())
@@ -360,7 +361,7 @@ def test_a_replayed_turn_moves_the_controls(digits):
     dial = Dial(methods.avmixup(epsilon=EPSILON, steps=1), [Turn(8, {"gamma": 3.0})])
     lab = show(digits, new(digits, dial))
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     until(lambda: lab.numbers["gamma"].value == 3.0)
     assert dial.turns == (Turn(8, {"gamma": 3.0}),)
 
@@ -404,7 +405,7 @@ def test_every_method_can_be_switched_to_and_trains(digits, name):
     lab.method.value = name
     assert kind(lab.dial.method) == name
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     assert kind(lab.trainer.branch.last.method) == name
     assert methods.parse(repr(lab.dial.method)) == lab.dial.method
     parameters = lab.dial.method.parameters
@@ -465,7 +466,7 @@ def test_a_step_that_fails_is_told_and_can_be_taken_again_exactly(digits, error)
     lab = show(digits, training)
     lab.start()
     with pytest.raises(type(error), match=str(error)):
-        lab.join(60)
+        lab.join(PATIENCE)
     until(lambda: str(error) in lab.alert.value)
     assert 'role="alert"' in lab.alert.value
     assert "Traceback" in lab.alert.value
@@ -474,7 +475,7 @@ def test_a_step_that_fails_is_told_and_can_be_taken_again_exactly(digits, error)
     until(lambda: "stands as it was before the failed step" in lab.state.value)
     assert identical(weights(training), headless_part(digits, 6))
     lab.resume()
-    lab.join(60)
+    lab.join(PATIENCE)
     assert identical(weights(training), headless(digits))
     until(lambda: lab.alert.value == "")
 
@@ -494,10 +495,10 @@ def test_a_turn_made_during_the_failed_step_acts_when_it_is_taken_again(digits):
     lab = show(digits, training)
     lab.start()
     with pytest.raises(OSError, match="once"):
-        lab.join(60)
+        lab.join(PATIENCE)
     assert training.dial.turns == (Turn(6, {"gamma": 3.0}),)
     lab.resume()
-    lab.join(60)
+    lab.join(PATIENCE)
     assert identical(weights(training), headless(digits, [Turn(6, {"gamma": 3.0})]))
 
 
@@ -516,11 +517,11 @@ def test_a_failure_that_had_changed_weights_goes_back_to_a_kept_step(digits):
     lab.start()
     at_step(lab, 5)
     with pytest.raises(OSError, match="once"):
-        lab.join(60)
+        lab.join(PATIENCE)
     assert training.step == 4
     until(lambda: "went back to step 4: the failed step had changed weights" in lab.state.value)
     lab.resume()
-    lab.join(60)
+    lab.join(PATIENCE)
     assert identical(weights(training), headless(digits))
 
 
@@ -533,14 +534,14 @@ def test_a_diverging_run_is_told_and_kept(digits, tmp_path):
         lab.training.model.head.weight[0, 0] = float("nan")
     lab.resume()
     with pytest.raises(av.TrainingDiverged, match="the loss is nan at step"):
-        lab.join(60)
+        lab.join(PATIENCE)
     until(lambda: "the loss is nan" in lab.alert.value)
     with pytest.raises(ValueError, match="no longer finite: such weights are never saved"):
         lab.save(tmp_path / "run")
     assert not (tmp_path / "run").exists()
     lab.fork(0)
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     assert identical(weights(lab.training), headless(digits))
 
 
@@ -558,7 +559,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on(digits, tmp_path, monkeypatch):
     until(lambda: "Could not save" in lab.alert.value)
     assert "No space left on device" in lab.alert.value
     monkeypatch.undo()
-    lab.join(60)
+    lab.join(PATIENCE)
     assert identical(weights(lab.training), headless(digits))
     lab.write.click()
     until(lambda: (tmp_path / "run" / "run.json").exists())
@@ -599,7 +600,7 @@ def test_data_that_are_not_there_are_told_and_the_run_kept(digits, tmp_path):
     lab.make.click()
     until(lambda: "Could not make the run" in lab.alert.value)
     assert str(tmp_path / "nothing") in lab.alert.value
-    lab.join(60)
+    lab.join(PATIENCE)
     assert len(lab.trainer.branches) == 1
     assert identical(weights(lab.training), headless(digits))
 
@@ -615,7 +616,7 @@ def test_a_new_run_is_made_without_code(digits):
     lab.make.click()
     until(lambda: len(lab.trainer.branches) == 2)
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     assert kind(lab.dial.method) == "pgd"
     assert lab.training.settings == av.Settings(3, lr=0.05)
     same = Training(
@@ -654,7 +655,7 @@ def test_running_the_cell_again_closes_the_first_dashboard(digits):
     assert not second.trainer.thread.is_alive()
     assert third.training.step == stood
     third.start()
-    third.join(60)
+    third.join(PATIENCE)
     assert identical(weights(third.training), headless(digits))
 
 
@@ -663,8 +664,8 @@ def test_two_dashboards_run_side_by_side(digits):
     b.numbers["gamma"].box.value = 3.0
     a.start()
     b.start()
-    a.join(60)
-    b.join(60)
+    a.join(PATIENCE)
+    b.join(PATIENCE)
     assert identical(weights(a.training), headless(digits))
     assert identical(weights(b.training), headless(digits, [Turn(0, {"gamma": 3.0})]))
     with pytest.raises(ValueError, match="this training is in the dashboard 'a': close that first"):
@@ -676,7 +677,7 @@ def test_a_closed_dashboard_lets_go_of_its_model(digits):
 
     lab = show(digits)
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     model = weakref.ref(lab.training.model)
     lab.close()
     lab.close()
@@ -706,17 +707,24 @@ def test_bad_arguments_are_named(digits):
         lab.evaluate(0)
 
 
-def test_join_can_time_out_and_ends_with_the_dashboard(digits):
+def test_join_can_time_out_and_ends_with_the_dashboard(digits, monkeypatch):
     trainer = Trainer(new(digits, steps=10_000), probe_images=10)
     trainer.start().result()
     with pytest.raises(TimeoutError, match="run 1 is running after 0.05 s"):
         trainer.join(0.05)
-    closing = threading.Timer(0.1, trainer.close)
-    closing.start()
+    closing = threading.Thread(target=trainer.close)
+    wait = trainer._status.wait
+
+    def close_then_wait(timeout):  # join holds the lock here, so that no change escapes it
+        if closing.ident is None:
+            closing.start()
+        return wait(timeout)
+
+    monkeypatch.setattr(trainer._status, "wait", close_then_wait)
     with pytest.raises(RuntimeError, match="the dashboard was closed while run 1 was paused"):
-        trainer.join(20)
-    closing.join(20)
-    trainer.thread.join(20)
+        trainer.join(PATIENCE)
+    closing.join(PATIENCE)
+    trainer.thread.join(PATIENCE)
 
 
 def test_what_is_stored_of_a_dashboard_never_changes(digits):
@@ -728,7 +736,7 @@ def test_what_is_stored_of_a_dashboard_never_changes(digits):
 def test_a_page_opened_later_begins_with_the_curves_as_they_stand(digits):
     lab = show(digits)
     lab.start()
-    lab.join(60)
+    lab.join(PATIENCE)
     until(lambda: len(lab.curves.data[0].x) == STEPS)
     until(lambda: len(lab.curves._widget_data[0]["x"]) == STEPS)
 

@@ -1,5 +1,7 @@
 """What a user installs: environments agree, imports stay light, files travel."""
 
+import fnmatch
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +19,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 def run(code, *flags):
     return subprocess.run(
-        [sys.executable, *flags, "-c", code], capture_output=True, text=True, timeout=120
+        [sys.executable, *flags, "-c", code], capture_output=True, text=True, timeout=600
     )
 
 
@@ -40,7 +42,7 @@ def test_the_core_works_without_the_extras():
         "data = av.digits()\n"
         "training = av.Training(av.small_cnn(data), data.train, av.avmixup(epsilon=0.15), 2)\n"
         "records = list(training)\n"
-        "result = av.evaluate(training.model, data.test.subset(20), [av.pgd(steps=2, epsilon=0.15)])\n"
+        "result = av.evaluate(training.model, data.test.subset(20), [av.pgd(steps=2)])\n"
         "print(len(records), result.n)"
     )
     assert done.stdout.split() == ["2", "20"], done.stderr
@@ -83,7 +85,7 @@ def test_environment_ymls_pip_line_resolves():
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps"]
     done = subprocess.run(
         [*command, "--no-build-isolation", *pip[0].split()],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -131,11 +133,109 @@ def test_version_licence_citation_and_types_are_there():
 
 def test_make_installs_once_and_ci_calls_make_test():
     dry = subprocess.run(
-        ["make", "--dry-run", "test"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        ["make", "--dry-run", "test"], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert dry.returncode == 0, dry.stderr
     assert "pytest" in dry.stdout
     assert "make test" in (ROOT / ".ci" / "run").read_text()
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("demo:", "test:", "lab:"):
+    for target in ("demo:", "test:", "portable:", "lab:"):
         assert re.search(rf"^{target}.*\.installed-", makefile, re.M), target
+
+
+def stubs(folder, failing):
+    """A folder of programs that note how they were called, and fail on some of their words."""
+    for name in ("ruff", "pyright", "pytest", "python"):
+        program = folder / name
+        program.write_text(
+            "#!/bin/sh\n"
+            f'echo "{name} $* [$ONEDNN_MAX_CPU_ISA $ATEN_CPU_CAPABILITY $OMP_NUM_THREADS'
+            f' $AVMIXUP_TEST_THREADS]" >>{folder}/calls\n'
+            f'case "{name} $* $ONEDNN_MAX_CPU_ISA$OMP_NUM_THREADS" in\n'
+            + "".join(f"    {pattern}) exit 3 ;;\n" for pattern in failing)
+            + "esac\n"
+        )
+        program.chmod(0o755)
+    return folder
+
+
+def make(target, folder, **env):
+    ready = "--old-file=.venv/.installed-test"  # nothing is installed here
+    done = subprocess.run(
+        ["make", "--no-print-directory", target, ready, f"BIN={folder}", "PYTEST_ARGS="],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, env=os.environ | env,
+    )  # fmt: skip
+    return done, (folder / "calls").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        ["ruff?format*", "pytest*--nbval*"],
+        ["ruff?check*", "pyright*"],
+        ["pytest?-n*"],
+        [],
+    ],
+)
+def test_make_test_runs_every_part_and_names_those_that_failed_at_the_end(tmp_path, failing):
+    done, calls = make("test", stubs(tmp_path, failing))
+    parts = ("ruff check", "ruff format", "pyright", "pytest -n", "pytest --nbval")
+    assert len(calls) == len(parts)
+    assert all(call.startswith(part) for call, part in zip(calls, parts, strict=True))
+    assert all("  1 " in call for call in calls), "one thread"
+    assert (done.returncode == 0) == (not failing), done.stdout + done.stderr
+    _, found, named = done.stdout.partition("FAILED:\n")
+    assert bool(found) == bool(failing)
+    assert len(named.splitlines()) == len(failing)
+    for pattern, line in zip(failing, named.splitlines(), strict=True):
+        assert fnmatch.fnmatch(line.strip(), f"{tmp_path}/{pattern}")
+
+
+def test_make_portable_runs_six_settings_and_names_those_that_failed_at_the_end(tmp_path):
+    failing = ["pytest?--nbval*?SSE412", "pytest?tests*?AVX21"]
+    done, calls = make("portable", stubs(tmp_path, failing), ATEN_CPU_CAPABILITY="avx512")
+    runs = [call for call in calls if call.startswith("pytest")]
+    settings = [re.search(r"\[(.*)\]", call).group(1) for call in runs]
+    assert settings == [
+        f"{chosen} {threads} {threads}"
+        for chosen in (" ", "AVX2 avx2", "SSE41 default")
+        for threads in (1, 2)
+        for _ in ("notebooks", "tests")
+    ]
+    assert ["--nbval notebooks" in call for call in runs] == [True, False] * 6
+    assert all("tests/test_training.py" in call for call in runs[1::2])
+    assert done.returncode != 0
+    said = [line for line in done.stdout.splitlines() if line.startswith("FAILED: ")]
+    assert len(said) == 2
+    assert "AVX2" in said[0]
+    assert "tests/test_training.py" in said[0]
+    assert "SSE41" in said[1]
+    assert "OMP_NUM_THREADS=2" in said[1]
+    assert "--nbval" in said[1]
+    assert done.stdout.splitlines()[-2:] == said
+    (tmp_path / "calls").unlink()
+    done, calls = make("portable", stubs(tmp_path, []))
+    assert done.returncode == 0, done.stderr
+    assert "FAILED" not in done.stdout
+
+
+def test_every_test_file_that_portable_names_is_there_and_trains():
+    script = (ROOT / ".ci" / "portable").read_text()
+    (names,) = re.findall(r"for name in (.*?); do", script, re.S)
+    named = set(names.replace("\\", "").split())
+    assert all((ROOT / "tests" / f"test_{name}.py").exists() for name in named)
+    training = {
+        path.stem.removeprefix("test_")
+        for path in (ROOT / "tests").glob("test_*.py")
+        if re.search(r"\bTraining\(|\btrained\b.*digits", path.read_text())
+    }
+    # packaging trains two steps, browser and cuda need what few machines have
+    assert training - {"packaging", "browser", "cuda", "gaussian_finite"} <= named
+
+
+def test_ci_trains_the_notebooks_that_train_under_a_foreign_setting_too():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert ".ci/portable SSE41/default/1 --nbval" in script
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        trains = '"tolerance"' in path.read_text()
+        assert not trains or path.stem in script, path

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 600  # seconds: only a test that will fail waits so long
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -57,10 +58,10 @@ def server(command: list[str], folder: Path, ready: str) -> Iterator[str]:
     )
     address = f"http://127.0.0.1:{port}"
     try:
-        end = time.monotonic() + 90
+        end = time.monotonic() + PATIENCE
         while True:
             try:
-                urllib.request.urlopen(address + ready, timeout=5).close()
+                urllib.request.urlopen(address + ready, timeout=60).close()
                 break
             except OSError:
                 if process.poll() is not None or time.monotonic() > end:
@@ -70,7 +71,7 @@ def server(command: list[str], folder: Path, ready: str) -> Iterator[str]:
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -116,7 +117,7 @@ class Lab:
         self.address = address
         self.outside: list[str] = []
         self.page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(1000 * PATIENCE)
         self.page.route("**/*", self._route)
         self.page.goto(f"{address}/lab?reset")
         self.ready()
@@ -182,19 +183,19 @@ class Lab:
             } }"""
         )
 
-    def run_all(self, seconds: float = 120) -> None:
+    def run_all(self) -> None:
         """Run every cell and wait until all are done."""
         self.page.evaluate(
             "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
         )
-        self.idle(seconds)
+        self.idle()
 
-    def idle(self, seconds: float = 120) -> None:
+    def idle(self) -> None:
         """Wait until kernel and cells rest, seen twice."""
-        end, seen = time.monotonic() + seconds, 0
+        end, seen = time.monotonic() + PATIENCE, 0
         while seen < 2:
             if time.monotonic() > end:
-                raise TimeoutError(f"still busy after {seconds} s")
+                raise TimeoutError(f"still busy after {PATIENCE} s")
             self.page.wait_for_timeout(150)
             rests = self.page.evaluate(
                 """() => { const panel = window.jupyterapp.shell.currentWidget;
@@ -239,7 +240,13 @@ class Lab:
         """Bring the first such element of the outputs into view."""
         there = self.output.locator(selector).first
         there.evaluate("e => e.scrollIntoView({block: 'start'})")
-        self.page.wait_for_timeout(300)
+        self.painted()
+
+    def painted(self) -> None:
+        """Wait until the page has been drawn as it is now."""
+        self.page.evaluate(
+            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
 
     def ask(self, expression: str, before: str = "") -> Any:
         """Return the JSON value of a Python expression in the kernel, without a trace there."""
@@ -256,12 +263,12 @@ class Lab:
         text = reply["user_expressions"]["value"]["data"]["text/plain"]
         return json.loads(eval(text, {}))
 
-    def until(self, expression: str, seconds: float = 30) -> None:
+    def until(self, expression: str) -> None:
         """Wait until a Python expression is true in the kernel."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE
         while not self.ask(f"bool({expression})"):
             if time.monotonic() > end:
-                raise TimeoutError(f"{expression} did not become true in {seconds} s")
+                raise TimeoutError(f"{expression} did not become true in {PATIENCE} s")
             self.page.wait_for_timeout(100)
 
     def picture(self, path: Path) -> None:
