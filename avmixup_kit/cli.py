@@ -1,11 +1,15 @@
 """The command line: python -m avmixup_kit train | evaluate | demo | search."""
 
 import sys
-from dataclasses import dataclass, field, fields, replace
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 import torch
 from tqdm.auto import tqdm
@@ -14,7 +18,7 @@ from avmixup_kit import methods, models
 from avmixup_kit import search as tuning
 from avmixup_kit._base import distributed
 from avmixup_kit._base.distributed import RankFailed, choose_device
-from avmixup_kit.data import Augmentation, Data, load
+from avmixup_kit.data import DATASETS, Augmentation, Data, load
 from avmixup_kit.demo import comparison_table, demo
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
@@ -32,27 +36,15 @@ except ImportError:
     ) from None
 
 
-DataName = Literal[
-    "digits", "fashion_mnist", "cifar10", "cifar100", "svhn", "tiny_imagenet", "image_folder"
-]
-NetworkName = Literal[
-    "small_cnn",
-    "preact_resnet18",
-    "wrn-16-8",
-    "wrn-28-10",
-    "wrn-34-10",
-    "wrn-34-10-authors",
-]
-MethodName = Literal[
-    "standard",
-    "mixup",
-    "pgd",
-    "label_smoothing",
-    "avmixup",
-    "trades",
-    "feature_scatter",
-    "feature_scatter_avmixup",
-]
+if TYPE_CHECKING:
+    DataName: TypeAlias = str
+    NetworkName: TypeAlias = str
+    MethodName: TypeAlias = str
+else:
+    DataName = Literal[*DATASETS]
+    NetworkName = Literal[*models.NAMES]
+    MethodName = Literal[*methods.METHODS]
+EPSILON = 8 / 255
 
 
 @dataclass(frozen=True)
@@ -91,48 +83,109 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """What is trained. Left out, a setting is the method's own default; one that the chosen method
-    does not have is refused."""
+    """What is trained."""
 
-    method: MethodName = "avmixup"
-    """The training method."""
-    epsilon: float | None = None
-    """Radius of the ball in [0, 1] pixels; the data set's own where left out."""
-    step_size: float | None = None
-    """Step of the attack in [0, 1] pixels; a quarter of epsilon where left out."""
-    attack_steps: int | None = None
-    """Gradient steps of the attack."""
-    batch_norm: attacks.BatchNorm | None = None
-    """Batch norm while crafting."""
-    start: attacks.Start | None = None
-    """Where the attack starts."""
-    gamma: float | None = None
-    """AVmixup: how far out the vertex lies, 1 or more."""
-    lambda1: float | None = None
-    """AVmixup: the true class's share of the label at the clean image."""
-    lambda2: float | None = None
-    """AVmixup: the same at the vertex."""
-    clip_vertex: bool | None = None
-    """AVmixup: clip the vertex to valid pixels, as the authors' code does."""
-    per_example: bool | None = None
-    """AVmixup, Mixup: one mixing weight per example rather than per batch."""
-    lam: float | None = None
-    """Label smoothing, Feature Scatter: the true class's share of the label."""
-    beta: float | None = None
-    """TRADES: weight of the KL term."""
-    a: float | None = None
-    """Mixup: weights come from Beta(a, a)."""
+    method: str = "avmixup"
 
     def build(self, epsilon: float) -> methods.Method:
-        """Return the method, at this epsilon unless another was asked for."""
-        given = {
-            "steps" if f.name == "attack_steps" else f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name != "method" and getattr(self, f.name) is not None
-        }
-        if self.method not in ("standard", "mixup", "trades"):
-            given.setdefault("epsilon", epsilon)
+        """Return the method, at this epsilon unless it has another of its own or was given one."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "method"}
+        if "epsilon" in given and given["epsilon"] is None:
+            given["epsilon"] = epsilon
+        if "attack_steps" in given:
+            given["steps"] = given.pop("attack_steps")
         return methods.build(self.method, **given)
+
+
+def _said(annotation: Any) -> bool:
+    """Return whether a command line can give values of this type."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal or annotation in (int, float, bool, str, NoneType, ...):
+        return True
+    return bool(inner) and all(map(_said, inner))
+
+
+def method_options(name: str) -> type[MethodOptions]:
+    """Return the options of one method: its own settings, with its own defaults."""
+    entry = methods.METHODS.entries[name]
+    choices = Literal[*methods.METHODS]
+    about = tyro.conf.arg(help=f"The training method. This one: {entry.summary}")
+    shown: list[Any] = [("method", Annotated[choices, about], field(default=name))]
+    for key, setting in entry.settings.items():
+        kind, default = setting.annotation, setting.default
+        if not _said(kind):
+            continue
+        hint = None
+        if default is None:
+            hint = "(default: from epsilon)" if key == "step_size" else "(default: none)"
+        if key == "epsilon" and default == EPSILON:
+            kind, default, hint = float | None, None, "(default: the data set's own)"
+        called = "attack_steps" if key == "steps" else key
+        about = tyro.conf.arg(help=methods.SETTINGS.get(key), help_behavior_hint=hint)
+        shown.append((called, Annotated[kind, about], field(default=default)))
+    options = make_dataclass("MethodOptions", shown, bases=(MethodOptions,), frozen=True)
+    options.__doc__ = MethodOptions.__doc__
+    return options
+
+
+def load_plugin(path: Path) -> None:
+    """Run a Python file of one's own, which registers methods, attacks, networks or data sets.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another module has its name.
+        ImportError: it failed; the message says how.
+    """
+    name = path.stem
+    if not path.is_file():
+        raise FileNotFoundError(f"--plugin {path}: there is no such file")
+    known = sys.modules.get(name)
+    if known is not None:
+        if Path(getattr(known, "__file__", None) or "").resolve() == path.resolve():
+            return
+        raise ValueError(f"--plugin {path}: a module called {name} is loaded; rename the file")
+    spec = spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        said = str(error).splitlines()[0] if str(error) else "no message"
+        raise ImportError(f"--plugin {path}: {type(error).__name__}: {said}") from error
+
+
+def _train_command(words: Sequence[str]) -> type:
+    """Return ``Train`` with the options of the method that the words name, plugins loaded.
+
+    Raises:
+        ValueError: an unknown method, or a setting that it does not have.
+    """
+    peek = ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--method", default="avmixup")
+    peek.add_argument("--plugin", nargs="+", action="extend", type=Path, default=[])
+    seen = peek.parse_known_args(list(words))[0]
+    for path in seen.plugin:
+        load_plugin(path)
+    if seen.method not in methods.METHODS:
+        files = f"; {', '.join(map(str, seen.plugin))} does not register it" if seen.plugin else ""
+        allowed = ", ".join(methods.METHODS)
+        raise ValueError(f"method = {seen.method!r} is not allowed: one of {allowed}{files}")
+    mine = method_options(seen.method)
+    foreign = {f.name for name in methods.METHODS for f in fields(method_options(name))} - {
+        f.name for f in fields(mine)
+    }
+    for word in words:
+        key = word.split("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and key.removeprefix("no_") in foreign:
+            has = ", ".join(f.name for f in fields(mine) if f.name != "method") or "no settings"
+            raise ValueError(f"method {seen.method}: {key} is no setting of it; it has {has}")
+    option = Annotated[mine, tyro.conf.arg(name="")]
+    shown: list[Any] = [("method", option, field(default_factory=mine))]
+    command = make_dataclass("Train", shown, bases=(Train,), frozen=True)
+    command.__doc__ = Train.__doc__
+    return command
 
 
 @dataclass(frozen=True)
@@ -151,6 +204,8 @@ class Train:
     """The network."""
     base_channels: int | None = None
     """Width of small_cnn or preact_resnet18, where not the default."""
+    plugin: tuple[Path, ...] = ()
+    """Python files of your own that register methods, attacks, networks or data sets."""
     turns: Path | None = None
     """A run folder or exported file whose dial turns are replayed."""
     resume: bool = False
@@ -451,8 +506,14 @@ class Reproduce:
 
 def main() -> None:
     """Run a command; what a user can put right is told in one line, with exit status 2."""
+    words = sys.argv[1:]
+    try:
+        train = _train_command(words[1:]) if words[:1] == ["train"] else Train
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     commands = {
-        "train": Train,
+        "train": train,
         "evaluate": Evaluate,
         "demo": Demo,
         "reproduce": Reproduce,

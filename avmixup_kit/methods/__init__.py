@@ -6,6 +6,7 @@ from avmixup_kit.methods.method import Method, Perturb, parse
 from avmixup_kit.methods.named import (
     BY_NAME,
     METHODS,
+    SETTINGS,
     avmixup,
     build,
     feature_scatter,
@@ -22,6 +23,7 @@ from avmixup_kit.methods.named import (
 __all__ = [
     "BY_NAME",
     "METHODS",
+    "SETTINGS",
     "Batch",
     "Method",
     "Networks",

@@ -12,6 +12,23 @@ from avmixup_kit.methods.mixing import Adversarial, AVmixup, Mixup
 METHODS = Registry("method")
 BY_NAME = METHODS  # its name in version 0.1
 
+# What settings mean, wherever a person is asked for them.
+SETTINGS = {
+    "epsilon": "Radius of the ball in [0, 1] pixels.",
+    "step_size": "Step of the attack in [0, 1] pixels.",
+    "steps": "Gradient steps of the attack.",
+    "batch_norm": "Batch norm while crafting.",
+    "start": "Where the attack starts.",
+    "gamma": "How far out the vertex lies, 1 or more.",
+    "lambda1": "The true class's share of the label at the clean image.",
+    "lambda2": "The same at the vertex.",
+    "clip_vertex": "Clip the vertex to valid pixels, as the authors' code does.",
+    "per_example": "One mixing weight per example rather than per batch.",
+    "lam": "The true class's share of the label.",
+    "beta": "Weight of the KL term.",
+    "a": "Mixing weights come from Beta(a, a).",
+}
+
 
 def _crafter(
     steps: int,
