@@ -27,7 +27,7 @@ from avmixup_kit.evaluation import scatter as features
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.live.controls import ALARM, Choice, Control, Number
 from avmixup_kit.live.figures import LiveFigure
-from avmixup_kit.live.lab.branch import Branch, Strip
+from avmixup_kit.live.lab.run import LiveRun, Strip
 from avmixup_kit.live.lab.trainer import Trainer
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.method import Method
@@ -102,7 +102,7 @@ def show(
     if not period > 0:
         raise ValueError(f"period = {period!r} is not allowed: seconds, more than 0")
     for other in _open.values():
-        if other.name != name and any(b.training is training for b in other.trainer.branches):
+        if other.name != name and any(run.training is training for run in other.trainer.runs):
             raise ValueError(f"this training is in the dashboard {other.name!r}: close that first")
     if name in _open:
         _open[name].close()
@@ -141,7 +141,7 @@ class Dashboard(widgets.VBox):
         self.progress, self.state, self.alert = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.note, self.strip, self.evaluation = widgets.HTML(), widgets.HTML(), widgets.HTML()
         figure = _blank()
-        _fill(figure, trainer.branches, trainer.branch)
+        _fill(figure, trainer.runs, trainer.run)
         self.curves = LiveFigure(figure)
         self.thread = threading.Thread(target=self._live, name=f"{name} (shows)", daemon=True)
         super().__init__(
@@ -154,7 +154,7 @@ class Dashboard(widgets.VBox):
                 ),
                 self.curves,
                 self.alert,
-                _row(self.branch, self.step, self.split_off),
+                _row(self.run_menu, self.step, self.split_off),
                 _row(self.folder, self.write, self.read, self.export_turns),
                 _row(self.images, self.judge),
                 self.evaluation,
@@ -192,7 +192,7 @@ class Dashboard(widgets.VBox):
         """End this run here; the model stays."""
         self.trainer.stop().result()
 
-    def fork(self, step: int | None = None) -> Branch:
+    def fork(self, step: int | None = None) -> LiveRun:
         """Continue from a kept step, or from the present one, as a run of its own."""
         return self.trainer.fork(step).result()
 
@@ -200,7 +200,7 @@ class Dashboard(widgets.VBox):
         """Write a run folder."""
         return self.trainer.save(folder).result()
 
-    def load(self, folder: str | Path) -> Branch:
+    def load(self, folder: str | Path) -> LiveRun:
         """Take up a run folder as a run of its own."""
         return self.trainer.load(folder).result()
 
@@ -236,7 +236,7 @@ class Dashboard(widgets.VBox):
     def static(self) -> go.Figure:
         """Return the curves as they stand, as a plain figure that needs no kernel."""
         figure = _blank()
-        _fill(figure, self.trainer.branches, self.trainer.branch)
+        _fill(figure, self.trainer.runs, self.trainer.run)
         return figure.update_layout(width=950)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
@@ -248,7 +248,7 @@ class Dashboard(widgets.VBox):
     # ----------------------------------------------------------------------------- what can be done
 
     def _controls(self) -> None:
-        epsilon = self.trainer.branch.epsilon
+        epsilon = self.trainer.run.epsilon
         options = {title: key for key, title in TITLES.items()} | {"(your own)": None}
         self.method = Choice("method", "method", options, None)
         self.numbers = {
@@ -269,8 +269,8 @@ class Dashboard(widgets.VBox):
         self.go = self._button("Start", "begin training", lambda: self.trainer.start())
         self.hold = self._button("Pause", "hold after this step", lambda: self.trainer.pause())
         self.end = self._button("Stop", "end here, keep the model", lambda: self.trainer.stop())
-        self.branch = _menu("run")
-        self.branch.observe(self._chosen, "value")
+        self.run_menu = _menu("run")
+        self.run_menu.observe(self._chosen, "value")
         self.step = _menu("from step")
         self.split_off = self._button(
             "Fork from here",
@@ -328,7 +328,7 @@ class Dashboard(widgets.VBox):
         button.on_click(lambda _: ask())
         return button
 
-    def _made(self) -> "Future[Branch]":
+    def _made(self) -> "Future[LiveRun]":
         chosen = {key: widget.value for key, widget in self.new.items()}
         return self.trainer.add(lambda: _training(**chosen))
 
@@ -336,7 +336,7 @@ class Dashboard(widgets.VBox):
         return threading.current_thread() is not self.thread
 
     def _chosen(self, change: Any) -> None:
-        if self._by_hand() and change.new is not None and change.new != self.trainer.branch.name:
+        if self._by_hand() and change.new is not None and change.new != self.trainer.run.name:
             self.trainer.switch(change.new)
 
     def _turned(self, control: Control) -> None:
@@ -368,7 +368,7 @@ class Dashboard(widgets.VBox):
 
     def _method(self, name: str, old: Method) -> Method:
         """Return the named method at the present epsilon, with the settings it had when left."""
-        epsilon = old.parameters.get("epsilon", self.trainer.branch.epsilon)
+        epsilon = old.parameters.get("epsilon", self.trainer.run.epsilon)
         if name in self._left:
             method = self._left[name]
             return method.replace(epsilon=epsilon) if "epsilon" in method.parameters else method
@@ -386,7 +386,7 @@ class Dashboard(widgets.VBox):
         drawn, stale = 0.0, True
         try:
             while not self._ended:
-                moves = stale or self.trainer.branch.status == "running"
+                moves = stale or self.trainer.run.status == "running"
                 pause = max(0.0, drawn + self.period - time.monotonic()) if moves else None
                 self.trainer.changed.wait(pause)
                 if self._ended:
@@ -404,33 +404,33 @@ class Dashboard(widgets.VBox):
 
     def _say(self) -> None:
         """Write words and controls; what has not changed sends nothing."""
-        trainer, branch = self.trainer, self.trainer.branch
-        self.progress.value = _progress(branch)
-        self.state.value = _state(trainer, branch)
+        trainer, run = self.trainer, self.trainer.run
+        self.progress.value = _progress(run)
+        self.state.value = _state(trainer, run)
         told = _alert(trainer.complaint) if trainer.complaint else ""
-        if branch.status == "failed":
-            told += _alert(f"{branch.name} failed: {branch.error}", branch.traceback)
+        if run.status == "failed":
+            told += _alert(f"{run.name} failed: {run.error}", run.traceback)
         self.alert.value = told
-        running, final = branch.status == "running", branch.status in ("stopped", "ended")
+        running, final = run.status == "running", run.status in ("stopped", "ended")
         labels = {"ready": "Start", "failed": "Try again"}
-        self.go.description = labels.get(branch.status, "Start" if final else "Resume")
+        self.go.description = labels.get(run.status, "Start" if final else "Resume")
         self.go.disabled, self.hold.disabled = running or final, not running
-        self.end.disabled = branch.status not in ("running", "paused")
-        if self._new("branches", [b.name for b in trainer.branches]) | self._new("at", branch.name):
-            self.branch.options = [b.name for b in trainer.branches]
-            self.branch.value = branch.name
-        if self._new("kept", (branch.name, sorted(branch.kept))):
-            kept = [str(step) for step in sorted(branch.kept) if step < branch.training.steps]
+        self.end.disabled = run.status not in ("running", "paused")
+        if self._new("runs", [run.name for run in trainer.runs]) | self._new("at", run.name):
+            self.run_menu.options = [run.name for run in trainer.runs]
+            self.run_menu.value = run.name
+        if self._new("kept", (run.name, sorted(run.kept))):
+            kept = [str(step) for step in sorted(run.kept) if step < run.training.steps]
             chosen = self.step.value
             self.step.options = [NOW, *kept]
             self.step.value = chosen if chosen in kept else NOW
-        if self._new("method", branch.method):
-            self._follow(branch.method)
-        if branch.evaluation and self._new("evaluation", branch.evaluation):
-            step, evaluation = branch.evaluation
+        if self._new("method", run.method):
+            self._follow(run.method)
+        if run.evaluation and self._new("evaluation", run.evaluation):
+            step, evaluation = run.evaluation
             self.evaluation.value = (
                 f"<div>On test images of {escape(evaluation.data)} after step {step}, epsilon "
-                f"{branch.epsilon:.4g}. PGD and CW can be fooled by gradients that soft labels "
+                f"{run.epsilon:.4g}. PGD and CW can be fooled by gradients that soft labels "
                 f"flatten: upper bounds.</div><pre>{escape(str(evaluation))}</pre>"
             )
 
@@ -456,12 +456,12 @@ class Dashboard(widgets.VBox):
         self.note.value = _label_note(method)
 
     def _draw(self) -> None:
-        branch = self.trainer.branch
+        run = self.trainer.run
         with self.curves.batch_update():
-            _fill(self.curves, self.trainer.branches, branch, every=False)
+            _fill(self.curves, self.trainer.runs, run, every=False)
         self.curves.remember()
-        if branch.strip is not None and self._new("strip", (branch.name, branch.measured)):
-            self.strip.value = _strip(branch.strip)
+        if run.strip is not None and self._new("strip", (run.name, run.measured)):
+            self.strip.value = _strip(run.strip)
 
 
 _WIDE = widgets.Layout(width="24em", max_width="100%")
@@ -547,12 +547,12 @@ def _training(
 # ------------------------------------------------------------------------------------ what is seen
 
 
-def _progress(branch: Branch) -> str:
-    training, pace = branch.training, branch.images_per_second()
+def _progress(run: LiveRun) -> str:
+    training, pace = run.training, run.images_per_second()
     left = (training.steps - training.step) * training.settings.batch_size
     words = [f"step {training.step} of {training.steps}"]
-    if branch.loss_now is not None:
-        words.append(f"loss {branch.loss_now:.3f}")
+    if run.loss_now is not None:
+        words.append(f"loss {run.loss_now:.3f}")
     if pace:
         words += [f"{pace:,.0f} images/s".replace(",", " "), f"{_duration(left / pace)} left"]
     return (
@@ -567,8 +567,8 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
-def _state(trainer: Trainer, branch: Branch) -> str:
-    words = f"{branch.name} {STATES[branch.status]}"
+def _state(trainer: Trainer, run: LiveRun) -> str:
+    words = f"{run.name} {STATES[run.status]}"
     if trainer.doing:
         words += f"; {trainer.doing}: after this step"
     if trainer.news:
@@ -663,32 +663,32 @@ def _blank() -> go.Figure:
     return figure
 
 
-def _lines(branch: Branch) -> Iterator[tuple[str, int, str, Any]]:
-    """Yield (what, panel, dash, curve) of each of the branch's curves."""
-    yield "loss", 1, "solid", branch.loss
+def _lines(run: LiveRun) -> Iterator[tuple[str, int, str, Any]]:
+    """Yield (what, panel, dash, curve) of each of the run's curves."""
+    yield "loss", 1, "solid", run.loss
     for panel, row in ((2, "Clean"), (3, "PGD10")):
-        for split, dash in zip(branch.probed, ("solid", "dash"), strict=False):
-            yield f"{row}, {split}", panel, dash, branch.curves[f"{row}, {split}"]
-    if branch.scattered:
+        for split, dash in zip(run.probed, ("solid", "dash"), strict=False):
+            yield f"{row}, {split}", panel, dash, run.curves[f"{row}, {split}"]
+    if run.scattered:
         for name, dash in zip(features.SETS, ("solid", "dash"), strict=True):
             row = f"features, {name}, attacked"
-            yield row, 4, dash, branch.curves[row]
+            yield row, 4, dash, run.curves[row]
 
 
-def _fill(figure: Any, branches: list[Branch], current: Branch, every: bool = True) -> None:
-    """Put the branches' curves and the current one's turns into the figure, in place.
+def _fill(figure: Any, runs: list[LiveRun], current: LiveRun, every: bool = True) -> None:
+    """Put the runs' curves and the current one's turns into the figure, in place.
 
-    Unless ``every`` is true, only new curves and those of the current branch, which alone grow.
+    Unless ``every`` is true, only new curves and those of the current run, which alone grow.
     """
     traces = {trace.name + trace.meta: trace for trace in figure.data}
-    for number, branch in enumerate(branches):
+    for number, run in enumerate(runs):
         colour = COLOURS[number % len(COLOURS)]
-        for what, panel, dash, curve in _lines(branch):
-            if branch.name + what not in traces:
+        for what, panel, dash, curve in _lines(run):
+            if run.name + what not in traces:
                 figure.add_scatter(
-                    name=branch.name,
+                    name=run.name,
                     meta=what,
-                    legendgroup=branch.name,
+                    legendgroup=run.name,
                     showlegend=panel == 1,
                     mode="lines" if panel == 1 else "lines+markers",
                     marker_size=4,
@@ -698,8 +698,8 @@ def _fill(figure: Any, branches: list[Branch], current: Branch, every: bool = Tr
                     col=panel,
                 )
                 trace = figure.data[-1]
-            elif every or branch is current:
-                trace = traces[branch.name + what]
+            elif every or run is current:
+                trace = traces[run.name + what]
             else:
                 continue
             steps, values = curve.arrays()
