@@ -26,9 +26,10 @@ pytest.importorskip("anywidget")
 import plotly.graph_objects as go
 
 from avmixup_kit import live
-from avmixup_kit.live.lab.dashboard import TITLES, kind, merged
+from avmixup_kit.live.lab.menu import TITLES, kind
 from avmixup_kit.live.lab.run import Curve, LiveRun
 from avmixup_kit.live.lab.trainer import Trainer
+from avmixup_kit.live.lab.words import turned
 from avmixup_kit.training import checkpoints
 
 EPSILON = 0.15
@@ -227,7 +228,13 @@ def test_pause_resume_and_stop(digits):
     at_step(lab, 5)
     lab.pause()
     stood = lab.training.step
-    until(lambda: lab.go.description == "Resume" and not lab.go.disabled and lab.hold.disabled)
+    until(
+        lambda: (
+            lab.start_button.description == "Resume"
+            and not lab.start_button.disabled
+            and lab.pause_button.disabled
+        )
+    )
     time.sleep(0.1)
     assert lab.training.step == stood
     lab.resume()
@@ -286,7 +293,7 @@ def test_a_fork_of_the_present_step_pauses_the_first_run(digits):
     lab = show(digits)
     lab.start()
     at_step(lab, 5)
-    lab.split_off.click()
+    lab.fork_button.click()
     until(lambda: len(lab.trainer.runs) == 2)
     main, fork = lab.trainer.runs
     assert main.status == "paused"
@@ -430,7 +437,7 @@ def test_a_method_of_ones_own_has_no_name():
 
 def test_turns_are_told_by_step():
     turns = (Turn(3, {"gamma": 2.0}), Turn(3, {"gamma": 3.0}), Turn(9, {"method": methods.pgd()}))
-    assert merged(turns) == {3: "γ = 3", 9: "PGD"}
+    assert turned(turns) == {3: "γ = 3", 9: "PGD"}
 
 
 # ------------------------------------------------------------------------------ what can go wrong
@@ -464,7 +471,7 @@ def test_a_step_that_fails_is_told_and_can_be_taken_again_exactly(digits, error)
     assert 'role="alert"' in lab.alert.value
     assert "Traceback" in lab.alert.value
     assert training.step == 6
-    until(lambda: lab.go.description == "Try again")
+    until(lambda: lab.start_button.description == "Try again")
     until(lambda: "stands as it was before the failed step" in lab.state.value)
     assert identical(weights(training), headless_part(digits, 6))
     lab.resume()
@@ -548,13 +555,13 @@ def test_a_full_disk_is_told_and_the_run_goes_on(digits, tmp_path, monkeypatch):
 
     at_step(lab, 3)
     monkeypatch.setattr(os, "fsync", full)
-    lab.write.click()
+    lab.save_button.click()
     until(lambda: "Could not save" in lab.alert.value)
     assert "No space left on device" in lab.alert.value
     monkeypatch.undo()
     lab.join(60)
     assert identical(weights(lab.training), headless(digits))
-    lab.write.click()
+    lab.save_button.click()
     until(lambda: (tmp_path / "run" / "run.json").exists())
     until(lambda: "Saved step 40" in lab.state.value and lab.alert.value == "")
 
@@ -590,7 +597,7 @@ def test_data_that_are_not_there_are_told_and_the_run_kept(digits, tmp_path):
     at_step(lab, 3)
     lab.new["data"].value = "cifar10"
     lab.new["root"].value = str(tmp_path / "nothing")
-    lab.make.click()
+    lab.make_button.click()
     until(lambda: "Could not make the run" in lab.alert.value)
     assert str(tmp_path / "nothing") in lab.alert.value
     lab.join(60)
@@ -603,10 +610,10 @@ def test_a_new_run_is_made_without_code(digits):
     lab.new["steps"].value = 3
     lab.new["method"].value = "pgd"
     lab.new["lr"].value = -1.0
-    lab.make.click()
+    lab.make_button.click()
     until(lambda: "lr = -1.0 is not allowed: a positive number" in lab.alert.value)
     lab.new["lr"].value = 0.05
-    lab.make.click()
+    lab.make_button.click()
     until(lambda: len(lab.trainer.runs) == 2)
     lab.start()
     lab.join(60)
