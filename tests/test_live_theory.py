@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from avmixup_kit import gaussian, live
 from avmixup_kit.live import controls, figures
 from avmixup_kit.live.controls import Choice, Explorer, LiveFigure, Number, Switch, View
+from avmixup_kit.live.theory import lottery, overfitting, soft_labels
 
 NAMES = (
     "lottery",
@@ -25,11 +26,6 @@ NAMES = (
     "phase_map",
     "drawn_data",
     "soft_labels",
-)
-# the functions of the same names hide these modules
-lottery, overfitting, soft_labels = (
-    sys.modules[f"avmixup_kit.live.theory.{name}"]
-    for name in ("lottery", "overfitting", "soft_labels")
 )
 ALLOWED_CPU_SECONDS = 0.1
 # one slider end in all of them is illegal on its own: c = 10 features do not fit into d = 2
