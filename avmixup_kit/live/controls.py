@@ -90,11 +90,7 @@ class Number(Control):
         self._syncing = False
         box = widgets.IntText if whole else widgets.FloatText
         self.box = box(
-            value=value,
-            description=label,
-            style=_LABEL,
-            layout=_WIDE,
-            continuous_update=False,
+            value=value, description=label, style=_LABEL, layout=_WIDE, continuous_update=False
         )
         look: dict[str, Any] = {
             "readout": False,

@@ -111,29 +111,22 @@ class Dashboard(widgets.VBox):
         self._actions()
         self.progress, self.state, self.alert = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.note, self.strip, self.evaluation = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        figure = panels.blank()
-        panels.fill(figure, trainer.runs, trainer.run)
-        self.curves = LiveFigure(figure)
+        self.curves = LiveFigure(panels.drawn(trainer.runs, trainer.run))
+        dials = widgets.VBox([self.method, *self.numbers.values(), self.note])
+        form = grid(*self.new.values())
         self.thread = threading.Thread(target=self._live, name=f"{name} (shows)", daemon=True)
         super().__init__(
             [
                 self.progress,
                 row(self.start_button, self.pause_button, self.stop_button, self.state),
-                grid(
-                    widgets.VBox([self.method, *self.numbers.values(), self.note]),
-                    self.strip,
-                    least="26em",
-                ),
+                grid(dials, self.strip, least="26em"),
                 self.curves,
                 self.alert,
                 row(self.run_menu, self.step_menu, self.fork_button),
                 row(self.folder, self.save_button, self.load_button, self.export_button),
                 row(self.images, self.evaluate_button),
                 self.evaluation,
-                widgets.Accordion(
-                    [widgets.VBox([grid(*self.new.values()), self.make_button])],
-                    titles=["A new run"],
-                ),
+                widgets.Accordion([widgets.VBox([form, self.make_button])], titles=["A new run"]),
             ]
         )
         self._ended = False
@@ -210,9 +203,7 @@ class Dashboard(widgets.VBox):
 
     def static(self) -> go.Figure:
         """Return the curves as they stand, as a plain figure that needs no kernel."""
-        figure = panels.blank()
-        panels.fill(figure, self.trainer.runs, self.trainer.run)
-        return figure.update_layout(width=950)
+        return panels.drawn(self.trainer.runs, self.trainer.run).update_layout(width=950)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         return stored(super()._repr_mimebundle_(**kwargs), "show", "the dashboard")
@@ -238,22 +229,16 @@ class Dashboard(widgets.VBox):
         self.method.listen(self._switched)
 
     def _actions(self) -> None:
-        self.start_button = self._button("Start", "begin training", lambda: self.trainer.start())
-        self.pause_button = self._button(
-            "Pause", "hold after this step", lambda: self.trainer.pause()
-        )
-        self.stop_button = self._button(
-            "Stop", "end here, keep the model", lambda: self.trainer.stop()
-        )
+        self.start_button = self._button("Start", "begin training", self.trainer.start)
+        self.pause_button = self._button("Pause", "hold after this step", self.trainer.pause)
+        self.stop_button = self._button("Stop", "end here, keep the model", self.trainer.stop)
         self.run_menu = widgets.Dropdown(description="run", layout={"width": "22em"})
         self.run_menu.observe(self._chosen, "value")
         self.step_menu = widgets.Dropdown(description="from step", layout={"width": "22em"})
         self.fork_button = self._button(
             "Fork from here",
             "continue from this step as a run of its own; both curves stay",
-            lambda: self.trainer.fork(
-                None if (at := self.step_menu.value) in (None, NOW) else int(at)
-            ),
+            lambda: self.trainer.fork(self._step()),
         )
         self.folder = widgets.Text(
             f"runs/{self.name}", description="folder", layout={"width": "24em", "max_width": "100%"}
@@ -290,6 +275,9 @@ class Dashboard(widgets.VBox):
         chosen = {key: widget.value for key, widget in self.new.items()}
         return self.trainer.add(lambda: new_run.make(**chosen))
 
+    def _step(self) -> int | None:
+        return None if (step := self.step_menu.value) in (None, NOW) else int(step)
+
     def _by_hand(self) -> bool:
         return threading.current_thread() is not self.thread
 
@@ -305,8 +293,8 @@ class Dashboard(widgets.VBox):
         value = control.box.value
         if value == self.dial.method.parameters.get(control.name):
             control.complain("")
-            return
-        self._turn(control, {control.name: value})
+        else:
+            self._turn(control, {control.name: value})
 
     def _switched(self, control: Control) -> None:
         if not self._by_hand() or control.value in (None, menu.kind(self.dial.method)):
@@ -330,13 +318,8 @@ class Dashboard(widgets.VBox):
         if name in self._left_methods:
             method = self._left_methods[name]
             return method.replace(epsilon=epsilon) if "epsilon" in method.parameters else method
-        return menu.named(name, epsilon, self._steps(old))
-
-    def _steps(self, old: Method) -> int:
-        for method in (old, *self._left_methods.values(), self.dial.initial):
-            if menu.kind(method) in ("pgd", "label_smoothing", "avmixup", "trades"):
-                return method.parameters["steps"]
-        return 10
+        steps = menu.steps_of(old, *self._left_methods.values(), self.dial.initial)
+        return menu.named(name, epsilon, steps)
 
     # -------------------------------------------------------------------- only on the own thread
 

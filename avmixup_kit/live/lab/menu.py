@@ -48,3 +48,11 @@ def named(name: str, epsilon: float, steps: int) -> Method:
         return methods.build(name, epsilon=epsilon)
     step = {"step_size": epsilon / 4} if name == "trades" else {}
     return methods.build(name, epsilon=epsilon, steps=steps, **step)
+
+
+def steps_of(*candidates: Method) -> int:
+    """Return the attack's steps of the first method that has them, 10 where none has."""
+    for method in candidates:
+        if kind(method) in ("pgd", "label_smoothing", "avmixup", "trades"):
+            return method.parameters["steps"]
+    return 10

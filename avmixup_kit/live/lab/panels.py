@@ -12,16 +12,17 @@ from avmixup_kit.live.lab.run import LiveRun
 from avmixup_kit.live.lab.words import turned
 
 MARKED = 12
-_PANELS = (
-    "loss",
-    "clean accuracy (%)",
-    "accuracy under PGD10 (%)",
-    "scatter under PGD10",
-)
+_PANELS = ("loss", "clean accuracy (%)", "accuracy under PGD10 (%)", "scatter under PGD10")
 
 
-def blank() -> go.Figure:
-    """Return the panels with no curves in them."""
+def drawn(runs: list[LiveRun], current: LiveRun) -> go.Figure:
+    """Return the panels with the runs' curves and the current one's turns."""
+    figure = _blank()
+    fill(figure, runs, current)
+    return figure
+
+
+def _blank() -> go.Figure:
     figure = make_subplots(1, len(_PANELS), subplot_titles=_PANELS, horizontal_spacing=0.05)
     styled(figure, "", "", "")
     figure.update_layout(
