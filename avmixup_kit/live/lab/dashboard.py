@@ -290,11 +290,10 @@ class Dashboard(widgets.VBox):
         if not self._by_hand():
             return
         assert isinstance(control, Number)
-        value = control.box.value
-        if value == self.dial.method.parameters.get(control.name):
+        if control.box.value == self.dial.method.parameters.get(control.name):
             control.complain("")
         else:
-            self._turn(control, {control.name: value})
+            self._turn(control, {control.name: control.box.value})
 
     def _switched(self, control: Control) -> None:
         if not self._by_hand() or control.value in (None, menu.kind(self.dial.method)):
