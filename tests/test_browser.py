@@ -118,7 +118,7 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     (turn,) = lab.ask("[[turn.step, turn.change] for turn in dial.turns]")
     assert turn[1] == {"gamma": 2.05}
     lab.until(f"training.step > {turn[0]}")
-    assert lab.ask("lab.trainer.branch.last.method.mix.gamma") == 2.05
+    assert lab.ask("lab.trainer.run.last.method.mix.gamma") == 2.05
     lab.type("λ₂ (vertex side)", "0.4")
     lab.until("dial.method.mix.lambda2 == 0.4")
 
@@ -137,7 +137,7 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     )
     lab.picture(ARTIFACTS / "dashboard-light.png")
     lab.button("Pause").click()
-    lab.until("lab.trainer.branch.status == 'paused'")
+    lab.until("lab.trainer.run.status == 'paused'")
     lab.output.get_by_text("run 1 is paused").wait_for()
     stood = lab.ask("training.step")
     lab.until("not lab.trainer._wake.is_set()")  # its thread waits until it is asked
@@ -150,7 +150,7 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     lab.page.reload()
     lab.ready()
     lab.attach(name)
-    lab.until(f"training.step > {stood} and lab.trainer.branch.status == 'running'")
+    lab.until(f"training.step > {stood} and lab.trainer.run.status == 'running'")
     lab.button("Pause").wait_for()
     lab.scroll_to("progress")
     turns = lab.ask("len(dial.turns)")
@@ -160,7 +160,7 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     lab.until(f"len(dial.turns) == {turns + 1}")
 
     lab.button("Fork from here").click()
-    lab.until("len(lab.trainer.branches) == 2 and lab.trainer.branch.status == 'ready'")
+    lab.until("len(lab.trainer.runs) == 2 and lab.trainer.run.status == 'ready'")
     forked = lab.ask("lab.training.step")
     lab.button("Start").click()
     lab.until(f"lab.training.step > {forked + 2}")
@@ -175,7 +175,7 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     lab.theme("JupyterLab Light")
 
     lab.button("Stop").click()
-    lab.until("lab.trainer.branch.status == 'stopped'")
+    lab.until("lab.trainer.run.status == 'stopped'")
     lab.type("folder", str(folder / "run"))
     lab.button("Evaluate").click()
     lab.output.get_by_text("worst case").wait_for()
@@ -237,7 +237,7 @@ lab"""
     lab.type("its folder", str(folder / "nowhere"))
     lab.button("Make this run").click()
     lab.until("'Could not make the run' in lab.trainer.complaint")
-    lab.until("len(lab.trainer.branches) == 1")
+    lab.until("len(lab.trainer.runs) == 1")
     lab.output.get_by_role("alert").filter(has_text="Could not make the run").wait_for()
     lab.picture(ARTIFACTS / "dashboard-new-run.png")
 

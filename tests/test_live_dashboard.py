@@ -26,9 +26,10 @@ pytest.importorskip("anywidget")
 import plotly.graph_objects as go
 
 from avmixup_kit import live
-from avmixup_kit.live.lab.branch import Branch, Curve
-from avmixup_kit.live.lab.dashboard import TITLES, kind, merged
+from avmixup_kit.live.lab.menu import TITLES, kind
+from avmixup_kit.live.lab.run import Curve, LiveRun
 from avmixup_kit.live.lab.trainer import Trainer
+from avmixup_kit.live.lab.words import turned
 from avmixup_kit.training import checkpoints
 
 EPSILON = 0.15
@@ -88,16 +89,16 @@ def at_step(lab, step):
 
 
 def test_a_curve_of_100_000_records_stays_small_and_true(digits):
-    branch = Branch("run 1", new(digits), None, 10)
-    method = branch.method
+    run = LiveRun("run 1", new(digits), None, 10)
+    method = run.method
     losses = torch.rand(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def feed(first, last):
         for step in range(first, last):
-            branch.note(Record(step, losses[step], 0.1, method))
+            run.note(Record(step, losses[step], 0.1, method))
             if step % 50 == 0:
-                branch.flush()
-        branch.flush()
+                run.flush()
+        run.flush()
 
     feed(0, 10_000)
     gc.collect()
@@ -110,7 +111,7 @@ def test_a_curve_of_100_000_records_stays_small_and_true(digits):
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert grown < 20_000
-    steps, values = branch.loss.arrays()
+    steps, values = run.loss.arrays()
     assert 500 <= len(steps) <= 1001
     assert (steps[1:] > steps[:-1]).all()
     assert steps[0] < 130
@@ -139,7 +140,7 @@ def test_curves_pictures_and_progress_are_written_while_training(digits):
     until(lambda: list(traces["Clean, validation"].x) == [0, 10, 20, 30, 40])
     until(lambda: len(traces["PGD10, train"].y) == 5)
     assert list(traces["loss"].x) == list(range(1, STEPS + 1))
-    accuracy = lab.trainer.branch.curves["PGD10, train"].arrays()[1]
+    accuracy = lab.trainer.run.curves["PGD10, train"].arrays()[1]
     assert list(traces["PGD10, train"].y) == list(100 * accuracy)
     until(lambda: lab.strip.value.count("<img") == 18)
     assert lab.strip.value.count("trained on: ") == 6
@@ -155,7 +156,7 @@ def test_the_scatter_shown_is_that_of_features(digits):
     lab = show(digits, probe_images=40)
     lab.start()
     lab.join(PATIENCE)
-    probed = lab.trainer.branch.probed.values()
+    probed = lab.trainer.run.probed.values()
     found = features.scatter(
         lab.training.model, *probed, attacks.pgd(steps=10, epsilon=digits.epsilon)
     )
@@ -178,7 +179,7 @@ def test_the_strip_shows_what_the_dial_says(digits):
     lab.numbers["epsilon"].box.value = 0.05
     lab.start()
     lab.join(PATIENCE)
-    strip = lab.trainer.branch.strip
+    strip = lab.trainer.run.strip
     assert (strip.adversarial - strip.clean).abs().max() == pytest.approx(0.05, abs=1e-6)
     assert all(0.4 <= target <= 1 for target in strip.targets)
     alpha = (torch.tensor(strip.targets) - 0.4) / 0.6
@@ -213,14 +214,14 @@ def test_turns_made_by_hand_are_repeated_headless_bit_for_bit(digits, tmp_path):
     assert 3 <= turns[0].step < turns[3].step < STEPS
     assert identical(weights(lab.training), headless(digits, turns))
     assert not identical(weights(lab.training), headless(digits, turns[:-1]))
-    assert lab.trainer.branch.last.method == turns[4].change["method"].replace(epsilon=0.1)
+    assert lab.trainer.run.last.method == turns[4].change["method"].replace(epsilon=0.1)
 
 
 def test_looking_does_not_change_the_training(digits):
     lab = show(digits, new(digits, steps=12), probe_every=1)
     lab.start()
     lab.join(PATIENCE)
-    assert len(lab.trainer.branch.curves["PGD10, train"].arrays()[0]) == 13
+    assert len(lab.trainer.run.curves["PGD10, train"].arrays()[0]) == 13
     assert identical(weights(lab.training), headless(digits, steps=12))
 
 
@@ -230,7 +231,13 @@ def test_pause_resume_and_stop(digits):
     at_step(lab, 5)
     lab.pause()
     stood = lab.training.step
-    until(lambda: lab.go.description == "Resume" and not lab.go.disabled and lab.hold.disabled)
+    until(
+        lambda: (
+            lab.start_button.description == "Resume"
+            and not lab.start_button.disabled
+            and lab.pause_button.disabled
+        )
+    )
     until(lambda: not lab.trainer._wake.is_set())  # its thread waits until it is asked
     assert lab.training.step == stood
     lab.resume()
@@ -243,7 +250,7 @@ def test_pause_resume_and_stop(digits):
     stood = again.training.step
     assert stood < STEPS
     again.join(PATIENCE)
-    assert again.trainer.branch.status == "stopped"
+    assert again.trainer.run.status == "stopped"
     assert identical(weights(again.training), headless_part(digits, stood))
     with pytest.raises(ValueError, match="run 1 is stopped: fork it to go on from a kept step"):
         again.resume()
@@ -262,36 +269,36 @@ def test_a_fork_is_another_run_from_there_and_leaves_the_first(digits):
     lab.start()
     lab.join(PATIENCE)
     first = weights(lab.training)
-    branch = lab.fork(20)
-    assert branch.origin == ("run 1", 20)
+    run = lab.fork(20)
+    assert run.origin == ("run 1", 20)
     assert lab.training.step == 20
     lab.numbers["gamma"].box.value = 4.0
     lab.start()
     lab.join(PATIENCE)
     assert lab.dial.turns == (Turn(0, {"gamma": 2.5}), Turn(20, {"gamma": 4.0}))
     assert identical(weights(lab.training), headless(digits, lab.dial.turns))
-    assert identical(weights(lab.trainer.branches[0].training), first)
+    assert identical(weights(lab.trainer.runs[0].training), first)
     assert not identical(weights(lab.training), first)
     until(lambda: len(lab.curves.data) == 10 and len(lab.curves.data[5].x) == 20)
     assert [trace.x[0] for trace in lab.curves.data if trace.meta == "loss"] == [1, 21]
-    until(lambda: lab.branch.value == branch.name)
-    lab.branch.value = "run 1"
-    until(lambda: lab.trainer.branch.name == "run 1")
+    until(lambda: lab.run_menu.value == run.name)
+    lab.run_menu.value = "run 1"
+    until(lambda: lab.trainer.run.name == "run 1")
     until(lambda: lab.numbers["gamma"].value == 2.5)
     with pytest.raises(ValueError, match="step = 40 is not allowed: run 1 ends there"):
         lab.fork()
     with pytest.raises(ValueError, match="states were kept at steps 0, 4, 8, 12"):
         lab.fork(7)
-    assert len(lab.trainer.branches) == 2
+    assert len(lab.trainer.runs) == 2
 
 
 def test_a_fork_of_the_present_step_pauses_the_first_run(digits):
     lab = show(digits)
     lab.start()
     at_step(lab, 5)
-    lab.split_off.click()
-    until(lambda: len(lab.trainer.branches) == 2)
-    main, fork = lab.trainer.branches
+    lab.fork_button.click()
+    until(lambda: len(lab.trainer.runs) == 2)
+    main, fork = lab.trainer.runs
     assert main.status == "paused"
     assert fork.training.step == main.training.step
     assert identical(weights(fork.training), weights(main.training))
@@ -312,7 +319,7 @@ def test_a_saved_run_goes_on_here_and_headless(digits, tmp_path):
     lab.pause()
     lab.save(tmp_path / "run")
     loaded = lab.load(tmp_path / "run")
-    assert loaded.training.step == lab.trainer.branches[0].training.step
+    assert loaded.training.step == lab.trainer.runs[0].training.step
     assert loaded.curves["Clean, train"].arrays()[0].tolist()[:2] == [0, 10]
     lab.resume()
     lab.join(PATIENCE)
@@ -406,7 +413,7 @@ def test_every_method_can_be_switched_to_and_trains(digits, name):
     assert kind(lab.dial.method) == name
     lab.start()
     lab.join(PATIENCE)
-    assert kind(lab.trainer.branch.last.method) == name
+    assert kind(lab.trainer.run.last.method) == name
     assert methods.parse(repr(lab.dial.method)) == lab.dial.method
     parameters = lab.dial.method.parameters
     assert parameters.get("epsilon", EPSILON) == EPSILON
@@ -433,7 +440,7 @@ def test_a_method_of_ones_own_has_no_name():
 
 def test_turns_are_told_by_step():
     turns = (Turn(3, {"gamma": 2.0}), Turn(3, {"gamma": 3.0}), Turn(9, {"method": methods.pgd()}))
-    assert merged(turns) == {3: "γ = 3", 9: "PGD"}
+    assert turned(turns) == {3: "γ = 3", 9: "PGD"}
 
 
 # ------------------------------------------------------------------------------ what can go wrong
@@ -471,7 +478,7 @@ def test_a_step_that_fails_is_told_and_can_be_taken_again_exactly(digits, error)
     assert 'role="alert"' in lab.alert.value
     assert "Traceback" in lab.alert.value
     assert training.step == 6
-    until(lambda: lab.go.description == "Try again")
+    until(lambda: lab.start_button.description == "Try again")
     until(lambda: "stands as it was before the failed step" in lab.state.value)
     assert identical(weights(training), headless_part(digits, 6))
     lab.resume()
@@ -555,13 +562,13 @@ def test_a_full_disk_is_told_and_the_run_goes_on(digits, tmp_path, monkeypatch):
 
     at_step(lab, 3)
     monkeypatch.setattr(os, "fsync", full)
-    lab.write.click()
+    lab.save_button.click()
     until(lambda: "Could not save" in lab.alert.value)
     assert "No space left on device" in lab.alert.value
     monkeypatch.undo()
     lab.join(PATIENCE)
     assert identical(weights(lab.training), headless(digits))
-    lab.write.click()
+    lab.save_button.click()
     until(lambda: (tmp_path / "run" / "run.json").exists())
     until(lambda: "Saved step 40" in lab.state.value and lab.alert.value == "")
 
@@ -588,7 +595,7 @@ def test_a_run_of_other_images_is_not_loaded(digits, tmp_path):
     lab = show(digits)
     with pytest.raises(ValueError, match="the saved training used other images"):
         lab.load(tmp_path)
-    assert len(lab.trainer.branches) == 1
+    assert len(lab.trainer.runs) == 1
 
 
 def test_data_that_are_not_there_are_told_and_the_run_kept(digits, tmp_path):
@@ -597,11 +604,11 @@ def test_data_that_are_not_there_are_told_and_the_run_kept(digits, tmp_path):
     at_step(lab, 3)
     lab.new["data"].value = "cifar10"
     lab.new["root"].value = str(tmp_path / "nothing")
-    lab.make.click()
+    lab.make_button.click()
     until(lambda: "Could not make the run" in lab.alert.value)
     assert str(tmp_path / "nothing") in lab.alert.value
     lab.join(PATIENCE)
-    assert len(lab.trainer.branches) == 1
+    assert len(lab.trainer.runs) == 1
     assert identical(weights(lab.training), headless(digits))
 
 
@@ -610,11 +617,11 @@ def test_a_new_run_is_made_without_code(digits):
     lab.new["steps"].value = 3
     lab.new["method"].value = "pgd"
     lab.new["lr"].value = -1.0
-    lab.make.click()
+    lab.make_button.click()
     until(lambda: "lr = -1.0 is not allowed: a positive number" in lab.alert.value)
     lab.new["lr"].value = 0.05
-    lab.make.click()
-    until(lambda: len(lab.trainer.branches) == 2)
+    lab.make_button.click()
+    until(lambda: len(lab.trainer.runs) == 2)
     lab.start()
     lab.join(PATIENCE)
     assert kind(lab.dial.method) == "pgd"
@@ -631,7 +638,7 @@ def test_an_evaluation_without_test_images_is_refused(digits):
     lab = live.show(new(digits), probe_images=10)
     with pytest.raises(ValueError, match=r"there are no test images: show\(training, data=data\)"):
         lab.evaluate()
-    assert set(lab.trainer.branch.probed) == {"train"}
+    assert set(lab.trainer.run.probed) == {"train"}
 
 
 # --------------------------------------------------------------------------------- many, and none
@@ -644,7 +651,7 @@ def test_running_the_cell_again_closes_the_first_dashboard(digits):
     second = show(digits)
     assert not first.trainer.thread.is_alive()
     assert not first.thread.is_alive()
-    assert first.trainer.branch.status == "paused"
+    assert first.trainer.run.status == "paused"
     with pytest.raises(RuntimeError, match="could not start: this dashboard is closed"):
         first.start()
     names = [thread.name for thread in threading.enumerate()]

@@ -20,6 +20,7 @@ import plotly.graph_objects as go
 from avmixup_kit import gaussian, live
 from avmixup_kit.live import controls, figures
 from avmixup_kit.live.controls import Choice, Explorer, LiveFigure, Number, Switch, View
+from avmixup_kit.live.theory import lottery, overfitting, soft_labels
 
 NAMES = (
     "lottery",
@@ -29,11 +30,6 @@ NAMES = (
     "phase_map",
     "drawn_data",
     "soft_labels",
-)
-# the functions of the same names hide these modules
-lottery, overfitting, soft_labels = (
-    sys.modules[f"avmixup_kit.live.theory.{name}"]
-    for name in ("lottery", "overfitting", "soft_labels")
 )
 # One move's calls of functions, of Python's and of C's, and the bytes it allocates at most: twice
 # what each explorer needs, for other versions of numpy and scipy. 60 000 calls take about 0.1 s.

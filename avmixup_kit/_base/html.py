@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +29,7 @@ def png(image: Tensor) -> bytes:
 def image_tag(image: Tensor, alt: str, size: int = 72) -> str:
     """Return an <img> with the image (C, H, W) inside it, ``size`` CSS pixels wide, unsmoothed."""
     data = base64.b64encode(png(image)).decode()
+    alt = escape(alt, quote=True)
     return (
         f'<img src="data:image/png;base64,{data}" alt="{alt}" width="{size}" height="{size}" '
         'style="image-rendering:pixelated">'
@@ -39,8 +41,6 @@ def page(title: str, sections: Sequence[tuple[str, "str | go.Figure"]]) -> str:
 
     Nothing is fetched; plotly's script is inside. Light and dark follow the reader's setting.
     """
-    from html import escape
-
     graph_objects()
     body, script = [], True
     for heading, content in sections:

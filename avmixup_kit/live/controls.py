@@ -7,22 +7,16 @@ beside the control that was moved.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple, TypeVar
 
-try:
-    import ipywidgets as widgets
-    import plotly.graph_objects as go
-    from plotly.basedatatypes import BaseFigure
-
-    from avmixup_kit.live.figures import LiveFigure
-except ImportError as error:
-    raise ImportError(
-        "explorers need ipywidgets, anywidget and plotly: pip install 'avmixup-kit[notebooks]'"
-    ) from error
+import ipywidgets as widgets
+import plotly.graph_objects as go
+from plotly.basedatatypes import BaseFigure
 
 from avmixup_kit._base.plots import COLOURS, GREY, styled
+from avmixup_kit.live.figures import LiveFigure
 
 ALARM = COLOURS[1]
 _F = TypeVar("_F", bound=BaseFigure)
@@ -96,11 +90,7 @@ class Number(Control):
         self._syncing = False
         box = widgets.IntText if whole else widgets.FloatText
         self.box = box(
-            value=value,
-            description=label,
-            style=_LABEL,
-            layout=_WIDE,
-            continuous_update=False,
+            value=value, description=label, style=_LABEL, layout=_WIDE, continuous_update=False
         )
         look: dict[str, Any] = {
             "readout": False,
@@ -276,13 +266,8 @@ class Explorer(widgets.VBox):
         for control in controls:
             control.listen(self._moved_by_hand)
         self.presets.listen(lambda menu: menu.value and self.set(**(presets or {})[menu.value]))
-        panel = widgets.Box(
-            [self.presets, *controls] if presets else controls,
-            layout=widgets.Layout(
-                display="grid", grid_template_columns="repeat(auto-fit, minmax(24em, 1fr))"
-            ),
-        )
-        super().__init__([panel, self.figure, self.note])
+        shown = [self.presets, *controls] if presets else controls
+        super().__init__([grid(*shown), self.figure, self.note])
 
     @property
     def values(self) -> dict[str, Any]:
@@ -333,10 +318,34 @@ class Explorer(widgets.VBox):
         self.note.value = view.note
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """Return the live view, and a text for where there is none that is the same every run."""
-        data: dict[str, Any] = super()._repr_mimebundle_(**kwargs) or {}
-        data["text/plain"] = f"avmixup_kit.live.{self.name}: run this cell to get the sliders"
-        return data
+        return stored(super()._repr_mimebundle_(**kwargs), self.name, "the sliders")
+
+
+def row(*children: widgets.Widget) -> widgets.HBox:
+    """Return the widgets side by side, on more lines where there is no room."""
+    return widgets.HBox(children, layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
+
+
+def grid(*children: widgets.Widget, least: str = "24em") -> widgets.Box:
+    """Return the widgets in columns no narrower than ``least``."""
+    return widgets.Box(
+        children,
+        layout=widgets.Layout(
+            display="grid", grid_template_columns=f"repeat(auto-fit, minmax({least}, 1fr))"
+        ),
+    )
+
+
+def inside(widget: widgets.Widget) -> Iterator[widgets.Widget]:
+    """Yield every widget inside one, the innermost first."""
+    for child in getattr(widget, "children", ()):
+        yield from inside(child)
+        yield child
+
+
+def stored(bundle: dict[str, Any] | None, name: str, what: str) -> dict[str, Any]:
+    """Return the live view, and a text for where there is none that is the same every run."""
+    return {**(bundle or {}), "text/plain": f"avmixup_kit.live.{name}: run this cell to get {what}"}
 
 
 def chart(title: str, x: str, y: str) -> go.Figure:

@@ -8,55 +8,28 @@ import atexit
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
-import torch
-from plotly.subplots import make_subplots
 
-from avmixup_kit import data, methods, models
-from avmixup_kit._base.html import image_tag
-from avmixup_kit._base.plots import COLOURS, GREY, styled
+from avmixup_kit._base import check
+from avmixup_kit._base.plots import GREY
 from avmixup_kit.data import Data
-from avmixup_kit.evaluation import scatter as features
 from avmixup_kit.evaluation.record import Evaluation
-from avmixup_kit.live.controls import ALARM, Choice, Control, Number
+from avmixup_kit.live.controls import Choice, Control, Number, grid, inside, row, stored
 from avmixup_kit.live.figures import LiveFigure
-from avmixup_kit.live.lab.branch import Branch, Strip
+from avmixup_kit.live.lab import menu, new_run, panels, words
+from avmixup_kit.live.lab.run import LiveRun
 from avmixup_kit.live.lab.trainer import Trainer
-from avmixup_kit.methods import attacks
 from avmixup_kit.methods.method import Method
-from avmixup_kit.methods.mixing import AVmixup
-from avmixup_kit.training.dial import Dial, Turn
+from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
 
-TITLES = {
-    "standard": "Standard",
-    "mixup": "Mixup",
-    "pgd": "PGD",
-    "label_smoothing": "label smoothing (LS)",
-    "avmixup": "AVmixup",
-    "trades": "TRADES",
-    "feature_scatter": "Feature Scatter",
-    "feature_scatter_avmixup": "Feature Scatter + AVmixup",
-}
-GREEK = {"gamma": "γ", "lambda1": "λ<sub>1</sub>", "lambda2": "λ<sub>2</sub>", "epsilon": "ε"}
-MARKED = 12
 NOW = "the present one"
-STATES = {
-    "ready": "is ready",
-    "running": "is running",
-    "paused": "is paused",
-    "stopped": "was stopped",
-    "ended": "has ended",
-    "failed": "has failed",
-}
-
 _open: dict[str, "Dashboard"] = {}
 
 
@@ -99,10 +72,9 @@ def show(
         raise ValueError("dial is another one than the training's: pass the one it was made with")
     if data is not None and data.train.checksum != training.split.checksum:
         raise ValueError(f"data = {data.name} holds other training images than the training's")
-    if not period > 0:
-        raise ValueError(f"period = {period!r} is not allowed: seconds, more than 0")
+    check.that(period > 0, "period", period, "seconds, more than 0")
     for other in _open.values():
-        if other.name != name and any(b.training is training for b in other.trainer.branches):
+        if other.name != name and any(run.training is training for run in other.trainer.runs):
             raise ValueError(f"this training is in the dashboard {other.name!r}: close that first")
     if name in _open:
         _open[name].close()
@@ -134,31 +106,27 @@ class Dashboard(widgets.VBox):
         self.name, self.trainer, self.period = name, trainer, period
         self.trouble: Exception | None = None
         self._seen: dict[str, Any] = {}
-        self._left: dict[str, Method] = {}
+        self._left_methods: dict[str, Method] = {}
         self._controls()
         self._actions()
-        self._new_run()
         self.progress, self.state, self.alert = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.note, self.strip, self.evaluation = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        figure = _blank()
-        _fill(figure, trainer.branches, trainer.branch)
-        self.curves = LiveFigure(figure)
+        self.curves = LiveFigure(panels.drawn(trainer.runs, trainer.run))
+        dials = widgets.VBox([self.method, *self.numbers.values(), self.note])
+        form = grid(*self.new.values())
         self.thread = threading.Thread(target=self._live, name=f"{name} (shows)", daemon=True)
         super().__init__(
             [
                 self.progress,
-                _row(self.go, self.hold, self.end, self.state),
-                _grid(
-                    widgets.VBox([self.method, *self.numbers.values(), self.note]),
-                    self.strip,
-                ),
+                row(self.start_button, self.pause_button, self.stop_button, self.state),
+                grid(dials, self.strip, least="26em"),
                 self.curves,
                 self.alert,
-                _row(self.branch, self.step, self.split_off),
-                _row(self.folder, self.write, self.read, self.export_turns),
-                _row(self.images, self.judge),
+                row(self.run_menu, self.step_menu, self.fork_button),
+                row(self.folder, self.save_button, self.load_button, self.export_button),
+                row(self.images, self.evaluate_button),
                 self.evaluation,
-                self.more,
+                widgets.Accordion([widgets.VBox([form, self.make_button])], titles=["A new run"]),
             ]
         )
         self._ended = False
@@ -192,7 +160,7 @@ class Dashboard(widgets.VBox):
         """End this run here; the model stays."""
         self.trainer.stop().result()
 
-    def fork(self, step: int | None = None) -> Branch:
+    def fork(self, step: int | None = None) -> LiveRun:
         """Continue from a kept step, or from the present one, as a run of its own."""
         return self.trainer.fork(step).result()
 
@@ -200,7 +168,7 @@ class Dashboard(widgets.VBox):
         """Write a run folder."""
         return self.trainer.save(folder).result()
 
-    def load(self, folder: str | Path) -> Branch:
+    def load(self, folder: str | Path) -> LiveRun:
         """Take up a run folder as a run of its own."""
         return self.trainer.load(folder).result()
 
@@ -229,27 +197,22 @@ class Dashboard(widgets.VBox):
         if threading.current_thread() is not self.thread:
             self.thread.join(30)
         # ipywidgets keeps every open widget, and with this one its models, in a list of its own.
-        for widget in [*_inside(self)]:
+        for widget in list(inside(self)):
             widget.close()
         super().close()
 
     def static(self) -> go.Figure:
         """Return the curves as they stand, as a plain figure that needs no kernel."""
-        figure = _blank()
-        _fill(figure, self.trainer.branches, self.trainer.branch)
-        return figure.update_layout(width=950)
+        return panels.drawn(self.trainer.runs, self.trainer.run).update_layout(width=950)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """Return the live view, and a text for where there is none that is the same every run."""
-        bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs) or {}
-        bundle["text/plain"] = "avmixup_kit.live.show: run this cell to get the dashboard"
-        return bundle
+        return stored(super()._repr_mimebundle_(**kwargs), "show", "the dashboard")
 
     # ----------------------------------------------------------------------------- what can be done
 
     def _controls(self) -> None:
-        epsilon = self.trainer.branch.epsilon
-        options = {title: key for key, title in TITLES.items()} | {"(your own)": None}
+        epsilon = self.trainer.run.epsilon
+        options = {title: key for key, title in menu.TITLES.items()} | {"(your own)": None}
         self.method = Choice("method", "method", options, None)
         self.numbers = {
             "gamma": Number("gamma", "γ (vertex)", 1, 4, 2, step=0.05),
@@ -266,77 +229,60 @@ class Dashboard(widgets.VBox):
         self.method.listen(self._switched)
 
     def _actions(self) -> None:
-        self.go = self._button("Start", "begin training", lambda: self.trainer.start())
-        self.hold = self._button("Pause", "hold after this step", lambda: self.trainer.pause())
-        self.end = self._button("Stop", "end here, keep the model", lambda: self.trainer.stop())
-        self.branch = _menu("run")
-        self.branch.observe(self._chosen, "value")
-        self.step = _menu("from step")
-        self.split_off = self._button(
+        self.start_button = self._button("Start", "begin training", self.trainer.start)
+        self.pause_button = self._button("Pause", "hold after this step", self.trainer.pause)
+        self.stop_button = self._button("Stop", "end here, keep the model", self.trainer.stop)
+        self.run_menu = widgets.Dropdown(description="run", layout={"width": "22em"})
+        self.run_menu.observe(self._chosen, "value")
+        self.step_menu = widgets.Dropdown(description="from step", layout={"width": "22em"})
+        self.fork_button = self._button(
             "Fork from here",
             "continue from this step as a run of its own; both curves stay",
-            lambda: self.trainer.fork(None if (at := self.step.value) in (None, NOW) else int(at)),
+            lambda: self.trainer.fork(self._step()),
         )
-        self.folder = widgets.Text(f"runs/{self.name}", description="folder", layout=_WIDE)
-        self.write = self._button(
+        self.folder = widgets.Text(
+            f"runs/{self.name}", description="folder", layout={"width": "24em", "max_width": "100%"}
+        )
+        self.save_button = self._button(
             "Save", "write a run folder there", lambda: self.trainer.save(self.folder.value)
         )
-        self.read = self._button(
+        self.load_button = self._button(
             "Load", "take up the run folder there", lambda: self.trainer.load(self.folder.value)
         )
-        self.export_turns = self._button(
+        self.export_button = self._button(
             "Export the dial's turns",
             "write turns.jsonl there; a headless run repeats it",
             lambda: self.trainer.export(Path(self.folder.value) / "turns.jsonl"),
         )
-        self.images = widgets.IntText(500, description="test images", layout=_NARROW)
-        self.judge = self._button(
+        self.new = new_run.fields()
+        self.make_button = self._button(
+            "Make this run", "load the data and add a run; the others stay", self._made
+        )
+        self.images = widgets.IntText(500, description="test images", layout={"width": "14em"})
+        self.evaluate_button = self._button(
             "Evaluate",
             "clean, FGSM, PGD20, CW20; training waits meanwhile",
             lambda: self.trainer.evaluate(self.images.value),
         )
 
-    def _new_run(self) -> None:
-        self.new = {
-            "data": widgets.Dropdown(options=list(data.DATASETS), description="data"),
-            "root": widgets.Text("data", description="its folder"),
-            "download": widgets.Checkbox(False, description="download if it is missing"),
-            "network": widgets.Dropdown(
-                options=list(models.NAMES), value="small_cnn", description="network"
-            ),
-            "method": widgets.Dropdown(
-                options=[(title, key) for key, title in TITLES.items()],
-                value="avmixup",
-                description="method",
-            ),
-            "steps": widgets.IntText(400, description="steps"),
-            "batch_size": widgets.IntText(128, description="batch size"),
-            "lr": widgets.FloatText(0.1, description="learning rate"),
-            "seed": widgets.IntText(0, description="seed"),
-        }
-        self.make = self._button(
-            "Make this run", "load the data and add a run; the others stay", self._made
-        )
-        for widget in self.new.values():
-            widget.style.description_width = "7em"
-        form = _grid(*self.new.values(), least="24em")
-        self.more = widgets.Accordion([widgets.VBox([form, self.make])], titles=["A new run"])
-
     def _button(self, label: str, tip: str, ask: "Callable[[], Future[Any]]") -> widgets.Button:
-        button = widgets.Button(description=label, tooltip=tip, layout=widgets.Layout(width="auto"))
+        button = widgets.Button(description=label, tooltip=tip, layout={"width": "auto"})
         # What goes wrong is told by the trainer; the Future is for callers from code.
         button.on_click(lambda _: ask())
         return button
 
-    def _made(self) -> "Future[Branch]":
+    def _made(self) -> "Future[LiveRun]":
         chosen = {key: widget.value for key, widget in self.new.items()}
-        return self.trainer.add(lambda: _training(**chosen))
+        return self.trainer.add(lambda: new_run.make(**chosen))
+
+    def _step(self) -> int | None:
+        return None if (step := self.step_menu.value) in (None, NOW) else int(step)
 
     def _by_hand(self) -> bool:
         return threading.current_thread() is not self.thread
 
     def _chosen(self, change: Any) -> None:
-        if self._by_hand() and change.new is not None and change.new != self.trainer.branch.name:
+        if self._by_hand() and change.new is not None and change.new != self.trainer.run.name:
             self.trainer.switch(change.new)
 
     def _turned(self, control: Control) -> None:
@@ -344,17 +290,16 @@ class Dashboard(widgets.VBox):
         if not self._by_hand():
             return
         assert isinstance(control, Number)
-        value = control.box.value
-        if value == self.dial.method.parameters.get(control.name):
+        if control.box.value == self.dial.method.parameters.get(control.name):
             control.complain("")
-            return
-        self._turn(control, {control.name: value})
+        else:
+            self._turn(control, {control.name: control.box.value})
 
     def _switched(self, control: Control) -> None:
-        if not self._by_hand() or control.value in (None, kind(self.dial.method)):
+        if not self._by_hand() or control.value in (None, menu.kind(self.dial.method)):
             return
         old = self.dial.method
-        self._left[str(kind(old))] = old
+        self._left_methods[str(menu.kind(old))] = old
         self._turn(control, {"method": self._method(control.value, old)})
 
     def _turn(self, control: Control, change: dict[str, Any]) -> None:
@@ -368,17 +313,12 @@ class Dashboard(widgets.VBox):
 
     def _method(self, name: str, old: Method) -> Method:
         """Return the named method at the present epsilon, with the settings it had when left."""
-        epsilon = old.parameters.get("epsilon", self.trainer.branch.epsilon)
-        if name in self._left:
-            method = self._left[name]
+        epsilon = old.parameters.get("epsilon", self.trainer.run.epsilon)
+        if name in self._left_methods:
+            method = self._left_methods[name]
             return method.replace(epsilon=epsilon) if "epsilon" in method.parameters else method
-        return _named(name, epsilon, self._steps(old))
-
-    def _steps(self, old: Method) -> int:
-        for method in (old, *self._left.values(), self.dial.initial):
-            if kind(method) in ("pgd", "label_smoothing", "avmixup", "trades"):
-                return method.parameters["steps"]
-        return 10
+        steps = menu.steps_of(old, *self._left_methods.values(), self.dial.initial)
+        return menu.named(name, epsilon, steps)
 
     # -------------------------------------------------------------------- only on the own thread
 
@@ -386,7 +326,7 @@ class Dashboard(widgets.VBox):
         drawn, stale = 0.0, True
         try:
             while not self._ended:
-                moves = stale or self.trainer.branch.status == "running"
+                moves = stale or self.trainer.run.status == "running"
                 pause = max(0.0, drawn + self.period - time.monotonic()) if moves else None
                 self.trainer.changed.wait(pause)
                 if self._ended:
@@ -400,41 +340,36 @@ class Dashboard(widgets.VBox):
                     drawn = time.monotonic()
         except Exception as error:
             self.trouble = error
-            self.alert.value = _alert("The dashboard stopped drawing", traceback.format_exc())
+            self.alert.value = words.alert("The dashboard stopped drawing", traceback.format_exc())
 
     def _say(self) -> None:
         """Write words and controls; what has not changed sends nothing."""
-        trainer, branch = self.trainer, self.trainer.branch
-        self.progress.value = _progress(branch)
-        self.state.value = _state(trainer, branch)
-        told = _alert(trainer.complaint) if trainer.complaint else ""
-        if branch.status == "failed":
-            told += _alert(f"{branch.name} failed: {branch.error}", branch.traceback)
+        trainer, run = self.trainer, self.trainer.run
+        self.progress.value = words.progress(run)
+        self.state.value = words.state(trainer, run)
+        told = words.alert(trainer.complaint) if trainer.complaint else ""
+        if run.status == "failed":
+            told += words.alert(f"{run.name} failed: {run.error}", run.traceback)
         self.alert.value = told
-        running, final = branch.status == "running", branch.status in ("stopped", "ended")
+        running, final = run.status == "running", run.status in ("stopped", "ended")
         labels = {"ready": "Start", "failed": "Try again"}
-        self.go.description = labels.get(branch.status, "Start" if final else "Resume")
-        self.go.disabled, self.hold.disabled = running or final, not running
-        self.end.disabled = branch.status not in ("running", "paused")
-        if self._new("branches", [b.name for b in trainer.branches]) | self._new("at", branch.name):
-            self.branch.options = [b.name for b in trainer.branches]
-            self.branch.value = branch.name
-        if self._new("kept", (branch.name, sorted(branch.kept))):
-            kept = [str(step) for step in sorted(branch.kept) if step < branch.training.steps]
-            chosen = self.step.value
-            self.step.options = [NOW, *kept]
-            self.step.value = chosen if chosen in kept else NOW
-        if self._new("method", branch.method):
-            self._follow(branch.method)
-        if branch.evaluation and self._new("evaluation", branch.evaluation):
-            step, evaluation = branch.evaluation
-            self.evaluation.value = (
-                f"<div>On test images of {escape(evaluation.data)} after step {step}, epsilon "
-                f"{branch.epsilon:.4g}. PGD and CW can be fooled by gradients that soft labels "
-                f"flatten: upper bounds.</div><pre>{escape(str(evaluation))}</pre>"
-            )
+        self.start_button.description = labels.get(run.status, "Start" if final else "Resume")
+        self.start_button.disabled, self.pause_button.disabled = running or final, not running
+        self.stop_button.disabled = run.status not in ("running", "paused")
+        if self._is_new("runs", [run.name for run in trainer.runs]) | self._is_new("at", run.name):
+            self.run_menu.options = [run.name for run in trainer.runs]
+            self.run_menu.value = run.name
+        if self._is_new("kept", (run.name, sorted(run.kept))):
+            kept = [str(step) for step in sorted(run.kept) if step < run.training.steps]
+            chosen = self.step_menu.value
+            self.step_menu.options = [NOW, *kept]
+            self.step_menu.value = chosen if chosen in kept else NOW
+        if self._is_new("method", run.method):
+            self._follow(run.method)
+        if run.evaluation and self._is_new("evaluation", run.evaluation):
+            self.evaluation.value = words.evaluated(*run.evaluation, run.epsilon)
 
-    def _new(self, what: str, value: Any) -> bool:
+    def _is_new(self, what: str, value: Any) -> bool:
         if what in self._seen and self._seen[what] == value:
             return False
         self._seen[what] = value
@@ -442,8 +377,8 @@ class Dashboard(widgets.VBox):
 
     def _follow(self, method: Method) -> None:
         """Set the controls to the method in force, whoever turned it."""
-        self.method.value = kind(method)
-        title = TITLES.get(str(kind(method)), "this method")
+        self.method.value = menu.kind(method)
+        title = menu.title(method, "this method")
         for name, number in self.numbers.items():
             there = name in method.parameters
             number.box.disabled = number.slider.disabled = not there
@@ -453,312 +388,12 @@ class Dashboard(widgets.VBox):
                 number.complain("")
             else:
                 number.error.value = f'<span style="color:{GREY}">{title} has none</span>'
-        self.note.value = _label_note(method)
+        self.note.value = words.label_note(method)
 
     def _draw(self) -> None:
-        branch = self.trainer.branch
+        run = self.trainer.run
         with self.curves.batch_update():
-            _fill(self.curves, self.trainer.branches, branch, every=False)
+            panels.fill(self.curves, self.trainer.runs, run, every=False)
         self.curves.remember()
-        if branch.strip is not None and self._new("strip", (branch.name, branch.measured)):
-            self.strip.value = _strip(branch.strip)
-
-
-_WIDE = widgets.Layout(width="24em", max_width="100%")
-_NARROW = widgets.Layout(width="14em")
-
-
-def _menu(label: str) -> widgets.Dropdown:
-    return widgets.Dropdown(description=label, layout=widgets.Layout(width="22em"))
-
-
-def _row(*children: widgets.Widget) -> widgets.HBox:
-    return widgets.HBox(children, layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
-
-
-def _grid(*children: widgets.Widget, least: str = "26em") -> widgets.Box:
-    return widgets.Box(
-        children,
-        layout=widgets.Layout(
-            display="grid", grid_template_columns=f"repeat(auto-fit, minmax({least}, 1fr))"
-        ),
-    )
-
-
-def _inside(widget: widgets.Widget) -> Iterator[widgets.Widget]:
-    for child in getattr(widget, "children", ()):
-        yield from _inside(child)
-        yield child
-
-
-def kind(method: Method) -> str | None:
-    """Return the name of a method as in ``methods.BY_NAME``, or None for one of the user's own."""
-    attack = getattr(getattr(method.perturb, "objective", None), "name", None)
-    if attack is None and not isinstance(method.perturb, attacks.NoAttack):
-        return None
-    stages = (attack, type(method.mix).__name__, type(method.loss).__name__)
-    return {
-        (None, "Adversarial", "CrossEntropy"): "standard",
-        (None, "Mixup", "CrossEntropy"): "mixup",
-        ("PGD", "AVmixup", "CrossEntropy"): "avmixup",
-        ("KL", "Adversarial", "Trades"): "trades",
-        ("FS", "Adversarial", "CrossEntropy"): "feature_scatter",
-        ("FS", "AVmixup", "CrossEntropy"): "feature_scatter_avmixup",
-        ("PGD", "Adversarial", "CrossEntropy"): (
-            "pgd" if method.parameters.get("lam") == 1 else "label_smoothing"
-        ),
-    }.get(stages)
-
-
-def _named(name: str, epsilon: float, steps: int) -> Method:
-    if name in ("standard", "mixup"):
-        return methods.build(name)
-    if name.startswith("feature_scatter"):
-        return methods.build(name, epsilon=epsilon)
-    step = {"step_size": epsilon / 4} if name == "trades" else {}
-    return methods.build(name, epsilon=epsilon, steps=steps, **step)
-
-
-def _training(
-    data: str,
-    root: str,
-    download: bool,
-    network: str,
-    method: str,
-    steps: int,
-    batch_size: int,
-    lr: float,
-    seed: int,
-) -> tuple[Training, Data]:
-    from avmixup_kit.data import load
-
-    options: dict[str, Any] = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
-    if data == "image_folder":
-        options["path"] = root
-    elif data != "digits":
-        options |= {"root": root, "download": download}
-    loaded = load(data, **options)
-    model = models.build(network, loaded, seed=seed).to(loaded.train.device)
-    dial = Dial(_named(method, loaded.epsilon, 10))
-    settings = {"batch_size": batch_size, "lr": lr, "seed": seed}
-    return Training(model, loaded.train, dial, steps, **settings), loaded
-
-
-# ------------------------------------------------------------------------------------ what is seen
-
-
-def _progress(branch: Branch) -> str:
-    training, pace = branch.training, branch.images_per_second()
-    left = (training.steps - training.step) * training.settings.batch_size
-    words = [f"step {training.step} of {training.steps}"]
-    if branch.loss_now is not None:
-        words.append(f"loss {branch.loss_now:.3f}")
-    if pace:
-        words += [f"{pace:,.0f} images/s".replace(",", " "), f"{_duration(left / pace)} left"]
-    return (
-        f'<progress value="{training.step}" max="{training.steps}" style="width:16em" '
-        f'aria-label="training progress"></progress> {" · ".join(words)}'
-    )
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
-
-
-def _state(trainer: Trainer, branch: Branch) -> str:
-    words = f"{branch.name} {STATES[branch.status]}"
-    if trainer.doing:
-        words += f"; {trainer.doing}: after this step"
-    if trainer.news:
-        words += f". {trainer.news}"
-    return f'<span role="status" aria-live="polite">{escape(words)}</span>'
-
-
-def _alert(words: str, details: str = "") -> str:
-    body = escape(words) + (f"\n\n{escape(details)}" if details else "")
-    return (
-        f'<pre role="alert" style="border-left:4px solid {ALARM};padding:0.5em;'
-        f'white-space:pre-wrap;max-height:24em;overflow:auto">{body}</pre>'
-    )
-
-
-def _label_note(method: Method) -> str:
-    mix = method.mix
-    if not isinstance(mix, AVmixup):
-        return ""
-    words = (
-        f"The true class's share of the label: {mix.lambda1:.3g} at the image, "
-        f"{mix.label_at(1):.3g} at the adversarial example, {mix.lambda2:.3g} at the vertex, "
-        f"{mix.gamma:.3g} times as far. "
-    )
-    if mix.lambda1 < mix.lambda2:
-        words += (
-            "λ₁ &lt; λ₂ is legal: the target rises along the attack's direction, as in the paper's "
-            "setting with Feature Scatter (1, 0.5, 0.7)."
-        )
-    elif mix.lambda1 == mix.lambda2:
-        words += "λ₁ = λ₂: the label does not depend on where the image lies on the line."
-    return f'<div style="max-width:36em">{words}</div>'
-
-
-def _strip(strip: Strip) -> str:
-    rows = {
-        "clean": (strip.clean, [f"is {label}" for label in strip.labels]),
-        f"PGD10, ε = {strip.epsilon:.3g}": (
-            strip.adversarial,
-            [
-                f"{'✓' if label == said else '✗'} {said} ({share:.0%})"
-                for (said, share), label in zip(strip.said, strip.labels, strict=True)
-            ],
-        ),
-        "trained on": (
-            strip.mixed,
-            [
-                f"{share:.0%} {label}"
-                for share, label in zip(strip.targets, strip.labels, strict=True)
-            ],
-        ),
-    }
-    lines = []
-    for head, (images, captions) in rows.items():
-        cells = "".join(
-            f'<td style="text-align:center;padding:0 0.4em;line-height:1.2">'
-            f"{image_tag(image, f'{head}: {caption}', 52)}<br>{escape(caption)}</td>"
-            for image, caption in zip(images, captions, strict=True)
-        )
-        lines.append(
-            f'<tr><th scope="row" style="text-align:right;padding:0 0.5em;white-space:nowrap">'
-            f"{escape(head)}</th>"
-            f"{cells}</tr>"
-        )
-    return f'<table aria-label="adversarial images">{"".join(lines)}</table>'
-
-
-_PANELS = (
-    "loss",
-    "clean accuracy (%)",
-    "accuracy under PGD10 (%)",
-    "scatter under PGD10",
-)
-
-
-def _blank() -> go.Figure:
-    figure = make_subplots(1, len(_PANELS), subplot_titles=_PANELS, horizontal_spacing=0.05)
-    styled(figure, "", "", "")
-    figure.update_layout(
-        height=330,
-        uirevision="keep",
-        autosize=True,
-        margin={"l": 40, "r": 10, "t": 40, "b": 70},
-        legend={"orientation": "h", "y": -0.16, "x": 1, "xanchor": "right"},
-        hovermode="x",
-    )
-    figure.update_annotations(font_size=13)
-    figure.update_xaxes(title_text="step (solid: training, dashed: validation images)", col=2)
-    figure.update_xaxes(rangemode="tozero")
-    figure.update_yaxes(range=[-2, 102], col=2)
-    figure.update_yaxes(range=[-2, 102], col=3)
-    return figure
-
-
-def _lines(branch: Branch) -> Iterator[tuple[str, int, str, Any]]:
-    """Yield (what, panel, dash, curve) of each of the branch's curves."""
-    yield "loss", 1, "solid", branch.loss
-    for panel, row in ((2, "Clean"), (3, "PGD10")):
-        for split, dash in zip(branch.probed, ("solid", "dash"), strict=False):
-            yield f"{row}, {split}", panel, dash, branch.curves[f"{row}, {split}"]
-    if branch.scattered:
-        for name, dash in zip(features.SETS, ("solid", "dash"), strict=True):
-            row = f"features, {name}, attacked"
-            yield row, 4, dash, branch.curves[row]
-
-
-def _fill(figure: Any, branches: list[Branch], current: Branch, every: bool = True) -> None:
-    """Put the branches' curves and the current one's turns into the figure, in place.
-
-    Unless ``every`` is true, only new curves and those of the current branch, which alone grow.
-    """
-    traces = {trace.name + trace.meta: trace for trace in figure.data}
-    for number, branch in enumerate(branches):
-        colour = COLOURS[number % len(COLOURS)]
-        for what, panel, dash, curve in _lines(branch):
-            if branch.name + what not in traces:
-                figure.add_scatter(
-                    name=branch.name,
-                    meta=what,
-                    legendgroup=branch.name,
-                    showlegend=panel == 1,
-                    mode="lines" if panel == 1 else "lines+markers",
-                    marker_size=4,
-                    line={"color": colour, "dash": dash},
-                    hovertemplate=f"%{{y:.4g}} {what}",
-                    row=1,
-                    col=panel,
-                )
-                trace = figure.data[-1]
-            elif every or branch is current:
-                trace = traces[branch.name + what]
-            else:
-                continue
-            steps, values = curve.arrays()
-            trace.x, trace.y = steps, 100 * values if panel in (2, 3) else values
-    marks = merged(current.dial.turns)
-    wanted = tuple(f"{step} {words}" for step, words in marks.items())
-    if figure.layout.meta != wanted:
-        figure.layout.meta = wanted
-        _mark(figure, marks)
-
-
-def _mark(figure: Any, marks: Mapping[int, str]) -> None:
-    shapes, notes = [], [note for note in figure.layout.annotations if note.text in _PANELS]
-    for step in marks:
-        for panel in ("", "2", "3", "4"):
-            shapes.append(
-                {
-                    "type": "line",
-                    "x0": step,
-                    "x1": step,
-                    "xref": f"x{panel}",
-                    "y0": 0,
-                    "y1": 1,
-                    "yref": f"y{panel} domain",
-                    "line": {"color": GREY, "dash": "dot", "width": 1},
-                }
-            )
-    for number, (step, words) in enumerate(list(marks.items())[-MARKED:]):
-        # High and low in turn, so that turns close to each other stay readable.
-        notes.append(
-            go.layout.Annotation(
-                text=words,
-                x=step,
-                xref="x",
-                y=1 - number % 2,
-                yref="y domain",
-                yanchor="bottom" if number % 2 else "top",
-                xanchor="left",
-                textangle=-90,
-                showarrow=False,
-                font={"size": 11},
-            )
-        )
-    figure.layout.shapes, figure.layout.annotations = shapes, notes
-
-
-def merged(turns: tuple[Turn, ...]) -> dict[int, str]:
-    """Return what the turns did, in words by step; a later turn of a step hides an earlier one."""
-    changes: dict[int, dict[str, Any]] = {}
-    for turn in turns:
-        changes.setdefault(turn.step, {}).update(turn.change)
-    return {
-        step: ", ".join(_words(name, value) for name, value in change.items())
-        for step, change in changes.items()
-    }
-
-
-def _words(name: str, value: Any) -> str:
-    if isinstance(value, Method):
-        return TITLES.get(str(kind(value)), "your own method")
-    shown = f"{value:.3g}" if isinstance(value, int | float) else type(value).__name__
-    return f"{GREEK.get(name, name)} = {shown}"
+        if run.strip is not None and self._is_new("strip", (run.name, run.measured)):
+            self.strip.value = words.strip(run.strip)

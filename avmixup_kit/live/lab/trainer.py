@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from avmixup_kit._base import check
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.record import Evaluation
-from avmixup_kit.live.lab.branch import Branch, Status
+from avmixup_kit.live.lab.run import LiveRun, Status
 from avmixup_kit.training import runs
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
@@ -38,7 +39,7 @@ def _end_all() -> None:
         trainer.close()
 
 
-class _Undo:
+class _BeforeStep:
     """What a step that fails half-way has to give back, so that it can be taken again exactly."""
 
     def __init__(self, training: Training) -> None:
@@ -47,7 +48,7 @@ class _Undo:
         self.buffers = [buffer.clone() for buffer in training.model.buffers()]
         self.versions = [p._version for p in training.model.parameters()]
 
-    def __call__(self) -> bool:
+    def restore(self) -> bool:
         """Put everything back; False if weights were changed already, which cannot be undone."""
         training, dial, step = self.training, self.training.dial, self.training.step
         training.rng.set_state(self.generator)
@@ -65,11 +66,11 @@ class _Undo:
 
 
 class Trainer:
-    """One daemon thread that trains the current one of its branches.
+    """One daemon thread that trains the current one of its runs.
 
     Every method that changes something returns a Future at once; the thread does it between two
     steps. What goes wrong in a request is kept in ``complaint`` and in the Future, and changes
-    nothing; what goes wrong in a step makes the branch ``failed``, puts back what the step had
+    nothing; what goes wrong in a step makes the run ``failed``, puts back what the step had
     begun, and is raised by ``join``.
 
     Args:
@@ -88,13 +89,12 @@ class Trainer:
         probe_images: int = 128,
         name: str = "trainer",
     ) -> None:
-        for key, value in (("probe_every", probe_every), ("probe_images", probe_images)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{key} = {value!r} is not allowed: a whole number, 1 or more")
+        check.whole("probe_every", probe_every)
+        check.whole("probe_images", probe_images)
         self.probe_every, self.probe_images = probe_every, probe_images
         self.changed = threading.Event()
-        self.branches: list[Branch] = [Branch("run 1", training, data, probe_images)]
-        self.branch = self.branches[0]
+        self.runs: list[LiveRun] = [LiveRun("run 1", training, data, probe_images)]
+        self.run = self.runs[0]
         self.doing = ""
         self.complaint = ""
         self.news = ""
@@ -107,22 +107,22 @@ class Trainer:
         self._status = threading.Condition()
         self._flushed = time.monotonic()
         self.thread = threading.Thread(target=self._work, name=f"{name} (trains)", daemon=True)
-        self.branch.keep()
+        self.run.keep()
         _alive.add(self)
         self.thread.start()
-        self.ask("measure", self.branch.measure)
+        self.ask("measure", self.run.measure)
 
     # ------------------------------------------------------------------------------- for others
 
     @property
     def training(self) -> Training:
-        """The training of the current branch."""
-        return self.branch.training
+        """The training of the current run."""
+        return self.run.training
 
     @property
     def dial(self) -> Dial:
-        """The dial of the current branch."""
-        return self.branch.dial
+        """The dial of the current run."""
+        return self.run.dial
 
     def ask(self, what: str, function: Callable[[], T]) -> "Future[T]":
         """Have the training thread call ``function`` between two steps; returns at once.
@@ -156,28 +156,28 @@ class Trainer:
         """End this run here; the model stays, and can be evaluated, saved and forked."""
         return self.ask("stop", self._stop)
 
-    def fork(self, step: int | None = None) -> "Future[Branch]":
-        """Continue from a kept state, or from the present one, as a new paused branch."""
+    def fork(self, step: int | None = None) -> "Future[LiveRun]":
+        """Continue from a kept state, or from the present one, as a new paused run."""
         return self.ask("fork", lambda: self._fork(step))
 
-    def switch(self, name: str) -> "Future[Branch]":
-        """Make another branch the current one; the one that was running is paused."""
+    def switch(self, name: str) -> "Future[LiveRun]":
+        """Make another run the current one; the one that was running is paused."""
         return self.ask("switch", lambda: self._switch(name))
 
-    def add(self, make: Callable[[], tuple[Training, Data | None]]) -> "Future[Branch]":
-        """Call ``make`` and add its training as a paused branch, which becomes the current one."""
+    def add(self, make: Callable[[], tuple[Training, Data | None]]) -> "Future[LiveRun]":
+        """Call ``make`` and add its training as a paused run, which becomes the current one."""
         return self.ask("make the run", lambda: self._add(*make()))
 
     def evaluate(self, images: int = 500) -> "Future[Evaluation]":
         """Evaluate the model on test images under FGSM, PGD20 and CW20."""
-        return self.ask("evaluate", lambda: self._evaluate(images))
+        return self.ask("evaluate", lambda: self.run.evaluate(images))
 
     def save(self, folder: str | Path) -> "Future[Path]":
         """Write a run folder, which ``runs.log(resume=True)`` and ``load`` take up again."""
         return self.ask("save", lambda: self._save(Path(folder).expanduser()))
 
-    def load(self, folder: str | Path) -> "Future[Branch]":
-        """Take up a run folder of the same images as a new paused branch."""
+    def load(self, folder: str | Path) -> "Future[LiveRun]":
+        """Take up a run folder of the same images as a new paused run."""
         return self.ask("load", lambda: self._load(Path(folder).expanduser()))
 
     def export(self, path: str | Path) -> "Future[Path]":
@@ -185,7 +185,7 @@ class Trainer:
         return self.ask("export", lambda: self._export(Path(path).expanduser()))
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the current branch is ended, stopped or failed.
+        """Wait until the current run is ended, stopped or failed.
 
         Raises:
             RuntimeError: it was never started, or the dashboard was closed meanwhile.
@@ -193,20 +193,20 @@ class Trainer:
             Exception: whatever ended the training.
         """
         # Behind everything asked for before, a start among them.
-        asked = self.ask("wait", lambda: self.branch)
+        asked = self.ask("wait", lambda: self.run)
         if asked not in wait([asked], timeout).done:
-            raise TimeoutError(f"{self.branch.name} is {self.branch.status} after {timeout:g} s")
-        branch = asked.result()
-        if branch.status == "ready":
-            raise RuntimeError(f"{branch.name} was not started: there is nothing to wait for")
+            raise TimeoutError(f"{self.run.name} is {self.run.status} after {timeout:g} s")
+        run = asked.result()
+        if run.status == "ready":
+            raise RuntimeError(f"{run.name} was not started: there is nothing to wait for")
         with self._status:
-            there = self._status.wait_for(lambda: self._closing or branch.status in FINAL, timeout)
+            there = self._status.wait_for(lambda: self._closing or run.status in FINAL, timeout)
         if not there:
-            raise TimeoutError(f"{branch.name} is {branch.status} after {timeout:g} s")
-        if branch.error is not None:
-            raise branch.error
-        if branch.status not in FINAL:
-            raise RuntimeError(f"the dashboard was closed while {branch.name} was {branch.status}")
+            raise TimeoutError(f"{run.name} is {run.status} after {timeout:g} s")
+        if run.error is not None:
+            raise run.error
+        if run.status not in FINAL:
+            raise RuntimeError(f"the dashboard was closed while {run.name} was {run.status}")
 
     def close(self, timeout: float = 30) -> None:
         """End the thread after the step that is under way; the models stay as they are.
@@ -230,8 +230,8 @@ class Trainer:
                 self._serve()
                 if self._closing:
                     break
-                if self.branch.status == "running":
-                    self._advance(self.branch)
+                if self.run.status == "running":
+                    self._advance(self.run)
                 else:
                     self._wake.wait()
                     self._wake.clear()
@@ -265,118 +265,114 @@ class Trainer:
             else:
                 self.doing = ""
                 future.set_result(result)
-            self.branch.rest()
+            self.run.rest()
             self.changed.set()
 
-    def _advance(self, branch: Branch) -> None:
-        training = branch.training
-        undo: _Undo | None = _Undo(training)
+    def _advance(self, run: LiveRun) -> None:
+        training = run.training
+        before: _BeforeStep | None = _BeforeStep(training)
         try:
             record = next(training)
-            undo = None
-            branch.note(record)
+            before = None
+            run.note(record)
             done = training.step
             ended = done >= training.steps
             if time.monotonic() - self._flushed > 0.2 or ended:
                 self._flush()
             if ended or done % self.probe_every == 0:
-                branch.measure()
-            if ended or done % branch.keep_every == 0:
-                branch.keep()
+                run.measure()
+            if ended or done % run.keep_every == 0:
+                run.keep()
             if ended:
-                self._set(branch, "ended")
+                self._set(run, "ended")
         except Exception as error:
-            branch.error, branch.traceback = error, traceback.format_exc()
+            run.error, run.traceback = error, traceback.format_exc()
             _free(error)
             try:
-                if undo is not None:
-                    self._put_back(branch, undo)
+                if before is not None:
+                    self._put_back(run, before)
                 self._flush()
             except Exception as second:
                 self.news = f"The failed step could not be undone: {_one_line(second)}."
-            self._set(branch, "failed")
+            self._set(run, "failed")
 
-    def _put_back(self, branch: Branch, undo: _Undo) -> None:
-        if undo():
-            self.news = f"{branch.name} stands as it was before the failed step."
+    def _put_back(self, run: LiveRun, before: _BeforeStep) -> None:
+        if before.restore():
+            self.news = f"{run.name} stands as it was before the failed step."
             return
         # The optimiser had begun to write: only a kept state is whole.
-        step, turns = max(branch.kept), branch.dial.turns
-        branch.training.load_state_dict(branch.kept[step])
-        branch.dial.expect(list(turns[len(branch.dial.turns) :]))
-        self.news = f"{branch.name} went back to step {step}: the failed step had changed weights."
+        step, turns = max(run.kept), run.dial.turns
+        run.training.load_state_dict(run.kept[step])
+        run.dial.expect(list(turns[len(run.dial.turns) :]))
+        self.news = f"{run.name} went back to step {step}: the failed step had changed weights."
 
     def _flush(self) -> None:
-        self.branch.flush()
+        self.run.flush()
         self._flushed = time.monotonic()
 
-    def _set(self, branch: Branch, status: Status) -> None:
+    def _set(self, run: LiveRun, status: Status) -> None:
         with self._status:
-            branch.status = status
+            run.status = status
             self._status.notify_all()
         if status != "running":
-            branch.rest()
+            run.rest()
         self.changed.set()
 
     def _go(self) -> None:
-        branch = self.branch
-        if branch.status in ("stopped", "ended"):
-            raise ValueError(f"{branch.name} is {branch.status}: fork it to go on from a kept step")
-        branch.error, branch.traceback = None, ""
-        self._set(branch, "running")
+        run = self.run
+        if run.status in ("stopped", "ended"):
+            raise ValueError(f"{run.name} is {run.status}: fork it to go on from a kept step")
+        run.error, run.traceback = None, ""
+        self._set(run, "running")
 
     def _leave(self, status: Status) -> None:
-        if self.branch.status == "running":
-            self._set(self.branch, status)
+        if self.run.status == "running":
+            self._set(self.run, status)
 
     def _stop(self) -> None:
-        branch = self.branch
-        if branch.status in ("running", "paused"):
+        run = self.run
+        if run.status in ("running", "paused"):
             try:
-                if branch.measured != branch.training.step:
-                    branch.measure()
-                branch.keep()
+                if run.measured != run.training.step:
+                    run.measure()
+                run.keep()
             finally:
-                self._set(branch, "stopped")
+                self._set(run, "stopped")
 
-    def _fork(self, step: int | None) -> Branch:
+    def _fork(self, step: int | None) -> LiveRun:
         step = self.training.step if step is None else step
-        return self._enter(self.branch.fork(step, f"fork {len(self.branches) + 1} at step {step}"))
+        return self._enter(self.run.fork(step, f"fork {len(self.runs) + 1} at step {step}"))
 
-    def _add(self, training: Training, data: Data | None) -> Branch:
-        name = f"run {len(self.branches) + 1}"
-        return self._enter(Branch(name, training, data, self.probe_images))
+    def _add(self, training: Training, data: Data | None) -> LiveRun:
+        name = f"run {len(self.runs) + 1}"
+        return self._enter(LiveRun(name, training, data, self.probe_images))
 
-    def _enter(self, branch: Branch) -> Branch:
-        branch.measure()
-        branch.keep()
+    def _enter(self, run: LiveRun) -> LiveRun:
+        run.measure()
+        run.keep()
         self._leave("paused")
-        self.branches = [*self.branches, branch]
-        self.branch = branch
-        return branch
+        self.runs = [*self.runs, run]
+        self.run = run
+        return run
 
-    def _switch(self, name: str) -> Branch:
-        names = [branch.name for branch in self.branches]
-        if name not in names:
-            raise ValueError(f"name = {name!r} is not allowed: one of {', '.join(names)}")
-        if name != self.branch.name:
+    def _switch(self, name: str) -> LiveRun:
+        names = [run.name for run in self.runs]
+        check.one_of("name", name, names)
+        if name != self.run.name:
             self._leave("paused")
-            self.branch = self.branches[names.index(name)]
-        return self.branch
-
-    def _evaluate(self, images: int) -> Evaluation:
-        return self.branch.evaluate(images)
+            self.run = self.runs[names.index(name)]
+        return self.run
 
     def _save(self, folder: Path) -> Path:
-        self.branch.save(folder)
-        self.news = f"Saved step {self.training.step} of {self.branch.name} in {folder}."
+        self.run.save(folder)
+        self.news = f"Saved step {self.training.step} of {self.run.name} in {folder}."
         return folder
 
-    def _load(self, folder: Path) -> Branch:
-        branch = self.branch.load(folder, f"run {len(self.branches) + 1}, from {folder.name}")
-        self._enter(branch)
-        self.news = f"Loaded step {branch.training.step} of {folder}."
-        return branch
+    def _load(self, folder: Path) -> LiveRun:
+        run = self.run.load(folder, f"run {len(self.runs) + 1}, from {folder.name}")
+        self._enter(run)
+        self.news = f"Loaded step {run.training.step} of {folder}."
+        return run
 
     def _export(self, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

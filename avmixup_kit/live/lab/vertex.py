@@ -152,11 +152,7 @@ def _blank() -> go.Figure:
     )
     for column, name in enumerate(_IMAGES):
         figure.add_image(
-            name=name,
-            z=np.zeros((2, 2, 3), np.uint8),
-            hoverinfo="skip",
-            row=1,
-            col=3 * column + 1,
+            name=name, z=np.zeros((2, 2, 3), np.uint8), hoverinfo="skip", row=1, col=3 * column + 1
         )
     figure.update_xaxes(visible=False, row=1)
     figure.update_yaxes(visible=False, row=1)

@@ -31,12 +31,7 @@ def theorems_2_and_3(**start: Any) -> Explorer:
         Choice(
             "conditional", "variance", {"given the class": True, "over both classes": False}, True
         ),
-        Choice(
-            "tied",
-            "weights",
-            {"first c + 1 tied (the paper)": True, "no ties": False},
-            True,
-        ),
+        Choice("tied", "weights", {"first c + 1 tied (the paper)": True, "no ties": False}, True),
     ]
     return Explorer("theorems_2_and_3", controls, _blank(), _draw, start)
 

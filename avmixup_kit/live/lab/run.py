@@ -1,4 +1,4 @@
-"""One run of a dashboard: its training, its thinned curves, pictures, and states to fork from.
+"""One run of the dashboard: its training, thinned curves, pictures, and states to fork from.
 
 Its methods that look at the model belong to the thread that trains (see ``trainer``).
 """
@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from avmixup_kit import models
-from avmixup_kit._base import files, provenance
+from avmixup_kit._base import check, files, provenance
 from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation import scatter as features
 from avmixup_kit.evaluation.crafting import craft
@@ -46,8 +46,8 @@ class Curve:
     """
 
     def __init__(self, capacity: int = 1000) -> None:
-        if capacity < 2 or capacity % 2:
-            raise ValueError(f"capacity = {capacity!r} is not allowed: an even number, 2 or more")
+        even = capacity >= 2 and capacity % 2 == 0
+        check.that(even, "capacity", capacity, "an even number, 2 or more")
         self._points = np.empty((2, capacity))
         self._count, self._stride = 0, 1
         self._held, self._steps, self._values = 0, 0.0, 0.0
@@ -97,7 +97,7 @@ class Strip:
     epsilon: float
 
 
-class Branch:
+class LiveRun:
     """One run: a training, its images, what has been seen of it, and states to fork from.
 
     Args:
@@ -225,30 +225,28 @@ class Branch:
         """Keep the present state in memory, to fork from."""
         self.kept[self.training.step] = _on_cpu(self.training.state_dict())
 
-    def fork(self, step: int, name: str) -> "Branch":
+    def fork(self, step: int, name: str) -> "LiveRun":
         """Return a copy that stands at ``step``: the present one, or one a state was kept at.
 
         Raises:
             ValueError: no state was kept there, or it is the last step.
         """
         training = self.training
-        if step >= training.steps:
-            raise ValueError(f"step = {step!r} is not allowed: {self.name} ends there")
-        if step != training.step and step not in self.kept:
-            kept = ", ".join(map(str, sorted(self.kept)))
-            raise ValueError(f"step = {step!r} is not allowed: states were kept at steps {kept}")
+        check.that(step < training.steps, "step", step, f"{self.name} ends there")
+        kept = ", ".join(map(str, sorted(self.kept)))
+        there = step == training.step or step in self.kept
+        check.that(there, "step", step, f"states were kept at steps {kept}")
         state = training.state_dict() if step == training.step else self.kept[step]
         model, dial = copy.deepcopy(training.model), Dial(self.dial.initial)
         twin = Training(model, training.split, dial, settings=training.settings)
         twin.load_state_dict(state)
-        return Branch(name, twin, self.data, self.probe_images, (self.name, step))
+        return LiveRun(name, twin, self.data, self.probe_images, (self.name, step))
 
     def evaluate(self, images: int) -> Evaluation:
         """Return the model's evaluation on test images under FGSM, PGD20 and CW20."""
         if self.data is None:
             raise ValueError("there are no test images: show(training, data=data) brings them")
-        if images < 1:
-            raise ValueError(f"images = {images!r} is not allowed: 1 or more")
+        check.that(images >= 1, "images", images, "1 or more")
         ladder = [
             attacks.fgsm(self.epsilon),
             attacks.pgd(steps=20, epsilon=self.epsilon),
@@ -283,7 +281,7 @@ class Branch:
             checkpoints.save_checkpoint(folder / name, content | {"training": state})
         text = "".join(json.dumps(line) + "\n" for line in self._log())
         files.write_atomic(folder / "log.jsonl", text.encode())
-        about |= provenance.provenance() | {"command": "avmixup_kit.live", "branch": self.name}
+        about |= provenance.provenance() | {"command": "avmixup_kit.live", "run": self.name}
         files.write_atomic(folder / "run.json", json.dumps(about, indent=2).encode())
         if self.evaluation is not None and self.evaluation[0] == training.step:
             runs.save_evaluation(folder, self.evaluation[1])
@@ -298,8 +296,8 @@ class Branch:
                 lines.append({"step": int(step), "curves": {name: value}})
         return sorted(lines, key=lambda line: line["step"])
 
-    def load(self, folder: Path, name: str) -> "Branch":
-        """Return a branch that takes up a run folder, of the same images as this one.
+    def load(self, folder: Path, name: str) -> "LiveRun":
+        """Return a run that takes up a run folder, of the same images as this one.
 
         Raises:
             FileNotFoundError: the folder holds no run.
@@ -321,13 +319,13 @@ class Branch:
         training = Training(model, here.split, dial, settings=Settings(**saved))
         training.load_state_dict(state)
         dial.expect(runs.turns_of(folder)[len(dial.turns) :])
-        branch = Branch(name, training, self.data, self.probe_images)
-        branch.folders.add(folder.resolve())
+        run = LiveRun(name, training, self.data, self.probe_images)
+        run.folders.add(folder.resolve())
         for row, (steps, values) in runs.curves_of(folder).items():
             for step, value in zip(steps, values, strict=True):
-                if step < training.step and row in branch.curves:
-                    branch.curves[row].add(step, value)
-        return branch
+                if step < training.step and row in run.curves:
+                    run.curves[row].add(step, value)
+        return run
 
 
 def _some(split: Split, images: int) -> Split:

@@ -1,0 +1,60 @@
+"""A run made without code: the form that is filled in, and the training that comes of it."""
+
+from typing import Any
+
+import ipywidgets as widgets
+import torch
+
+from avmixup_kit import models
+from avmixup_kit.data import DATASETS, Data, load
+from avmixup_kit.live.lab.menu import TITLES, named
+from avmixup_kit.training.dial import Dial
+from avmixup_kit.training.loop import Training
+
+
+def fields() -> dict[str, Any]:
+    """Return the form's widgets, by the arguments of ``make`` that they are."""
+    form = {
+        "data": widgets.Dropdown(options=list(DATASETS), description="data"),
+        "root": widgets.Text("data", description="its folder"),
+        "download": widgets.Checkbox(False, description="download if it is missing"),
+        "network": widgets.Dropdown(
+            options=list(models.NAMES), value="small_cnn", description="network"
+        ),
+        "method": widgets.Dropdown(
+            options=[(title, key) for key, title in TITLES.items()],
+            value="avmixup",
+            description="method",
+        ),
+        "steps": widgets.IntText(400, description="steps"),
+        "batch_size": widgets.IntText(128, description="batch size"),
+        "lr": widgets.FloatText(0.1, description="learning rate"),
+        "seed": widgets.IntText(0, description="seed"),
+    }
+    for widget in form.values():
+        widget.style.description_width = "7em"
+    return form
+
+
+def make(
+    data: str,
+    root: str,
+    download: bool,
+    network: str,
+    method: str,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+) -> tuple[Training, Data]:
+    """Return a training of the named parts, and its data set."""
+    options: dict[str, Any] = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
+    if data == "image_folder":
+        options["path"] = root
+    elif data != "digits":
+        options |= {"root": root, "download": download}
+    loaded = load(data, **options)
+    model = models.build(network, loaded, seed=seed).to(loaded.train.device)
+    dial = Dial(named(method, loaded.epsilon, 10))
+    settings = {"batch_size": batch_size, "lr": lr, "seed": seed}
+    return Training(model, loaded.train, dial, steps, **settings), loaded

@@ -1,0 +1,145 @@
+"""What the dashboard says: sentences, and the HTML they and its pictures are shown in."""
+
+from html import escape
+from typing import Any
+
+from avmixup_kit._base.html import image_tag
+from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.live.controls import ALARM
+from avmixup_kit.live.lab.menu import title
+from avmixup_kit.live.lab.run import LiveRun, Strip
+from avmixup_kit.live.lab.trainer import Trainer
+from avmixup_kit.methods.method import Method
+from avmixup_kit.methods.mixing import AVmixup
+from avmixup_kit.training.dial import Turn
+
+GREEK = {"gamma": "γ", "lambda1": "λ<sub>1</sub>", "lambda2": "λ<sub>2</sub>", "epsilon": "ε"}
+STATES = {
+    "ready": "is ready",
+    "running": "is running",
+    "paused": "is paused",
+    "stopped": "was stopped",
+    "ended": "has ended",
+    "failed": "has failed",
+}
+
+
+def progress(run: LiveRun) -> str:
+    """Return how far a run is, how fast, and how long it still takes."""
+    training, pace = run.training, run.images_per_second()
+    left = (training.steps - training.step) * training.settings.batch_size
+    words = [f"step {training.step} of {training.steps}"]
+    if run.loss_now is not None:
+        words.append(f"loss {run.loss_now:.3f}")
+    if pace:
+        words += [f"{pace:,.0f} images/s".replace(",", " "), f"{_duration(left / pace)} left"]
+    return (
+        f'<progress value="{training.step}" max="{training.steps}" style="width:16em" '
+        f'aria-label="training progress"></progress> {" · ".join(words)}'
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def state(trainer: Trainer, run: LiveRun) -> str:
+    """Return what the run and the trainer are doing."""
+    words = f"{run.name} {STATES[run.status]}"
+    if trainer.doing:
+        words += f"; {trainer.doing}: after this step"
+    if trainer.news:
+        words += f". {trainer.news}"
+    return f'<span role="status" aria-live="polite">{escape(words)}</span>'
+
+
+def alert(words: str, details: str = "") -> str:
+    """Return what went wrong, with its details under it."""
+    body = escape(words) + (f"\n\n{escape(details)}" if details else "")
+    return (
+        f'<pre role="alert" style="border-left:4px solid {ALARM};padding:0.5em;'
+        f'white-space:pre-wrap;max-height:24em;overflow:auto">{body}</pre>'
+    )
+
+
+def label_note(method: Method) -> str:
+    """Return what the method asks of the labels; nothing unless it mixes towards the vertex."""
+    mix = method.mix
+    if not isinstance(mix, AVmixup):
+        return ""
+    words = (
+        f"The true class's share of the label: {mix.lambda1:.3g} at the image, "
+        f"{mix.label_at(1):.3g} at the adversarial example, {mix.lambda2:.3g} at the vertex, "
+        f"{mix.gamma:.3g} times as far. "
+    )
+    if mix.lambda1 < mix.lambda2:
+        words += (
+            "λ₁ &lt; λ₂ is legal: the target rises along the attack's direction, as in the paper's "
+            "setting with Feature Scatter (1, 0.5, 0.7)."
+        )
+    elif mix.lambda1 == mix.lambda2:
+        words += "λ₁ = λ₂: the label does not depend on where the image lies on the line."
+    return f'<div style="max-width:36em">{words}</div>'
+
+
+def strip(strip: Strip) -> str:
+    """Return the pictures as a table: clean, adversarial, as trained on."""
+    rows = {
+        "clean": (strip.clean, [f"is {label}" for label in strip.labels]),
+        f"PGD10, ε = {strip.epsilon:.3g}": (
+            strip.adversarial,
+            [
+                f"{'✓' if label == said else '✗'} {said} ({share:.0%})"
+                for (said, share), label in zip(strip.said, strip.labels, strict=True)
+            ],
+        ),
+        "trained on": (
+            strip.mixed,
+            [
+                f"{share:.0%} {label}"
+                for share, label in zip(strip.targets, strip.labels, strict=True)
+            ],
+        ),
+    }
+    lines = []
+    for head, (images, captions) in rows.items():
+        cells = "".join(
+            f'<td style="text-align:center;padding:0 0.4em;line-height:1.2">'
+            f"{image_tag(image, f'{head}: {caption}', 52)}<br>{escape(caption)}</td>"
+            for image, caption in zip(images, captions, strict=True)
+        )
+        lines.append(
+            f'<tr><th scope="row" style="text-align:right;padding:0 0.5em;white-space:nowrap">'
+            f"{escape(head)}</th>"
+            f"{cells}</tr>"
+        )
+    return f'<table aria-label="adversarial images">{"".join(lines)}</table>'
+
+
+def evaluated(step: int, evaluation: Evaluation, epsilon: float) -> str:
+    """Return an evaluation after a step, and what it can be trusted for."""
+    return (
+        f"<div>On test images of {escape(evaluation.data)} after step {step}, epsilon "
+        f"{epsilon:.4g}. PGD and CW can be fooled by gradients that soft labels "
+        f"flatten: upper bounds.</div><pre>{escape(str(evaluation))}</pre>"
+    )
+
+
+def turned(turns: tuple[Turn, ...]) -> dict[int, str]:
+    """Return what the turns did, in words by step; a later turn of a step hides an earlier one."""
+    changes: dict[int, dict[str, Any]] = {}
+    for turn in turns:
+        changes.setdefault(turn.step, {}).update(turn.change)
+    return {
+        step: ", ".join(_setting(name, value) for name, value in change.items())
+        for step, change in changes.items()
+    }
+
+
+def _setting(name: str, value: Any) -> str:
+    if isinstance(value, Method):
+        return title(value, "your own method")
+    shown = f"{value:.3g}" if isinstance(value, int | float) else type(value).__name__
+    return f"{GREEK.get(name, name)} = {shown}"
