@@ -89,7 +89,7 @@ def test_a_step_costs_what_the_counter_counts_in_a_real_one(digits, method):
 
 def test_a_mixture_costs_the_mean_of_its_sources():
     network = cost.Macs(1, 2, 3)
-    method = av.avmixup(perturb=av.methods.diversity.Mixture((NoAttack(), Attack(steps=10))))
+    method = av.avmixup(perturb=av.methods.sources.Mixture((NoAttack(), Attack(steps=10))))
     assert cost.step_macs(network, method) == (0 + 10 * 2) / 2 + 3
 
 

@@ -33,7 +33,7 @@ from avmixup_kit.reproduce import (
     provenance,
     reproduce,
     results,
-    work,
+    runner,
 )
 from avmixup_kit.training.loop import TrainingDiverged
 
@@ -318,7 +318,7 @@ def test_minutes_end_it_cleanly_and_the_same_command_goes_on(made, tmp_path):
 def test_minutes_end_a_training_at_a_checkpoint(tmp_path, monkeypatch):
     scale = replace(TINY, steps=12)
     now = itertools.count()
-    monkeypatch.setattr(work.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(runner.time, "monotonic", lambda: next(now))
     _, said = make(["table6"], tmp_path, scale=scale, seeds=[0], minutes=0.08)
     monkeypatch.undo()
     found = re.search(r"steps 0 to (\d+) of 12", said)
@@ -332,9 +332,9 @@ def test_minutes_end_a_training_at_a_checkpoint(tmp_path, monkeypatch):
 def test_minutes_between_attacks_leave_cells_that_are_missing(tmp_path, monkeypatch):
     # The clock strikes before AutoAttack: what is known is written, the cell says "missing".
     asked = []
-    monkeypatch.setattr(work.Clock, "over", property(lambda self: len(asked) > 0))
-    quick = work.Work._judge
-    monkeypatch.setattr(work.Work, "_judge", lambda *words: asked.append(quick(*words)))
+    monkeypatch.setattr(runner.Clock, "over", property(lambda self: len(asked) > 0))
+    quick = runner.Runner._judge
+    monkeypatch.setattr(runner.Runner, "_judge", lambda *words: asked.append(quick(*words)))
     (table,), said = make(["table6"], tmp_path, seeds=[0])
     assert table.cell("0.1 / 0.5", "PGD20") is not None
     assert table.cell("0.1 / 0.5", "AutoAttack (quick)") is None
@@ -350,15 +350,15 @@ def test_minutes_between_attacks_leave_cells_that_are_missing(tmp_path, monkeypa
 
 def test_verdicts_taken_in_pieces_and_interrupted_between_them_are_the_same(made, tmp_path):
     row = next(row for row in plan("table1", TINY).rows if row.title == "PGD")
-    whole = work.Work(TINY, made / "runs").verdicts(row.run)
+    whole = runner.Runner(TINY, made / "runs").verdicts(row.run)
     shutil.copytree(made / "runs/smoke/digits/pgd-0", tmp_path / "runs/smoke/digits/pgd-0")
     (tmp_path / "runs/smoke/digits/pgd-0/verdicts.npz").unlink()
     columns = [column for column in row.columns if "AutoAttack" not in column.title]
     said = []
-    pieces = work.Work(replace(TINY, chunk=7), tmp_path / "runs", say=said.append)
+    pieces = runner.Runner(replace(TINY, chunk=7), tmp_path / "runs", say=said.append)
     pieces.clock = type("Clock", (), {"over": property(lambda self: len(said) > 1)})()
     assert not pieces.judge(row.run, columns)
-    pieces.clock = work.Clock()
+    pieces.clock = runner.Clock()
     assert pieces.judge(row.run, columns)
     assert [re.search(r"(\d+) images", line)[1] for line in said] == ["7", "7", "6"]
     found = pieces.verdicts(row.run)
@@ -391,14 +391,14 @@ def test_a_network_that_another_process_trains_is_left_to_it(tmp_path):
 
 
 def test_a_training_that_diverges_is_given_up_and_the_others_go_on(tmp_path, monkeypatch):
-    train = work.Work.train
+    train = runner.Runner.train
 
     def diverging(self, run):
         if run.name.endswith("0.1-0.5"):
             raise TrainingDiverged("the loss is nan at step 3")
         return train(self, run)
 
-    monkeypatch.setattr(work.Work, "train", diverging)
+    monkeypatch.setattr(runner.Runner, "train", diverging)
     (table,), said = make(["table6"], tmp_path, seeds=[0])
     assert "gave up digits/feature-scatter-avmixup-1-0.1-0.5-0: the loss is nan at step 3" in said
     assert {row for row, _ in table.missing} == {"0.1 / 0.5"}
@@ -766,14 +766,14 @@ def test_a_data_set_that_is_not_to_be_had_is_left_out_and_its_rows_missing(tmp_p
     mirror(tmp_path)
     scale = replace(plans.SHORT, network="small_cnn", steps=1, measurements=1, curve_images=3)
     scale = replace(scale, images=4)
-    real = work.load
+    real = runner.load
 
     def no_network(name, **options):
         if name in ("cifar100", "svhn"):
             raise RuntimeError("no route to the server\nat all")
         return real(name, **options)
 
-    monkeypatch.setattr(work, "load", no_network)
+    monkeypatch.setattr(runner, "load", no_network)
     (table,), said = make(["table5"], tmp_path, scale=scale, data_root=tmp_path)
     wanted = "SVHN is left out, its images are not to be had: no route to the server"
     assert said.splitlines().count(wanted) == 1
@@ -788,7 +788,7 @@ def test_the_command_lines_options_reach_the_training(tmp_path, monkeypatch):
     def caught(model, split, method, *, settings, compile):
         raise Stop(compile, settings.precision, settings.seed, next(model.parameters()).device.type)
 
-    monkeypatch.setattr(work, "Training", caught)
+    monkeypatch.setattr(runner, "Training", caught)
     words = ["table1", "--compile", "--precision", "tf32", "--seeds", "7", "--device", "cpu"]
     words += ["--results", str(tmp_path / "r"), "--runs", str(tmp_path / "runs")]
     monkeypatch.setattr(sys, "argv", ["avmixup_kit", "reproduce", *words])

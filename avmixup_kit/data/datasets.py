@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from avmixup_kit.data.archives import IMAGES, Decoder, files, members
+from avmixup_kit.data.archives import IMAGE_SUFFIXES, Decoder, files, members
 from avmixup_kit.data.cache import Decoded, cached
 from avmixup_kit.data.splits import Augmentation, Data, Split, choose, select
 
@@ -260,7 +260,7 @@ def _sources(path: Path) -> Iterable[str | Path]:
 
 def _decode_folder(path: Path, size: tuple[int, int] | None) -> Decoded:
     decoder = Decoder(size)
-    for name, content in members(path, lambda name: name.suffix.lower() in IMAGES):
+    for name, content in members(path, lambda name: name.suffix.lower() in IMAGE_SUFFIXES):
         # One folder may stand above train and test.
         for depth, part in enumerate(name.parts[:2]):
             if part in ("train", "test", "val"):

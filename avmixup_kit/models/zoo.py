@@ -31,7 +31,7 @@ Normalisation = Literal["per_image"] | tuple[Channels, Channels]
 ZERO_ONE_TO_MINUS_ONE_ONE: Normalisation = (0.5, 0.5)
 
 
-class Images(Protocol):
+class ImageShape(Protocol):
     """What a builder asks of a data set: the shape of one image (C, H, W) and how many classes."""
 
     @property
@@ -44,7 +44,7 @@ class Images(Protocol):
 def wide_resnet(
     depth: int,
     width: int,
-    data: Images | int | None = None,
+    data: ImageShape | int | None = None,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
@@ -110,7 +110,7 @@ def wide_resnet(
 
 
 def wide_resnet_authors(
-    data: Images | int | None = None,
+    data: ImageShape | int | None = None,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
@@ -129,7 +129,7 @@ def wide_resnet_authors(
 
 
 def preact_resnet18(
-    data: Images | int | None = None,
+    data: ImageShape | int | None = None,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
@@ -167,7 +167,7 @@ def preact_resnet18(
 
 
 def small_cnn(
-    data: Images | int | None = None,
+    data: ImageShape | int | None = None,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
@@ -228,7 +228,7 @@ _BUILDERS = {
 }
 
 
-def build(name: str, data: Images | int | None = None, **settings: object) -> Network:
+def build(name: str, data: ImageShape | int | None = None, **settings: object) -> Network:
     """Return the network of this name (a key of ``NAMES``) for a data set or number of classes.
 
     Raises:
@@ -310,7 +310,7 @@ def _seeded(assemble: Callable[[], Network], seed: int, head_bound: float = 1.0)
 
 
 def _sizes(
-    data: Images | int | None,
+    data: ImageShape | int | None,
     num_classes: int | None,
     in_channels: int | None,
     default_channels: int = 3,
@@ -349,7 +349,9 @@ def _check_at_least(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} = {value!r} is not allowed: a whole number >= {least}")
 
 
-def _image_size(data: Images | int | None, image_size: tuple[int, int] | None) -> tuple[int, int]:
+def _image_size(
+    data: ImageShape | int | None, image_size: tuple[int, int] | None
+) -> tuple[int, int]:
     known = None if data is None or isinstance(data, int) else tuple(data.shape[1:])
     size = image_size if image_size is not None else known if known is not None else (8, 8)
     if known is not None and tuple(size) != known:

@@ -190,7 +190,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TablePlan:
     """A table (or Figure 2) at a scale: all its rows for one seed, and what the paper printed.
 
     ``columns`` are the paper's, then this kit's own.
@@ -221,7 +221,7 @@ class Plan:
 NAMES = ("table1", "table2", "table3", "table4", "table5", "table6", "figure2")
 
 
-def plan(name: str, scale: Scale, seed: int = 0, precision: Precision = "float32") -> Plan:
+def plan(name: str, scale: Scale, seed: int = 0, precision: Precision = "float32") -> TablePlan:
     """Return what the named table takes at this scale for one seed.
 
     Raises:
@@ -233,12 +233,12 @@ def plan(name: str, scale: Scale, seed: int = 0, precision: Precision = "float32
     rows = getattr(maker, name)()
     if name == "figure2":
         title = "Figure 2: robust accuracy while training, best checkpoint against last"
-        return Plan(name, title, "Model", tuple(c.title for c in rows[0].columns), rows, scale)
+        return TablePlan(name, title, "Model", tuple(c.title for c in rows[0].columns), rows, scale)
     printed = paper.TABLES[int(name[-1]) - 1]
     own = [column.title for row in rows for column in row.columns]
     columns = tuple(dict.fromkeys([*printed.columns, *own]))
     title = f"Table {printed.number}: {printed.title}"
-    return Plan(name, title, printed.heading, columns, rows, scale, printed)
+    return TablePlan(name, title, printed.heading, columns, rows, scale, printed)
 
 
 def scale_named(name: str) -> Scale:

@@ -21,7 +21,7 @@ from avmixup_kit._base.statistics import over_seeds, wilson
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.reproduce import plans
-from avmixup_kit.reproduce.plans import Plan, Row, Scale
+from avmixup_kit.reproduce.plans import Row, Scale, TablePlan
 from avmixup_kit.training.settings import Precision, Settings
 
 FORMAT = 1
@@ -120,7 +120,7 @@ class Cell:
 class Assembled:
     """One table with the paper's numbers and ours, from whatever results are there."""
 
-    plan: Plan
+    plan: TablePlan
     results: tuple[Result, ...]
 
     @property
@@ -243,7 +243,7 @@ def command(table: str, scale: str, seeds: Sequence[int] = (), precision: str = 
     return words + (f" --precision {precision}" if precision else "")
 
 
-def folder_of(results: str | Path, plan: Plan) -> Path:
+def folder_of(results: str | Path, plan: TablePlan) -> Path:
     """Return where a table's results lie."""
     return Path(results) / plan.name / plan.scale.name
 

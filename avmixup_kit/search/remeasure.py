@@ -24,7 +24,7 @@ from avmixup_kit.methods import attacks
 from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.search.plan import BEST, PAPER, UNMIXED, Plan
 from avmixup_kit.search.result import Found
-from avmixup_kit.search.study import beside, same_search
+from avmixup_kit.search.study import helper_processes, same_search
 
 
 def remeasure(
@@ -75,8 +75,10 @@ def remeasure(
     ]
     device = str(data.train.device)
     away = data.to("cpu") if jobs > 1 else data  # CUDA tensors cannot be sent
-    with beside(_again_apart, (device, plan, away, todo, rows, say), jobs - 1):
-        _again(plan, data, todo, rows, say)
+    with helper_processes(
+        _measure_missing_in_process, (device, plan, away, todo, rows, say), jobs - 1
+    ):
+        _measure_missing(plan, data, todo, rows, say)
     again = {
         name: tuple(Evaluation.load(folder / "again" / file) for file in of_name)
         for name, of_name in files.items()
@@ -97,7 +99,7 @@ def _digest(
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
-def _again(
+def _measure_missing(
     plan: Plan,
     data: Data,
     todo: Sequence[tuple[Path, methods.Method, int]],
@@ -163,7 +165,7 @@ def _measure(
         print(f"{path.stem}: {accuracy}", flush=True)
 
 
-def _again_apart(device: str, plan: Plan, data: Data, *rest: Any) -> None:
+def _measure_missing_in_process(device: str, plan: Plan, data: Data, *rest: Any) -> None:
     """Be one of several processes."""
     torch.set_num_threads(1)
-    _again(plan, data.to(device), *rest)
+    _measure_missing(plan, data.to(device), *rest)

@@ -204,7 +204,7 @@ def measure(model: torch.nn.Module, split: Split, plan: Plan, epsilon: float) ->
     return evaluate(model, images, [judge], check=False).accuracy(judge.name)
 
 
-def _work(worker: Worker, device: str, identity: dict[str, Any], data: str) -> None:
+def _search_in_process(worker: Worker, device: str, identity: dict[str, Any], data: str) -> None:
     """Be one of several processes."""
     torch.set_num_threads(1)
     on_device = dataclasses.replace(
@@ -214,7 +214,9 @@ def _work(worker: Worker, device: str, identity: dict[str, Any], data: str) -> N
 
 
 @contextmanager
-def beside(target: Callable[..., None], arguments: tuple[Any, ...], count: int) -> Iterator[None]:
+def helper_processes(
+    target: Callable[..., None], arguments: tuple[Any, ...], count: int
+) -> Iterator[None]:
     """Run a function in ``count`` further processes meanwhile, one thread each, here too."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=target, args=arguments) for _ in range(count)]
@@ -290,7 +292,8 @@ def search(
     if jobs > 1:  # CUDA tensors cannot be sent
         cpu = data.to("cpu")
         away = dataclasses.replace(worker, train=cpu.train, validation=cpu.validation)
-    with beside(_work, (away, str(data.train.device), identity, data.name), jobs - 1):
+    arguments = away, str(data.train.device), identity, data.name
+    with helper_processes(_search_in_process, arguments, jobs - 1):
         worker(opened)
     worker(opened)  # what a process that died beside this one has left
     with place.claiming(), quiet():  # processes that end together write one after the other

@@ -23,7 +23,7 @@ from avmixup_kit.data import Augmentation, Data, load
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.reproduce import results
-from avmixup_kit.reproduce.plans import TITLES, Column, Plan, Row, Run, Scale, plan
+from avmixup_kit.reproduce.plans import TITLES, Column, Row, Run, Scale, TablePlan, plan
 from avmixup_kit.reproduce.results import Result
 from avmixup_kit.reproduce.verdicts import Verdicts, groups
 from avmixup_kit.training import checkpoints, runs
@@ -76,7 +76,7 @@ def load_data(name: str, root: str | Path, device: torch.device | str = "cpu") -
     return load(name, root=root, device=device)
 
 
-class Work:
+class Runner:
     """The tables' work at one scale.
 
     Args:
@@ -282,7 +282,7 @@ class Work:
 
     # ------------------------------------------------------------------------------- results
 
-    def export(self, table: Plan, row: Row, folder: str | Path) -> None:
+    def export(self, table: TablePlan, row: Row, folder: str | Path) -> None:
         """Write a row's result as far as it is known, unless it stands there already."""
         run, data, verdicts = row.run, self.data(row.run), self.verdicts(row.run)
         columns = [column for column in row.columns if verdicts.done(column)]
@@ -379,7 +379,7 @@ class Work:
             )
 
     def _check_same(
-        self, before: dict[str, results.Assembled], todo: list[tuple[Plan, Row]]
+        self, before: dict[str, results.Assembled], todo: list[tuple[TablePlan, Row]]
     ) -> None:
         """Refuse to add to results that ours could not stand beside, before any work is done."""
         tables = {table.name for table, _ in todo}
@@ -408,7 +408,7 @@ class Work:
                     "(their checksums differ): choose another --results"
                 )
 
-    def _one(self, run: Run, rows: list[tuple[Plan, Row]], folder: str | Path) -> None:
+    def _one(self, run: Run, rows: list[tuple[TablePlan, Row]], folder: str | Path) -> None:
         """Train and evaluate one network and write its rows, transfers excepted."""
         if not self.available(run):
             self.left.append(f"{run.folder}: no images")
@@ -433,7 +433,7 @@ class Work:
             for table, row in rows:
                 self.export(table, row, folder)
 
-    def _transfers(self, todo: list[tuple[Plan, Row]], folder: str | Path) -> None:
+    def _transfers(self, todo: list[tuple[TablePlan, Row]], folder: str | Path) -> None:
         """Give the networks that are there each other's adversarial examples (Table 2)."""
         for table, row in todo:
             columns = [(c, c.source) for c in row.columns if c.source is not None]
