@@ -462,19 +462,19 @@ DAMAGE = {
     ),
     "another version": (
         edit(kit="0.0.1"),
-        r"are of different versions of the kit \(0.1.0, 0.0.1\): one table does not mix them",
+        r"one table does not mix them: .*--results\): version of the kit was '0.1.0', is '0.0.1'$",
     ),
     "other images": (
         edit(data__test_checksum="f" * 64),
-        r"are of different test images of digits \(\w{12}, ffffffffffff\): one table does not mix",
+        r"one table does not mix .*\): test images of digits was '\w{12}', is 'ffffffffffff'$",
     ),
     "other settings": (
         edit(settings__steps=5),
-        r"pgd-0.json was made with another settings than table1 at scale smoke: Settings\(steps=5",
+        r"pgd-0.json was not made as table1 at scale smoke is: settings was Settings\(steps=5",
     ),
     "another method": (
         edit(method=repr(av.methods.pgd(0.1))),
-        r"pgd-0.json was made with another method than table1",
+        r"pgd-0.json was not made as table1 at scale smoke is: method was",
     ),
     "another table": (
         edit(table="table4"),
@@ -502,7 +502,7 @@ def test_results_about_other_images_than_are_here_are_refused(copy):
     for path in (copy / "results/table1/smoke").glob("*.json"):
         edit(data__train_checksum="f" * 64)(path)
     before = contents(copy / "results")
-    with pytest.raises(ValueError, match=r"is about other images of digits than digits here"):
+    with pytest.raises(ValueError, match=r"training images of digits was 'ffffffffffff', is"):
         make(["table1"], copy, seeds=[2])
     assert contents(copy / "results") == before
     assert not (copy / "runs").exists()
@@ -511,10 +511,13 @@ def test_results_about_other_images_than_are_here_are_refused(copy):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kit": "0.0.1"}, r"is of another version of the kit \(0.0.1\) than would be added"),
+        (
+            {"kit": "0.0.1"},
+            r"could not stand beside .*: version of the kit was '0.0.1', is '0.1.0'$",
+        ),
         (
             {"precision": "bf16", "settings__precision": "bf16"},
-            r"is of another precision \(bf16\) than would be added \(float32\)",
+            r"could not stand .*: precision was 'bf16', is 'float32'$",
         ),
     ],
 )
@@ -533,7 +536,7 @@ def test_nothing_is_added_to_results_that_it_could_not_stand_beside(copy, change
 def test_a_run_folder_of_other_settings_is_refused(made, tmp_path):
     shutil.copytree(made / "runs", tmp_path / "runs")
     with pytest.raises(
-        ValueError, match=r"standard-0 holds a run with another settings: .*steps=4"
+        ValueError, match=r"standard-0 holds another run \(.*\): settings was .*steps=4"
     ):
         make(["table1"], tmp_path, scale=replace(TINY, steps=5), seeds=[0])
     assert not (tmp_path / "results").exists()

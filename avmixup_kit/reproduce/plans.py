@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from avmixup_kit import methods, paper
+from avmixup_kit._base import check
 from avmixup_kit.evaluation.autoattack import Version, autoattack
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.method import Method
@@ -60,8 +61,7 @@ class Scale:
 
     def __post_init__(self) -> None:
         for name in ("measurements", "curve_images", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)!r} is not allowed: 1 or more")
+            check.whole(name, getattr(self, name))
 
     @property
     def autoattack(self) -> str:
@@ -227,8 +227,7 @@ def plan(name: str, scale: Scale, seed: int = 0, precision: Precision = "float32
     Raises:
         ValueError: there is no such table.
     """
-    if name not in NAMES:
-        raise ValueError(f"table = {name!r} is not allowed: one of {', '.join(NAMES)}, all")
+    check.one_of("table", name, NAMES)
     maker = _Maker(scale, seed, precision)
     rows = getattr(maker, name)()
     if name == "figure2":
@@ -247,8 +246,7 @@ def scale_named(name: str) -> Scale:
     Raises:
         ValueError: there is no such scale.
     """
-    if name not in SCALES:
-        raise ValueError(f"scale = {name!r} is not allowed: one of {', '.join(SCALES)}")
+    check.one_of("scale", name, SCALES)
     return SCALES[name]
 
 
@@ -258,10 +256,8 @@ def tables_named(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ValueError: one of them is no table, or there is none.
     """
-    wrong = [name for name in names if name not in (*NAMES, "all")]
-    if wrong or not names:
-        asked = wrong[0] if wrong else ""
-        raise ValueError(f"table = {asked!r} is not allowed: one of {', '.join(NAMES)}, all")
+    for name in names or ("",):
+        check.one_of("table", name, (*NAMES, "all"))
     return tuple(name for name in NAMES if name in names or "all" in names)
 
 
