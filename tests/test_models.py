@@ -372,7 +372,7 @@ def test_small_cnn_learns_digits_in_seconds() -> None:
         (lambda: models.wide_resnet(10, 1, in_channels=0), r"in_channels = 0 .*>= 1"),
         (
             lambda: models.wide_resnet(10, 1, variant="tf"),  # pyright: ignore
-            r"variant = 'tf' .*'standard' or 'authors'",
+            r"variant = 'tf' .*: one of standard, authors",
         ),
         (lambda: models.build("resnet50"), r"network = 'resnet50' .*wrn-34-10, .*small_cnn"),
         (lambda: models.preact_resnet18(base_channels=0), r"base_channels = 0"),
