@@ -1,6 +1,7 @@
 """Checks of arguments: each returns the checked value or raises one line that names it."""
 
 import numbers
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -49,7 +50,7 @@ def _range(low: float | None, high: float | None, open_low: bool, open_high: boo
     return ""
 
 
-def number(name: str, value: ArrayLike, *limits: float, **opened: bool) -> float:
+def number(name: str, value: ArrayLike, *limits: Any, **opened: bool) -> float:
     """Return `value` as one float, checked as `real` checks it."""
     array = real(name, value, *limits, **opened)
     check.that(not array.ndim, f"{name}'s shape", array.shape, "one number, no array")

@@ -24,7 +24,9 @@ class Normalise(nn.Module):
             fine = len(values) in (1, in_channels) and bool(values.isfinite().all())
             allowed = f"one finite number, or one for each of the {in_channels} channels"
             check.that(fine, name, value, allowed)
-            check.that(name == "mean" or values.min() > 0, name, value, "every entry must be > 0")
+            check.that(
+                name == "mean" or bool(values.min() > 0), name, value, "every entry must be > 0"
+            )
             # Not in the state dict: the architecture text already holds them.
             channels = values.expand(in_channels).reshape(-1, 1, 1).clone()
             self.register_buffer(name, channels, persistent=False)
