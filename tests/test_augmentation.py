@@ -145,17 +145,19 @@ def test_an_index_out_of_range_is_refused(rng: torch.Generator) -> None:
 def test_a_generator_on_another_device_is_refused() -> None:
     split = split_of(2, 3, 6, 6, Augmentation(pad=2))
     elsewhere = cast(Any, SimpleNamespace(device=torch.device("cuda", 0)))
-    with pytest.raises(ValueError, match=r"rng on cuda:0: allowed is the images' device, cpu"):
+    with pytest.raises(
+        ValueError, match=r"rng.device = 'cuda:0' is not allowed: the images' device, cpu"
+    ):
         split.batch([0], elsewhere)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pad": -1}, "pad=-1: allowed is an integer >= 0"),
-        ({"pad": 1.5}, "pad=1.5: allowed is an integer >= 0"),
-        ({"pad": True}, "pad=True: allowed is an integer >= 0"),
-        ({"flip": 1}, "flip=1: allowed is True or False"),
+        ({"pad": -1}, "pad = -1 is not allowed: a whole number"),
+        ({"pad": 1.5}, "pad = 1.5 is not allowed: a whole number"),
+        ({"pad": True}, "pad = True is not allowed: a whole number"),
+        ({"flip": 1}, "flip = 1 is not allowed: True or False"),
     ],
 )
 def test_bad_augmentations_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -183,5 +185,7 @@ def test_on_cuda_batches_come_from_the_same_windows_without_a_wait() -> None:
         torch.cuda.set_sync_debug_mode("default")
     assert len(set(outcomes(x.cpu(), host.images[0], how))) == 50
     assert split.checksum == host.checksum
-    with pytest.raises(ValueError, match="rng on cpu: allowed is the images' device, cuda:0"):
+    with pytest.raises(
+        ValueError, match="rng.device = 'cpu' is not allowed: the images' device, cuda:0"
+    ):
         split.batch(index, torch.Generator())

@@ -193,7 +193,7 @@ def test_bad_tensors_are_named(trained, split):
             evaluate(trained, given)
     with pytest.raises(TypeError, match="images of type Tensor are not allowed: a Split, or a"):
         evaluate(trained, x)
-    with pytest.raises(ValueError, match="labels from 0 to 9: allowed is 0 to 8"):
+    with pytest.raises(ValueError, match=r"labels' range = \(0, 9\) is not allowed: 0 to 8"):
         replace(split, classes=split.classes[:9])
     with pytest.raises(ValueError, match="in pixels of 0..255 write 8 / 255"):
         evaluate(trained, split, [av.pgd(steps=20, epsilon=8)])

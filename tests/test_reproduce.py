@@ -33,7 +33,7 @@ from avmixup_kit.reproduce import (
     provenance,
     reproduce,
     results,
-    work,
+    runner,
 )
 from avmixup_kit.training.loop import TrainingDiverged
 
@@ -323,7 +323,7 @@ def test_minutes_end_it_cleanly_and_the_same_command_goes_on(made, tmp_path):
 def test_minutes_end_a_training_at_a_checkpoint(tmp_path, monkeypatch):
     scale = replace(TINY, steps=12)
     now = itertools.count()
-    monkeypatch.setattr(work.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(runner.time, "monotonic", lambda: next(now))
     _, said = make(["table6"], tmp_path, scale=scale, seeds=[0], minutes=0.08)
     monkeypatch.undo()
     found = re.search(r"steps 0 to (\d+) of 12", said)
@@ -337,9 +337,9 @@ def test_minutes_end_a_training_at_a_checkpoint(tmp_path, monkeypatch):
 def test_minutes_between_attacks_leave_cells_that_are_missing(tmp_path, monkeypatch):
     # The clock strikes before AutoAttack: what is known is written, the cell says "missing".
     asked = []
-    monkeypatch.setattr(work.Clock, "over", property(lambda self: len(asked) > 0))
-    quick = work.Work._judge
-    monkeypatch.setattr(work.Work, "_judge", lambda *words: asked.append(quick(*words)))
+    monkeypatch.setattr(runner.Clock, "over", property(lambda self: len(asked) > 0))
+    quick = runner.Runner._judge
+    monkeypatch.setattr(runner.Runner, "_judge", lambda *words: asked.append(quick(*words)))
     (table,), said = make(["table6"], tmp_path, seeds=[0])
     assert table.cell("0.1 / 0.5", "PGD20") is not None
     assert table.cell("0.1 / 0.5", "AutoAttack (quick)") is None
@@ -355,15 +355,15 @@ def test_minutes_between_attacks_leave_cells_that_are_missing(tmp_path, monkeypa
 
 def test_verdicts_taken_in_pieces_and_interrupted_between_them_are_the_same(made, tmp_path):
     row = next(row for row in plan("table1", TINY).rows if row.title == "PGD")
-    whole = work.Work(TINY, made / "runs").verdicts(row.run)
+    whole = runner.Runner(TINY, made / "runs").verdicts(row.run)
     shutil.copytree(made / "runs/smoke/digits/pgd-0", tmp_path / "runs/smoke/digits/pgd-0")
     (tmp_path / "runs/smoke/digits/pgd-0/verdicts.npz").unlink()
     columns = [column for column in row.columns if "AutoAttack" not in column.title]
     said = []
-    pieces = work.Work(replace(TINY, chunk=7), tmp_path / "runs", say=said.append)
+    pieces = runner.Runner(replace(TINY, chunk=7), tmp_path / "runs", say=said.append)
     pieces.clock = type("Clock", (), {"over": property(lambda self: len(said) > 1)})()
     assert not pieces.judge(row.run, columns)
-    pieces.clock = work.Clock()
+    pieces.clock = runner.Clock()
     assert pieces.judge(row.run, columns)
     assert [re.search(r"(\d+) images", line)[1] for line in said] == ["7", "7", "6"]
     found = pieces.verdicts(row.run)
@@ -396,14 +396,14 @@ def test_a_network_that_another_process_trains_is_left_to_it(tmp_path):
 
 
 def test_a_training_that_diverges_is_given_up_and_the_others_go_on(tmp_path, monkeypatch):
-    train = work.Work.train
+    train = runner.Runner.train
 
     def diverging(self, run):
         if run.name.endswith("0.1-0.5"):
             raise TrainingDiverged("the loss is nan at step 3")
         return train(self, run)
 
-    monkeypatch.setattr(work.Work, "train", diverging)
+    monkeypatch.setattr(runner.Runner, "train", diverging)
     (table,), said = make(["table6"], tmp_path, seeds=[0])
     assert "gave up digits/feature-scatter-avmixup-1-0.1-0.5-0: the loss is nan at step 3" in said
     assert {row for row, _ in table.missing} == {"0.1 / 0.5"}
@@ -467,19 +467,19 @@ DAMAGE = {
     ),
     "another version": (
         edit(kit="0.0.1"),
-        r"are of different versions of the kit \(0.1.0, 0.0.1\): one table does not mix them",
+        r"one table does not mix them: .*--results\): version of the kit was '0.1.0', is '0.0.1'$",
     ),
     "other images": (
         edit(data__test_checksum="f" * 64),
-        r"are of different test images of digits \(\w{12}, ffffffffffff\): one table does not mix",
+        r"one table does not mix .*\): test images of digits was '\w{12}', is 'ffffffffffff'$",
     ),
     "other settings": (
         edit(settings__steps=5),
-        r"pgd-0.json was made with another settings than table1 at scale smoke: Settings\(steps=5",
+        r"pgd-0.json was not made as table1 at scale smoke is: settings was Settings\(steps=5",
     ),
     "another method": (
         edit(method=repr(av.methods.pgd(epsilon=0.1))),
-        r"pgd-0.json was made with another method than table1",
+        r"pgd-0.json was not made as table1 at scale smoke is: method was",
     ),
     "another table": (
         edit(table="table4"),
@@ -507,7 +507,7 @@ def test_results_about_other_images_than_are_here_are_refused(copy):
     for path in (copy / "results/table1/smoke").glob("*.json"):
         edit(data__train_checksum="f" * 64)(path)
     before = contents(copy / "results")
-    with pytest.raises(ValueError, match=r"is about other images of digits than digits here"):
+    with pytest.raises(ValueError, match=r"training images of digits was 'ffffffffffff', is"):
         make(["table1"], copy, seeds=[2])
     assert contents(copy / "results") == before
     assert not (copy / "runs").exists()
@@ -516,10 +516,13 @@ def test_results_about_other_images_than_are_here_are_refused(copy):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kit": "0.0.1"}, r"is of another version of the kit \(0.0.1\) than would be added"),
+        (
+            {"kit": "0.0.1"},
+            r"could not stand beside .*: version of the kit was '0.0.1', is '0.1.0'$",
+        ),
         (
             {"precision": "bf16", "settings__precision": "bf16"},
-            r"is of another precision \(bf16\) than would be added \(float32\)",
+            r"could not stand .*: precision was 'bf16', is 'float32'$",
         ),
     ],
 )
@@ -538,7 +541,7 @@ def test_nothing_is_added_to_results_that_it_could_not_stand_beside(copy, change
 def test_a_run_folder_of_other_settings_is_refused(made, tmp_path):
     shutil.copytree(made / "runs", tmp_path / "runs")
     with pytest.raises(
-        ValueError, match=r"standard-0 holds a run with another settings: .*steps=4"
+        ValueError, match=r"standard-0 holds another run \(.*\): settings was .*steps=4"
     ):
         make(["table1"], tmp_path, scale=replace(TINY, steps=5), seeds=[0])
     assert not (tmp_path / "results").exists()
@@ -771,14 +774,14 @@ def test_a_data_set_that_is_not_to_be_had_is_left_out_and_its_rows_missing(tmp_p
     mirror(tmp_path)
     scale = replace(plans.SHORT, network="small_cnn", steps=1, measurements=1, curve_images=3)
     scale = replace(scale, images=4)
-    real = work.load
+    real = runner.load
 
     def no_network(name, **options):
         if name in ("cifar100", "svhn"):
             raise RuntimeError("no route to the server\nat all")
         return real(name, **options)
 
-    monkeypatch.setattr(work, "load", no_network)
+    monkeypatch.setattr(runner, "load", no_network)
     (table,), said = make(["table5"], tmp_path, scale=scale, data_root=tmp_path)
     wanted = "SVHN is left out, its images are not to be had: no route to the server"
     assert said.splitlines().count(wanted) == 1
@@ -793,7 +796,7 @@ def test_the_command_lines_options_reach_the_training(tmp_path, monkeypatch):
     def caught(model, split, method, *, settings, compile):
         raise Stop(compile, settings.precision, settings.seed, next(model.parameters()).device.type)
 
-    monkeypatch.setattr(work, "Training", caught)
+    monkeypatch.setattr(runner, "Training", caught)
     words = ["table1", "--compile", "--precision", "tf32", "--seeds", "7", "--device", "cpu"]
     words += ["--results", str(tmp_path / "r"), "--runs", str(tmp_path / "runs")]
     monkeypatch.setattr(sys, "argv", ["avmixup_kit", "reproduce", *words])

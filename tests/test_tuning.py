@@ -22,6 +22,7 @@ from avmixup_kit import cli, methods, paper, tuning
 from avmixup_kit.data import Split
 from avmixup_kit.evaluation.autoattack import autoattack
 from avmixup_kit.evaluation.random_search import RandomSearch
+from avmixup_kit.search import storage as storage_module
 from avmixup_kit.search import study as study_module
 
 optuna = pytest.importorskip("optuna")
@@ -317,16 +318,28 @@ def test_a_surplus_trial_of_a_database_without_a_common_folder_is_given_up(
 def test_a_trial_that_ends_while_it_is_looked_for_is_not_done_again(tmp_path, monkeypatch, data):
     file = tmp_path / "study.db"
     half_done(data, tmp_path, file, monkeypatch)
-    real = study_module._acquired
+    real = study_module.files.held
 
-    def ends_just_now(lock: Any) -> bool:
-        theirs = optuna.load_study(study_name="search", storage=f"sqlite:///{file}")
-        theirs.tell(0, 0.5)
-        return real(lock)
+    def ends_just_now(path: Path, *rest: Any) -> filelock.AcquireReturnProxy:
+        if path.name == "0000.lock":
+            theirs = optuna.load_study(study_name="search", storage=f"sqlite:///{file}")
+            theirs.tell(0, 0.5)
+        return real(path, *rest)
 
-    monkeypatch.setattr(study_module, "_acquired", ends_just_now)
+    monkeypatch.setattr(study_module.files, "held", ends_just_now)
     found = tuning.search(data, tmp_path, trials=1, plan=plan(), storage=file)
     assert [(trial.state, trial.taken_up) for trial in found.trials] == [("complete", (0,))]
+
+
+def test_optunas_private_number_of_a_trial_still_takes_it_up():
+    study = optuna.create_study()
+    study.ask().suggest_float("x", 0, 1)
+    asked = study.ask()
+    asked.suggest_float("x", 0, 1)
+    again = storage_module.taken_up(study, study.get_trials()[1])
+    assert (again.number, again.params) == (1, asked.params)
+    study.tell(again, 0.5)
+    assert [trial.state.name for trial in study.get_trials()] == ["RUNNING", "COMPLETE"]
 
 
 @pytest.mark.parametrize("file", ["study.db", "study.journal"])
@@ -415,13 +428,13 @@ def test_no_validation_images_is_refused(tmp_path):
 
 
 OTHERS = [
-    ({"gamma": (1.0, 3.0)}, "its search space is"),
-    ({"also": ("clip_vertex",)}, "its search space is"),
-    ({"method": "feature_scatter_avmixup"}, "its method is"),
-    ({"objective": "apgd-t"}, "its objective is"),
-    ({"images": 30}, "its objective's images is 200, not 30"),
-    ({"settings": av.Settings(13, batch_size=32)}, "its settings is"),
-    ({"prune": False}, "its prune is True, not False"),
+    ({"gamma": (1.0, 3.0)}, "search space was"),
+    ({"also": ("clip_vertex",)}, "search space was"),
+    ({"method": "feature_scatter_avmixup"}, "method was"),
+    ({"objective": "apgd-t"}, "objective was"),
+    ({"images": 30}, "'search': objective's images was 200, is 30$"),
+    ({"settings": av.Settings(13, batch_size=32)}, "settings was"),
+    ({"prune": False}, "'search': prune was True, is False$"),
 ]
 
 
@@ -440,8 +453,8 @@ def test_another_searchs_study_is_refused_and_kept(tmp_path, data, file):
 def test_other_images_are_another_search(tmp_path, data):
     tuning.search(data, tmp_path, trials=1, plan=plan())
     for other, difference in (
-        (dataclasses.replace(data, name="letters"), "its data is 'digits', not 'letters'"),
-        (av.digits(validation=0.2), "its training images is"),
+        (dataclasses.replace(data, name="letters"), "data was 'digits', is 'letters'"),
+        (av.digits(validation=0.2), "training images was"),
     ):
         with pytest.raises(ValueError, match=f"holds another search .*{difference}"):
             tuning.search(other, tmp_path, trials=1, plan=plan())
@@ -575,7 +588,7 @@ def test_figures_show_every_trial_and_where_best_and_paper_are():
     (line,) = tuning.progress({"a": found}).data
     assert line.x[-1] == found.training_steps == 100 * 12 + 100 * 6
     assert line.y[-1] == pytest.approx(100 * found.best.value)
-    with pytest.raises(ValueError, match="'beta' was not searched: one of gamma, lambda1, lamb"):
+    with pytest.raises(ValueError, match="name = 'beta' is not allowed: one of gamma, lambda1"):
         found.slices("beta")
 
 
@@ -676,7 +689,7 @@ def test_the_default_attacks_are_the_ones_that_count(tmp_path, data, found):
 
 
 def test_remeasuring_refuses_another_plan_and_no_seeds(tmp_path, data, found):
-    with pytest.raises(ValueError, match="holds another search .*its prune is True, not False"):
+    with pytest.raises(ValueError, match="holds another search .*prune was True, is False"):
         tuning.remeasure(found, data, tmp_path, plan=plan(prune=False))
     with pytest.raises(ValueError, match=r"seeds = \(\) is not allowed"):
         tuning.remeasure(found, data, tmp_path, plan=plan(), seeds=())

@@ -1,6 +1,6 @@
 """What a bad argument is told: "x = v is not allowed: what is, and what to do"."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -20,3 +20,14 @@ def one_of(name: str, value: Any, options: Iterable[Any]) -> None:
     """Raise ValueError unless value is among the options, which the message lists."""
     options = list(options)
     that(value in options, name, value, f"one of {', '.join(map(str, options))}")
+
+
+def same(was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError unless ``was`` holds all of ``now``; the message says only what differs."""
+    different = [
+        f"{key} was {was.get(key)!r}, is {value!r}"
+        for key, value in now.items()
+        if was.get(key) != value
+    ]
+    if different:
+        raise ValueError(f"{where}: {'; '.join(different)}")

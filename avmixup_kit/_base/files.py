@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 
 def write_atomic(path: str | Path, content: bytes) -> None:
     """Write a file whole or not at all.
@@ -38,3 +40,20 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
             if number < len(lines) - 1:
                 raise ValueError(f"line {number + 1} of {path} is not JSON: {error}") from error
     return records
+
+
+def held(path: Path, patience: float = 0.0, what: str = "") -> filelock.AcquireReturnProxy:
+    """Return a lock file's lock, now ours until the ``with`` block or ``lock.release()`` ends it.
+
+    Args:
+        path: of the lock file; the system lets go of it when this process dies.
+        patience: seconds to wait for others; -1 is for ever.
+        what: is in use by others, for the message.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    try:
+        return filelock.FileLock(path).acquire(timeout=patience)
+    except filelock.Timeout:
+        raise BlockingIOError(f"{what or path} is in use by another process") from None

@@ -1,10 +1,6 @@
-"""Tables as aligned text."""
+"""Tables as aligned text and as Markdown."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
@@ -18,3 +14,10 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def markdown_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return rows, the first being the heading, as Markdown: ``left`` columns to the left."""
+    rule = ["---"] * left + ["--:"] * (len(rows[0]) - left)
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, f"|{'|'.join(rule)}|", *body])

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff", ".gif")
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff", ".gif")
 
 _BROKEN_ARCHIVE = (
     tarfile.TarError,
@@ -66,8 +66,10 @@ def members(path: Path, wanted: Wanted) -> Members:
         found = _folder_members(path, wanted)
     elif not path.exists():
         raise FileNotFoundError(f"path={str(path)!r}: there is no such folder or archive")
-    elif not path.name.lower().endswith(ARCHIVES):
-        raise ValueError(f"path={str(path)!r}: allowed is a folder or {', '.join(ARCHIVES)}")
+    elif not path.name.lower().endswith(ARCHIVE_SUFFIXES):
+        raise ValueError(
+            f"path={str(path)!r}: allowed is a folder or {', '.join(ARCHIVE_SUFFIXES)}"
+        )
     else:
         read = _zip_members if path.name.lower().endswith(".zip") else _tar_members
         found = read(path, lambda name: _is_inside(path, name) and wanted(name))

@@ -10,7 +10,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from avmixup_kit.data.archives import IMAGES, Decoder, files, members
+from avmixup_kit._base import check
+from avmixup_kit.data.archives import IMAGE_SUFFIXES, Decoder, files, members
 from avmixup_kit.data.cache import Decoded, cached
 from avmixup_kit.data.splits import Augmentation, Data, Split, choose, select
 
@@ -239,8 +240,7 @@ def load(name: str, **options: Any) -> Data:
     Raises:
         ValueError: there is no data set of that name.
     """
-    if name not in DATASETS:
-        raise ValueError(f"name={name!r}: allowed is one of {', '.join(DATASETS)}")
+    check.one_of("name", name, DATASETS)
     return DATASETS[name](**options)
 
 
@@ -248,8 +248,8 @@ def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
     pair = size if isinstance(size, tuple | list) else (size, size)
-    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
-        raise ValueError(f"size={size!r}: allowed is an integer > 0, or (height, width), or None")
+    fine = len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)
+    check.that(fine, "size", size, "an integer > 0, or (height, width), or None")
     return pair[0], pair[1]
 
 
@@ -260,7 +260,7 @@ def _sources(path: Path) -> Iterable[str | Path]:
 
 def _decode_folder(path: Path, size: tuple[int, int] | None) -> Decoded:
     decoder = Decoder(size)
-    for name, content in members(path, lambda name: name.suffix.lower() in IMAGES):
+    for name, content in members(path, lambda name: name.suffix.lower() in IMAGE_SUFFIXES):
         # One folder may stand above train and test.
         for depth, part in enumerate(name.parts[:2]):
             if part in ("train", "test", "val"):
@@ -309,10 +309,8 @@ def _data(
 
     everything = {part: np.arange(len(labels)) for part, (_, labels) in decoded.splits.items()}
     if {"val", "test"} <= everything.keys():
-        if validation is not None:
-            raise ValueError(
-                f"validation={validation!r}: allowed is None, {name} has a val folder of its own"
-            )
+        allowed = f"None, {name} has a val folder of its own"
+        check.that(validation is None, "validation", validation, allowed)
         train, held_out = everything["train"], split("validation", everything["val"], "val")
     else:
         labels = decoded.splits["train"][1].numpy()
@@ -334,9 +332,9 @@ def _count(validation: float | int | None, available: int) -> int:
     validation = 0.1 if validation is None else validation
     if isinstance(validation, float) and 0 <= validation < 1:
         return round(validation * available)
-    if type(validation) is int and 0 <= validation < available:
-        return validation
-    raise ValueError(
-        f"validation={validation!r}: allowed is a part in [0, 1) or a count from 0 to "
-        f"{available - 1}, of {available} training images"
+    fine = type(validation) is int and 0 <= validation < available
+    allowed = (
+        f"a part in [0, 1) or a count from 0 to {available - 1}, of {available} training images"
     )
+    check.that(fine, "validation", validation, allowed)
+    return int(validation)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avmixup_kit._base import check
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -27,10 +29,8 @@ class Augmentation:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pad, int) or isinstance(self.pad, bool) or self.pad < 0:
-            raise ValueError(f"pad={self.pad!r}: allowed is an integer >= 0 (pixels a side)")
-        if not isinstance(self.flip, bool):
-            raise ValueError(f"flip={self.flip!r}: allowed is True or False")
+        check.whole("pad", self.pad, 0, "a whole number of pixels a side")
+        check.that(isinstance(self.flip, bool), "flip", self.flip, "True or False")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,30 +56,26 @@ class Split:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        if images.ndim != 4 or images.dtype != torch.uint8:
-            raise ValueError(
-                f"images of shape {tuple(images.shape)} and type {images.dtype}: "
-                "allowed is uint8 (N, C, H, W)"
-            )
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"labels of shape {tuple(labels.shape)} and type {labels.dtype}: "
-                f"allowed is int64 ({len(images)},), one for each image"
-            )
-        if labels.device != images.device:
-            raise ValueError(
-                f"labels on {labels.device}: allowed is the images' device, {images.device}"
-            )
-        if len(self) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
-            raise ValueError(
-                f"labels from {int(labels.min())} to {int(labels.max())}: "
-                f"allowed is 0 to {len(self.classes) - 1}, there are {len(self.classes)} classes"
-            )
-        if self.augmentation.pad >= min(images.shape[2:]):
-            raise ValueError(
-                f"pad={self.augmentation.pad}: allowed is 0 to {min(images.shape[2:]) - 1} "
-                f"for images of {images.shape[2]}x{images.shape[3]}"
-            )
+        kind = tuple(images.shape), images.dtype
+        fine = images.ndim == 4 and images.dtype == torch.uint8
+        check.that(fine, "images' shape and type", kind, "uint8 (N, C, H, W)")
+        kind = tuple(labels.shape), labels.dtype
+        fine = labels.dtype == torch.int64 and labels.shape == images.shape[:1]
+        allowed = f"int64 ({len(images)},), one for each image"
+        check.that(fine, "labels' shape and type", kind, allowed)
+        check.that(
+            labels.device == images.device,
+            "labels' device",
+            str(labels.device),
+            f"the images' device, {images.device}",
+        )
+        if len(self):
+            ends, classes = (int(labels.min()), int(labels.max())), len(self.classes)
+            allowed = f"0 to {classes - 1}, there are {classes} classes"
+            check.that(ends[0] >= 0 and ends[1] < classes, "labels' range", ends, allowed)
+        pad, (height, width) = self.augmentation.pad, images.shape[2:]
+        allowed = f"0 to {min(height, width) - 1} for images of {height}x{width}"
+        check.that(pad < min(height, width), "pad", pad, allowed)
         object.__setattr__(self, "images", _placed(images, self.augmentation.pad, images.device))
 
     def __len__(self) -> int:
@@ -120,8 +116,8 @@ class Split:
         Raises:
             ValueError: CUDA is asked for and there is none.
         """
-        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device={str(device)!r}: allowed is 'cpu', torch finds no CUDA here")
+        fine = torch.device(device).type != "cuda" or torch.cuda.is_available()
+        check.that(fine, "device", str(device), "'cpu', torch finds no CUDA here")
         images = _placed(self.images, self.augmentation.pad, device)
         return replace(self, images=images, labels=self.labels.to(device))
 
@@ -134,8 +130,8 @@ class Split:
             ValueError: n is outside [0, N].
         """
         if isinstance(indices, int | np.integer):
-            if not 0 <= indices <= len(self):
-                raise ValueError(f"indices={indices}: allowed is 0 to {len(self)}, or a list")
+            fine = 0 <= indices <= len(self)
+            check.that(fine, "indices", int(indices), f"0 to {len(self)}, or a list")
             indices = torch.from_numpy(choose(self.labels.cpu().numpy(), int(indices), seed=0))
         index = torch.as_tensor(indices, device=self.device)
         index = index.nonzero()[:, 0] if index.dtype == torch.bool else index.to(torch.int64)
@@ -167,8 +163,8 @@ class Split:
 
     def _augmented(self, index: Tensor, rng: torch.Generator) -> Tensor:
         """uint8 (B, H, W, C), one window of each image at `index`, some of them flipped."""
-        if rng.device.type != self.device.type:
-            raise ValueError(f"rng on {rng.device}: allowed is the images' device, {self.device}")
+        fine = rng.device.type == self.device.type
+        check.that(fine, "rng.device", str(rng.device), f"the images' device, {self.device}")
         windows = (2 * self.augmentation.pad + 1) ** 2
         sides = 2 if self.augmentation.flip else 1
         # One draw over all outcomes is uniform over windows and sides, and independent.
@@ -314,18 +310,18 @@ class Data:
 
     def __post_init__(self) -> None:
         for split in (self.validation, self.test):
-            if split.classes != self.train.classes:
-                raise ValueError(
-                    f"{split.name} has {split.num_classes} classes: allowed are the same names in "
-                    f"the same order as the {self.train.num_classes} of {self.train.name}"
-                )
-            if split.shape != self.train.shape:
-                raise ValueError(
-                    f"{split.name} has images of shape {split.shape}: "
-                    f"allowed is {self.train.shape}, as in {self.train.name}"
-                )
-        if not 0 < self.epsilon <= 1:
-            raise ValueError(f"epsilon={self.epsilon}: allowed is 0 < epsilon <= 1 (8 is 8 / 255)")
+            train, name = self.train, split.name
+            allowed = f"{train.shape}, as in {train.name}"
+            check.that(split.shape == train.shape, f"image shape of {name}", split.shape, allowed)
+            check.that(
+                split.classes == train.classes,
+                f"number of classes of {name}",
+                split.num_classes,
+                f"the same names in the same order as the {train.num_classes} of {train.name}",
+            )
+        check.that(
+            0 < self.epsilon <= 1, "epsilon", self.epsilon, "0 < epsilon <= 1 (8 is 8 / 255)"
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,9 +1,12 @@
 """Checks of arguments: each returns the checked value or raises one line that names it."""
 
 import numbers
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from avmixup_kit._base import check
 
 Numbers = float | np.ndarray
 
@@ -24,18 +27,16 @@ def real(
     """
     array = np.asarray(value)
     if array.dtype.kind not in "iuf":
-        raise TypeError(f"{name} must be a real number or an array of them, got {value!r}")
+        raise TypeError(f"{name} = {value!r} is not allowed: a real number or an array of them")
     array = array.astype(np.float64)
     good = np.isfinite(array)
     if low is not None:
         good &= array > low if open_low else array >= low
     if high is not None:
         good &= array < high if open_high else array <= high
-    if not good.all():
-        raise ValueError(
-            f"{name} must be finite{_range(low, high, open_low, open_high)}, "
-            f"got {float(array[~good].flat[0])!r}"
-        )
+    if not good.all():  # only then are there words to be made
+        worst = float(array[~good].flat[0])
+        check.that(False, name, worst, f"finite{_range(low, high, open_low, open_high)}")
     return array
 
 
@@ -49,42 +50,27 @@ def _range(low: float | None, high: float | None, open_low: bool, open_high: boo
     return ""
 
 
-def number(
-    name: str,
-    value: ArrayLike,
-    low: float | None = None,
-    high: float | None = None,
-    open_low: bool = False,
-    open_high: bool = False,
-) -> float:
+def number(name: str, value: ArrayLike, *limits: Any, **opened: bool) -> float:
     """Return `value` as one float, checked as `real` checks it."""
-    array = real(name, value, low, high, open_low, open_high)
-    if array.ndim:
-        raise ValueError(f"{name} must be one number, got an array of shape {array.shape}")
+    array = real(name, value, *limits, **opened)
+    check.that(not array.ndim, f"{name}'s shape", array.shape, "one number, no array")
     return float(array)
 
 
 def count(name: str, value: object, low: int = 1) -> int:
     """Return `value` as an int >= `low`; a float that is a whole number counts as one."""
+    allowed = f"a whole number >= {low}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a whole number >= {low}, got {value!r}")
+        raise TypeError(f"{name} = {value!r} is not allowed: {allowed}")
     whole = float(value)
-    if not np.isfinite(whole) or whole != int(whole) or whole < low:
-        raise ValueError(f"{name} must be a whole number >= {low}, got {value!r}")
+    check.that(whole.is_integer() and whole >= low, name, value, allowed)
     return int(whole)
-
-
-def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
-    """Return `value`, one of the words `allowed`."""
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-    return value
 
 
 def generator(rng: object) -> np.random.Generator:
     """Return `rng`, a numpy.random.Generator."""
     if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng must be a numpy.random.Generator, got {type(rng).__name__}")
+        raise TypeError(f"rng = {rng!r} is not allowed: a numpy.random.Generator")
     return rng
 
 
@@ -94,4 +80,4 @@ def broadcast(**arrays: np.ndarray) -> tuple[int, ...]:
         return np.broadcast_shapes(*(array.shape for array in arrays.values()))
     except ValueError:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-        raise ValueError(f"shapes must broadcast together, got {shapes}") from None
+        raise ValueError(f"{shapes} are not allowed: shapes that broadcast together") from None

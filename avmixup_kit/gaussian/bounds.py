@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from avmixup_kit.gaussian.arguments import broadcast, choice, real
+from avmixup_kit._base import check
+from avmixup_kit.gaussian.arguments import broadcast, real
 from avmixup_kit.gaussian.laws import mean_abs
 from avmixup_kit.gaussian.model import z_score
 
@@ -164,7 +165,7 @@ def theorem_1_probability(
             "any": the union bound 1 - (1 - p_s) - (1 - p_r), for whatever dependence. "shared":
             the same noise scaled by σ_s and by σ_r; the good events are nested, so p_s alone.
     """
-    choice("noise", noise, NOISE)
+    check.one_of("noise", noise, NOISE)
     sigma_s, nu = real("sigma_s", sigma_s, 0), real("nu", nu, 0, 1)
     d = real("d", d, 1)
     broadcast(d=d, sigma_s=sigma_s, nu=nu)

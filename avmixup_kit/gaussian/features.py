@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
-from avmixup_kit.gaussian.arguments import broadcast, choice, count, generator, number, real
-from avmixup_kit.gaussian.model import error_at, z_score
+from avmixup_kit._base import check
+from avmixup_kit.gaussian.arguments import broadcast, count, generator, number, real
+from avmixup_kit.gaussian.model import directions, error_at, z_score
 
 UNDER = ("true", "observed")
 TIES = ("none", "observed", "true")
@@ -56,14 +57,17 @@ class FeatureModel:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "d", count("d", self.d))
-        if self.control and self.c != 0:
-            raise ValueError(f"c must be 0 with control=True, got {self.c!r}")
-        if not self.control:
-            _check_c(self.d, self.c)
-        object.__setattr__(self, "c", int(self.c))
+        c = number("c", self.c)
+        if self.control:
+            check.that(c == 0, "c", self.c, "0 with control=True")
+        else:
+            allowed = "(c = 0 is the control: FeatureModel(..., control=True))"
+            allowed = f"a whole number with 0 < c < d = {self.d} {allowed}"
+            check.that(c.is_integer() and 0 < c < self.d, "c", self.c, allowed)
+        object.__setattr__(self, "c", int(c))
         object.__setattr__(self, "eta", number("eta", self.eta, 0, 1, open_high=True))
-        object.__setattr__(self, "sigma_a", number("sigma_a", self.sigma_a, 0))
-        object.__setattr__(self, "sigma_b", number("sigma_b", self.sigma_b, 0))
+        for name in ("sigma_a", "sigma_b"):
+            object.__setattr__(self, name, number(name, getattr(self, name), 0))
 
     @property
     def rho(self) -> float:
@@ -84,7 +88,7 @@ class FeatureModel:
         return self._profile(self.sigma_a, self.sigma_b, under)
 
     def _profile(self, robust: float, other: float, under: str) -> np.ndarray:
-        choice("under", under, UNDER)
+        check.one_of("under", under, UNDER)
         sharp = 1 if under == "true" else 1 + self.c
         return np.concatenate([np.full(sharp, robust), np.full(self.d + 1 - sharp, other)])
 
@@ -106,7 +110,7 @@ class FeatureModel:
 
     def groups(self, under: str = "true") -> Groups:
         """Return the moments of the two tied groups under "true" or "observed"."""
-        choice("under", under, UNDER)
+        check.one_of("under", under, UNDER)
         c, a, b = self.c, self.sigma_a**2, self.sigma_b**2
         if under == "observed":
             return Groups(1.0, self.eta, a / (1 + c), b / (self.d - c))
@@ -162,7 +166,7 @@ class FeatureModel:
             tie: which features share one weight: "none", or those with the same distribution
                 under "observed" (what Theorem 3 needs) or under "true".
         """
-        choice("tie", tie, TIES)
+        check.one_of("tie", tie, TIES)
         label = np.arange(self.d + 1)
         if tie != "none":
             label = (label > (self.c if tie == "observed" else 0)).astype(int)
@@ -202,12 +206,10 @@ class FeatureModel:
             log10: return log10 of the error, finite where it underflows.
         """
         w, epsilon = real("w", w), real("epsilon", epsilon, 0)
-        if w.ndim == 0 or w.shape[-1] != self.d + 1:
-            raise ValueError(f"w must have shape (..., d + 1 = {self.d + 1}), got {w.shape}")
-        largest = np.abs(w).max(axis=-1, keepdims=True)
-        if not (largest > 0).all():
-            raise ValueError("w must have a non-zero entry in every row, got w = 0")
-        unit = w / largest
+        check.that(
+            w.shape[-1:] == (self.d + 1,), "w.shape", w.shape, f"(..., d + 1 = {self.d + 1})"
+        )
+        unit = directions(w)
         broadcast(w=unit[..., 0], epsilon=epsilon)
         margin = unit @ self.means(under) - epsilon * np.abs(unit).sum(axis=-1)
         deviation = np.linalg.norm(unit * self.deviations(under), axis=-1)
@@ -260,18 +262,6 @@ class FeatureModel:
         return self.d * ndtr(z_score((self.eta - epsilon) * np.sqrt(n), self.sigma_b))
 
 
-def _check_c(d: int, c: object) -> None:
-    try:
-        good = count("c", c) < d
-    except ValueError:
-        good = False
-    if not good:
-        raise ValueError(
-            f"c must be a whole number with 0 < c < d = {d} (c = 0 is the control: "
-            f"FeatureModel(..., control=True)), got {c!r}"
-        )
-
-
 def _minimise_on_simplex(variances: np.ndarray, means: np.ndarray) -> np.ndarray:
     """Return the w >= 0, Σw = 1 that minimises Σ v_i w_i² + (Σ m_i w_i)²."""
     step = 0.5 / (variances.max() + means @ means)
@@ -299,8 +289,8 @@ def _onto_simplex(w: np.ndarray) -> np.ndarray:
 def _theorem(d: ArrayLike, c: ArrayLike, rho: ArrayLike) -> tuple[np.ndarray, ...]:
     d, c, rho = real("d", d, 1), real("c", c), real("rho", rho, 0)
     broadcast(d=d, c=c, rho=rho)
-    if not ((c > 0) & (c < d)).all():
-        raise ValueError(f"c must satisfy 0 < c < d everywhere, got c={c.tolist()}, d={d.tolist()}")
+    fine = bool(((c > 0) & (c < d)).all())
+    check.that(fine, "c", c.tolist(), f"0 < c < d everywhere, where d = {d.tolist()}")
     return d, c, rho
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from avmixup_kit._base import check
 from avmixup_kit.gaussian.arguments import count, generator, number, real
 from avmixup_kit.gaussian.features import FeatureModel
 from avmixup_kit.gaussian.model import error_at
@@ -105,8 +106,8 @@ def train_on_sample(
         value, pull = pointwise(loss, clean[:, None] - push * norm, way.label)
         if step == keep[len(weights)]:
             mean_loss = float((value @ way.weight).mean())
-            if not np.isfinite(mean_loss):
-                raise ValueError(f"step_size must keep the loss finite, got {step_size!r}")
+            fine = bool(np.isfinite(mean_loss))
+            check.that(fine, "step_size", step_size, "so small that the loss stays finite")
             weights.append(w)
             losses.append(mean_loss)
             if step == steps:
@@ -143,6 +144,6 @@ def sample_means(x: ArrayLike, y: ArrayLike) -> np.ndarray:
         y: labels, shape (n,).
     """
     x, y = real("x", x), real("y", y)
-    if x.ndim != 2 or y.shape != x.shape[:1] or not y.size:
-        raise ValueError(f"x and y must have shapes (n, d + 1) and (n,), got {x.shape}, {y.shape}")
+    fine = x.ndim == 2 and y.shape == x.shape[:1] and y.size > 0
+    check.that(fine, "shapes of x and y", (x.shape, y.shape), "(n, d + 1) and (n,)")
     return y @ x / len(y)

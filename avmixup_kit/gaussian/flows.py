@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 from scipy.integrate import quad, solve_ivp
 from scipy.special import expit, logit
 
-from avmixup_kit.gaussian.arguments import choice, number, real
+from avmixup_kit._base import check
+from avmixup_kit.gaussian.arguments import number, real
 from avmixup_kit.gaussian.features import FeatureModel
 from avmixup_kit.gaussian.objectives import Loss, forces, segment
 from avmixup_kit.gaussian.stationary import expected_loss, stationary_point, tilt
@@ -88,14 +89,14 @@ def flow(
         ValueError: a bad argument, or a loss whose slope overflows at this scale.
     """
     segment(loss)
-    choice("geometry", geometry, GEOMETRY)
+    check.one_of("geometry", geometry, GEOMETRY)
     epsilon, times, share = (
         number("epsilon", epsilon, 0),
         real("times", times, 0),
         _start(model, start),
     )
-    if times.ndim != 1 or times.size == 0 or (np.diff(times) < 0).any():
-        raise ValueError(f"times must have shape (T,) and not fall, got shape {times.shape}")
+    fine = times.ndim == 1 and times.size > 0 and not (np.diff(times) < 0).any()
+    check.that(fine, "times", times.tolist(), "shape (T,), not falling")
     if scale is None:
         B, norm = _free_path(model, epsilon, loss, times, geometry, share)
     else:
@@ -166,8 +167,8 @@ def _simplex_path(
 ) -> np.ndarray:
     slope = _slope(model, epsilon, loss, scale)
     with np.errstate(over="ignore"):
-        if not np.isfinite(slope(share)):
-            raise ValueError(f"scale must keep the loss finite, got {scale!r} with loss {loss!r}")
+        fine = bool(np.isfinite(slope(share)))
+        check.that(fine, "scale", scale, f"so small that the loss {loss!r} stays finite")
     if geometry == "exponentiated":
         # in the logit of B the replicator's B(1 - B) cancels and the ends are never crossed
         path = _solve(lambda t, y: [-slope(float(expit(y[0])))], [float(logit(share))], times)
@@ -236,7 +237,7 @@ def time_to_share(
     inf where it never does. Arguments as in `flow`, with scale > 0 and B in (0, 1).
     """
     segment(loss)
-    choice("geometry", geometry, GEOMETRY)
+    check.one_of("geometry", geometry, GEOMETRY)
     epsilon, scale = number("epsilon", epsilon, 0), number("scale", scale, 0, open_low=True)
     B, share = number("B", B, 0, 1, open_low=True, open_high=True), _start(model, start)
     slope = _slope(model, epsilon, loss, scale)

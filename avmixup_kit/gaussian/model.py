@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import log_ndtr, ndtr
 
+from avmixup_kit._base import check
 from avmixup_kit.gaussian.arguments import broadcast, count, generator, number, real
 
 
@@ -30,13 +31,12 @@ def z_score(margin: ArrayLike, deviation: ArrayLike) -> np.ndarray:
     return np.where(noisy, z, np.where(margin > 0, np.inf, -np.inf))[()]
 
 
-def _directions(w: ArrayLike) -> np.ndarray:
+def directions(w: ArrayLike) -> np.ndarray:
+    """Return w (..., d) with its largest entry 1 or -1, which keeps its products in range."""
     w = real("w", w)
-    if w.ndim == 0 or w.shape[-1] == 0:
-        raise ValueError(f"w must have shape (..., d) with d >= 1, got shape {w.shape}")
+    check.that(w.ndim > 0 and w.shape[-1] > 0, "w.shape", w.shape, "(..., d) with d >= 1")
     largest = np.abs(w).max(axis=-1, keepdims=True)
-    if not (largest > 0).all():
-        raise ValueError("w must have a non-zero entry in every row, got w = 0")
+    check.that(bool((largest > 0).all()), "w", 0, "a non-zero entry in every row")
     return w / largest
 
 
@@ -56,11 +56,9 @@ def robust_error(
         epsilon: radius of the attack, >= 0, broadcast to the batch shape (...).
         log10: return log10 of the error, finite where the error underflows.
     """
-    w, theta = _directions(w), real("theta", theta)
-    if theta.ndim == 0 or theta.shape[-1] != w.shape[-1]:
-        raise ValueError(
-            f"theta must have the last dimension of w, got theta {theta.shape} and w {w.shape}"
-        )
+    w, theta = directions(w), real("theta", theta)
+    allowed = f"the last dimension of w's, {w.shape}"
+    check.that(theta.shape[-1:] == w.shape[-1:], "theta.shape", theta.shape, allowed)
     sigma, epsilon = real("sigma", sigma, 0), real("epsilon", epsilon, 0)
     broadcast(w=w[..., 0], theta=theta[..., 0], sigma=sigma, epsilon=epsilon)
     margin = np.einsum("...i,...i->...", w, theta) - epsilon * np.abs(w).sum(axis=-1)
@@ -89,8 +87,8 @@ def sample(
         rng: where the randomness comes from.
     """
     theta, sigma, n = real("theta", theta), number("sigma", sigma, 0), count("n", n)
-    if theta.ndim != 1 or theta.size == 0:
-        raise ValueError(f"theta must have shape (d,) with d >= 1, got shape {theta.shape}")
+    fine = theta.ndim == 1 and theta.size > 0
+    check.that(fine, "theta.shape", theta.shape, "(d,) with d >= 1")
     rng = generator(rng)
     y = rng.choice([-1.0, 1.0], size=n)
     return y[:, None] * theta + sigma * rng.standard_normal((n, theta.size)), y
@@ -104,14 +102,11 @@ def fit(x: ArrayLike, y: ArrayLike) -> np.ndarray:
         y: labels in {-1, +1}, shape (..., n).
     """
     x, y = real("x", x), real("y", y)
-    if x.ndim < 2 or 0 in x.shape or y.shape != x.shape[:-1]:
-        raise ValueError(
-            f"x and y must have shapes (..., n, d) and (..., n), got {x.shape} and {y.shape}"
-        )
-    if not (np.abs(y) == 1).all():
-        raise ValueError("y must be -1 or +1 everywhere")
+    fine = x.ndim >= 2 and 0 not in x.shape and y.shape == x.shape[:-1]
+    check.that(fine, "shapes of x and y", (x.shape, y.shape), "(..., n, d) and (..., n)")
+    check.that(bool((np.abs(y) == 1).all()), "y", y.tolist(), "-1 or +1 everywhere")
     mean = np.einsum("...n,...nd->...d", y, x) / x.shape[-2]
     norm = np.linalg.norm(mean, axis=-1, keepdims=True)
-    if not (norm > 0).all():
-        raise ValueError("x must have a non-zero mean of y x, got a mean of 0: w has no direction")
+    fine = bool((norm > 0).all())
+    check.that(fine, "mean of y x", 0, "a non-zero mean, else w has no direction")
     return mean / norm

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.polynomial.legendre import leggauss
 from scipy.special import erfcx, expit, log_ndtr, ndtr
 
+from avmixup_kit._base import check
 from avmixup_kit.gaussian.arguments import Numbers, number
 
 HARD = ("logistic", "exponential", "hinge")
@@ -94,12 +95,9 @@ def segment(loss: Loss) -> Segment:
         return Segment(_U_WEIGHTS, loss.gamma * _U, label)
     if isinstance(loss, LabelSmoothing):
         return Segment(np.ones(1), np.ones(1), np.array([loss.lam]))
-    if isinstance(loss, str) and loss in HARD:
-        return Segment(np.ones(1), np.ones(1), np.ones(1))
-    raise ValueError(
-        f"loss must be one of {', '.join(map(repr, HARD))}, a LabelSmoothing or an AVmixup, "
-        f"got {loss!r}"
-    )
+    allowed = f"one of {', '.join(HARD)}, a LabelSmoothing or an AVmixup"
+    check.that(isinstance(loss, str) and loss in HARD, "loss", loss, allowed)
+    return Segment(np.ones(1), np.ones(1), np.ones(1))
 
 
 def forces(

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.optimize import root
 from scipy.special import expit
 
+from avmixup_kit._base import check
 from avmixup_kit.gaussian.arguments import number
 from avmixup_kit.gaussian.features import FeatureModel
 from avmixup_kit.gaussian.objectives import AVmixup, forces, segment
@@ -22,11 +23,8 @@ def zero_crossing(lambda1: float, lambda2: float) -> float:
     """
     method = AVmixup(1.0, lambda1, lambda2)
     weight, u, label = segment(method)
-    if method.lambda2 >= method.lambda1:
-        raise ValueError(
-            f"lambda2 must be < lambda1, got lambda1={lambda1!r}, lambda2={lambda2!r}: "
-            "labels that do not fall have no crossing"
-        )
+    allowed = f"< lambda1 = {lambda1!r}: labels that do not fall have no crossing"
+    check.that(method.lambda2 < method.lambda1, "lambda2", lambda2, allowed)
 
     def miss(line: np.ndarray) -> list[float]:
         gap = weight * (label - expit(line[0] - line[1] * u))

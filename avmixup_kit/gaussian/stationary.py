@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import root_scalar
 
+from avmixup_kit._base import check
 from avmixup_kit.gaussian.arguments import Numbers, broadcast, number, real
 from avmixup_kit.gaussian.features import FeatureModel
 from avmixup_kit.gaussian.objectives import Forces, Loss, expected, forces, mills, segment
@@ -102,11 +103,8 @@ def stationary_point(
     segment(loss)
     epsilon = number("epsilon", epsilon, 0)
     if scale is None:
-        if model.sigma_a == 0 or model.sigma_b == 0:
-            raise ValueError(
-                "model must have sigma_a > 0 and sigma_b > 0 where the scale is learned, "
-                f"got {model!r}"
-            )
+        fine = model.sigma_a > 0 and model.sigma_b > 0
+        check.that(fine, "model", model, "sigma_a > 0 and sigma_b > 0 where the scale is learned")
         return _free_optimum(model, epsilon, loss)
     scale = number("scale", scale, 0, open_low=True)
     B = _root_in_share(lambda B: _sign_at(model, B, epsilon, loss, scale))

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avmixup_kit._base import check
+
 Channels = float | tuple[float, ...]
 
 
@@ -19,13 +21,12 @@ class Normalise(nn.Module):
         super().__init__()
         for name, value in (("mean", mean), ("std", std)):
             values = torch.as_tensor(value, dtype=torch.float32).flatten()
-            if len(values) not in (1, in_channels) or not values.isfinite().all():
-                raise ValueError(
-                    f"{name} = {value!r} is not allowed: one finite number, or one for each of the "
-                    f"{in_channels} channels"
-                )
-            if name == "std" and not (values > 0).all():
-                raise ValueError(f"std = {value!r} is not allowed: every entry must be > 0")
+            fine = len(values) in (1, in_channels) and bool(values.isfinite().all())
+            allowed = f"one finite number, or one for each of the {in_channels} channels"
+            check.that(fine, name, value, allowed)
+            check.that(
+                name == "mean" or bool(values.min() > 0), name, value, "every entry must be > 0"
+            )
             # Not in the state dict: the architecture text already holds them.
             channels = values.expand(in_channels).reshape(-1, 1, 1).clone()
             self.register_buffer(name, channels, persistent=False)

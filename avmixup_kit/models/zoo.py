@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import nn
 
+from avmixup_kit._base import check
 from avmixup_kit.models.networks import (
     AuthorsPreActivation,
     Channels,
@@ -31,7 +32,7 @@ Normalisation = Literal["per_image"] | tuple[Channels, Channels]
 ZERO_ONE_TO_MINUS_ONE_ONE: Normalisation = (0.5, 0.5)
 
 
-class Images(Protocol):
+class ImageShape(Protocol):
     """What a builder asks of a data set: the shape of one image (C, H, W) and how many classes."""
 
     @property
@@ -44,7 +45,7 @@ class Images(Protocol):
 def wide_resnet(
     depth: int,
     width: int,
-    data: Images | int | None = None,
+    data: ImageShape | int | None = None,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
@@ -68,11 +69,10 @@ def wide_resnet(
     Raises:
         ValueError: depth is not 6 n + 4, width < 1, num_classes < 2, unknown variant.
     """
-    if not isinstance(depth, int) or depth < 10 or (depth - 4) % 6:
-        raise ValueError(f"depth = {depth!r} is not allowed: 6 n + 4 with n >= 1 (10, 16, 22, ...)")
-    _check_at_least("width", width, 1)
-    if variant not in ("standard", "authors"):
-        raise ValueError(f"variant = {variant!r} is not allowed: 'standard' or 'authors'")
+    fine = isinstance(depth, int) and depth >= 10 and (depth - 4) % 6 == 0
+    check.that(fine, "depth", depth, "6 n + 4 with n >= 1 (10, 16, 22, ...)")
+    check.whole("width", width)
+    check.one_of("variant", variant, ("standard", "authors"))
     classes, channels = _sizes(data, num_classes, in_channels)
     authors = variant == "authors"
     if normalisation is None:
@@ -110,7 +110,7 @@ def wide_resnet(
 
 
 def wide_resnet_authors(
-    data: Images | int | None = None,
+    data: ImageShape | int | None = None,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
@@ -129,7 +129,7 @@ def wide_resnet_authors(
 
 
 def preact_resnet18(
-    data: Images | int | None = None,
+    data: ImageShape | int | None = None,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
@@ -142,7 +142,7 @@ def preact_resnet18(
     ``base_channels``: of the first of four stages, each next one twice as wide. The other arguments
     are ``wide_resnet``'s.
     """
-    _check_at_least("base_channels", base_channels, 1)
+    check.whole("base_channels", base_channels)
     classes, channels = _sizes(data, num_classes, in_channels)
     architecture = _call(
         "preact_resnet18",
@@ -167,7 +167,7 @@ def preact_resnet18(
 
 
 def small_cnn(
-    data: Images | int | None = None,
+    data: ImageShape | int | None = None,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
@@ -183,7 +183,7 @@ def small_cnn(
     channels without data are one. ``base_channels`` are the first convolution's, each next one has
     twice as many. The other arguments are ``wide_resnet``'s.
     """
-    _check_at_least("base_channels", base_channels, 1)
+    check.whole("base_channels", base_channels)
     classes, channels = _sizes(data, num_classes, in_channels, default_channels=1)
     height, width = _image_size(data, image_size)
     architecture = _call(
@@ -228,14 +228,13 @@ _BUILDERS = {
 }
 
 
-def build(name: str, data: Images | int | None = None, **settings: object) -> Network:
+def build(name: str, data: ImageShape | int | None = None, **settings: object) -> Network:
     """Return the network of this name (a key of ``NAMES``) for a data set or number of classes.
 
     Raises:
         ValueError: no network has this name, or it has no such setting.
     """
-    if name not in NAMES:
-        raise ValueError(f"network = {name!r} is not allowed: one of {', '.join(NAMES)}")
+    check.one_of("network", name, NAMES)
     try:
         return NAMES[name](data, **settings)
     except TypeError as error:
@@ -279,12 +278,10 @@ def _network(
 ) -> Network:
     if normalisation == "per_image":
         normalise: nn.Module = Standardise()
-    elif isinstance(normalisation, tuple) and len(normalisation) == 2:
-        normalise = Normalise(*normalisation, in_channels=in_channels)
     else:
-        raise ValueError(
-            f"normalisation = {normalisation!r} is not allowed: 'per_image' or a pair (mean, std)"
-        )
+        fine = isinstance(normalisation, tuple) and len(normalisation) == 2
+        check.that(fine, "normalisation", normalisation, "'per_image' or a pair (mean, std)")
+        normalise = Normalise(*normalisation, in_channels=in_channels)
     body = nn.Sequential(OrderedDict(parts))
     head = nn.Linear(num_features, num_classes)
     return Network(architecture, in_channels, normalise, body, head, image_size)
@@ -310,7 +307,7 @@ def _seeded(assemble: Callable[[], Network], seed: int, head_bound: float = 1.0)
 
 
 def _sizes(
-    data: Images | int | None,
+    data: ImageShape | int | None,
     num_classes: int | None,
     in_channels: int | None,
     default_channels: int = 3,
@@ -325,10 +322,7 @@ def _sizes(
                 f"data of type {type(data).__name__} is not allowed: a number of classes or a data "
                 "set with .shape (C, H, W) and .num_classes"
             )
-        if len(data.shape) != 3:
-            raise ValueError(
-                f"data.shape = {tuple(data.shape)!r} is not allowed: one image's (C, H, W)"
-            )
+        check.that(len(data.shape) == 3, "data.shape", tuple(data.shape), "one image's (C, H, W)")
         known_classes, known_channels = data.num_classes, data.shape[0]
     return (
         _agreed("num_classes", known_classes, num_classes, default=10, least=2),
@@ -337,25 +331,22 @@ def _sizes(
 
 
 def _agreed(name: str, known: int | None, asked: int | None, default: int, least: int) -> int:
-    if known is not None and asked is not None and known != asked:
-        raise ValueError(f"{name} = {asked!r} is not allowed: the data says {known}")
+    fine = known is None or asked is None or known == asked
+    check.that(fine, name, asked, f"the data says {known}")
     value = known if known is not None else asked if asked is not None else default
-    _check_at_least(name, value, least)
+    check.whole(name, value, least)
     return int(value)
 
 
-def _check_at_least(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} = {value!r} is not allowed: a whole number >= {least}")
-
-
-def _image_size(data: Images | int | None, image_size: tuple[int, int] | None) -> tuple[int, int]:
+def _image_size(
+    data: ImageShape | int | None, image_size: tuple[int, int] | None
+) -> tuple[int, int]:
     known = None if data is None or isinstance(data, int) else tuple(data.shape[1:])
     size = image_size if image_size is not None else known if known is not None else (8, 8)
-    if known is not None and tuple(size) != known:
-        raise ValueError(f"image_size = {image_size!r} is not allowed: the data says {known}")
-    if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
-        raise ValueError(f"image_size = {image_size!r} is not allowed: (H, W), whole numbers >= 1")
+    fine = known is None or tuple(size) == known
+    check.that(fine, "image_size", image_size, f"the data says {known}")
+    fine = len(size) == 2 and all(isinstance(side, int) and side >= 1 for side in size)
+    check.that(fine, "image_size", image_size, "(H, W), whole numbers >= 1")
     return size[0], size[1]
 
 

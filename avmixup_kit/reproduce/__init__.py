@@ -1,7 +1,7 @@
 """The paper's tables beside ours.
 
 - ``plans``: which networks, attacks and images each table takes, at each scale.
-- ``work``: training and evaluating them, resumably; ``verdicts`` of single images are kept.
+- ``runner``: training and evaluating them, resumably; ``verdicts`` of single images are kept.
 - ``results``: the files that come out, and the tables made of them alone.
 - ``estimate``: what it costs.
 - ``claims``: which of the paper's claims come out the same, and under a stronger attack.
@@ -21,14 +21,14 @@ from avmixup_kit.reproduce.plans import (
     NAMES,
     SCALES,
     TAKEN,
-    Plan,
     Scale,
+    TablePlan,
     plan,
     scale_named,
     tables_named,
 )
 from avmixup_kit.reproduce.results import Assembled, Cell, Result, load, write_table
-from avmixup_kit.reproduce.work import Work
+from avmixup_kit.reproduce.runner import Runner
 from avmixup_kit.training.precision import native_bf16
 from avmixup_kit.training.settings import Precision
 
@@ -37,10 +37,10 @@ __all__ = [
     "SCALES",
     "Assembled",
     "Cell",
-    "Plan",
     "Result",
+    "Runner",
     "Scale",
-    "Work",
+    "TablePlan",
     "load",
     "plan",
     "provenance",
@@ -112,7 +112,7 @@ def reproduce(
         say(f"{provenance(scale)}\n\n{estimate.table(asked, len(seeds), rates)}\n")
     if only_estimate:
         return []
-    work = Work(
+    runner = Runner(
         scale,
         folder,
         data_root=data_root,
@@ -123,14 +123,14 @@ def reproduce(
         say=say,
     )
     if not only_table:
-        work.tables(names, seeds, results)
+        runner.tables(names, seeds, results)
     assembled = [load(name, scale, results) for name in names]
     for one in assembled:
         if one.results:
             write_table(one, results)
         say(f"\n{one.text()}")
-    if work.left:
+    if runner.left:
         say("\nLeft to do (the same command goes on):")
-        for line in dict.fromkeys(work.left):
+        for line in dict.fromkeys(runner.left):
             say(f"  {line}")
     return assembled

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from avmixup_kit._base import check
 from avmixup_kit.evaluation.autoattack import AutoAttack
 from avmixup_kit.methods.attacks import Attack, NoAttack
 from avmixup_kit.methods.losses import KLToClean, TargetedCrossEntropy, Trades, TransportDistance
@@ -95,8 +96,7 @@ def evaluation_macs(network: Macs, attacks: Iterable[object], images: int) -> fl
 
 def hours(macs: float, tflops: float) -> float:
     """Return how many hours so many multiply-adds take at ``tflops`` 10^12 operations a second."""
-    if not tflops > 0:
-        raise ValueError(f"tflops = {tflops!r} is not allowed: a positive number")
+    check.that(tflops > 0, "tflops", tflops, "a positive number")
     return 2 * macs / (tflops * 1e12) / 3600
 
 

@@ -10,7 +10,7 @@ from avmixup_kit import models
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.methods import attacks
 from avmixup_kit.reproduce import cost
-from avmixup_kit.reproduce.plans import Column, Plan, Run
+from avmixup_kit.reproduce.plans import Column, Run, TablePlan
 
 RATES = (100, 250, 400)  # 10^12 operations a second
 
@@ -49,7 +49,7 @@ def _macs(network: str, data: str) -> cost.Macs:
     return cost.macs(models.build(network, _Shape(shape, classes)), shape)
 
 
-def estimates(plans: Sequence[Plan]) -> list[Estimate]:
+def estimates(plans: Sequence[TablePlan]) -> list[Estimate]:
     """Return what each network of the tables costs, in operations (two for a multiply-add)."""
     columns: dict[Run, dict[str, Column]] = {}
     for plan in plans:
@@ -97,7 +97,7 @@ def measured(results: str | Path, *, compiled: bool = False) -> dict[str, dict[s
 
 
 def table(
-    plans: Sequence[Plan], seeds: int = 1, rates: dict[str, dict[str, float]] | None = None
+    plans: Sequence[TablePlan], seeds: int = 1, rates: dict[str, dict[str, float]] | None = None
 ) -> str:
     """Return what ``seeds`` seeds of the tables cost, a line for each network, as text.
 

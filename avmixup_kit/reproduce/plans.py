@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from avmixup_kit import methods, paper
+from avmixup_kit._base import check
 from avmixup_kit.evaluation.autoattack import Version, autoattack
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.method import Method
@@ -60,8 +61,7 @@ class Scale:
 
     def __post_init__(self) -> None:
         for name in ("measurements", "curve_images", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)!r} is not allowed: 1 or more")
+            check.whole(name, getattr(self, name))
 
     @property
     def autoattack(self) -> str:
@@ -190,7 +190,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TablePlan:
     """A table (or Figure 2) at a scale: all its rows for one seed, and what the paper printed.
 
     ``columns`` are the paper's, then this kit's own.
@@ -221,24 +221,23 @@ class Plan:
 NAMES = ("table1", "table2", "table3", "table4", "table5", "table6", "figure2")
 
 
-def plan(name: str, scale: Scale, seed: int = 0, precision: Precision = "float32") -> Plan:
+def plan(name: str, scale: Scale, seed: int = 0, precision: Precision = "float32") -> TablePlan:
     """Return what the named table takes at this scale for one seed.
 
     Raises:
         ValueError: there is no such table.
     """
-    if name not in NAMES:
-        raise ValueError(f"table = {name!r} is not allowed: one of {', '.join(NAMES)}, all")
+    check.one_of("table", name, NAMES)
     maker = _Maker(scale, seed, precision)
     rows = getattr(maker, name)()
     if name == "figure2":
         title = "Figure 2: robust accuracy while training, best checkpoint against last"
-        return Plan(name, title, "Model", tuple(c.title for c in rows[0].columns), rows, scale)
+        return TablePlan(name, title, "Model", tuple(c.title for c in rows[0].columns), rows, scale)
     printed = paper.TABLES[int(name[-1]) - 1]
     own = [column.title for row in rows for column in row.columns]
     columns = tuple(dict.fromkeys([*printed.columns, *own]))
     title = f"Table {printed.number}: {printed.title}"
-    return Plan(name, title, printed.heading, columns, rows, scale, printed)
+    return TablePlan(name, title, printed.heading, columns, rows, scale, printed)
 
 
 def scale_named(name: str) -> Scale:
@@ -247,8 +246,7 @@ def scale_named(name: str) -> Scale:
     Raises:
         ValueError: there is no such scale.
     """
-    if name not in SCALES:
-        raise ValueError(f"scale = {name!r} is not allowed: one of {', '.join(SCALES)}")
+    check.one_of("scale", name, SCALES)
     return SCALES[name]
 
 
@@ -258,10 +256,8 @@ def tables_named(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ValueError: one of them is no table, or there is none.
     """
-    wrong = [name for name in names if name not in (*NAMES, "all")]
-    if wrong or not names:
-        asked = wrong[0] if wrong else ""
-        raise ValueError(f"table = {asked!r} is not allowed: one of {', '.join(NAMES)}, all")
+    for name in names or ("",):
+        check.one_of("table", name, (*NAMES, "all"))
     return tuple(name for name in NAMES if name in names or "all" in names)
 
 

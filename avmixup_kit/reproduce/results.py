@@ -16,12 +16,12 @@ from typing import Any, cast
 import numpy as np
 
 from avmixup_kit import methods
-from avmixup_kit._base import files
+from avmixup_kit._base import check, files
 from avmixup_kit._base.statistics import over_seeds, wilson
-from avmixup_kit._base.tables import text_table
+from avmixup_kit._base.tables import markdown_table, text_table
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.reproduce import plans
-from avmixup_kit.reproduce.plans import Plan, Row, Scale
+from avmixup_kit.reproduce.plans import Row, Scale, TablePlan
 from avmixup_kit.training.settings import Precision, Settings
 
 FORMAT = 1
@@ -65,6 +65,17 @@ class Result:
     def curves(self) -> dict[str, tuple[list[int], list[float]]]:
         """Curves of the training by name, as (steps, fractions)."""
         return {name: (steps, values) for name, (steps, values) in self.about["curves"].items()}
+
+    @property
+    def dataset(self) -> str:
+        """The data set it is about; a table may be about several."""
+        return self.about["run"].split("/")[0]
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What it must share with the results beside it."""
+        about = self.about
+        return origin(self.dataset, about["kit"], about["precision"], about["data"])
 
     def evaluation(self) -> Evaluation:
         """Return every verdict, ready for ``evaluation.compare``.
@@ -120,7 +131,7 @@ class Cell:
 class Assembled:
     """One table with the paper's numbers and ours, from whatever results are there."""
 
-    plan: Plan
+    plan: TablePlan
     results: tuple[Result, ...]
 
     @property
@@ -224,9 +235,7 @@ class Assembled:
         return "\n".join([*lines, "", self._repr_markdown_(), *notes]) + "\n"
 
     def _repr_markdown_(self) -> str:
-        head, *body = self.cells()
-        lines = [f"| {' | '.join(head)} |", "|---|---" + "|--:" * (len(head) - 2) + "|"]
-        return "\n".join([*lines, *(f"| {' | '.join(line)} |" for line in body)])
+        return markdown_table(self.cells(), left=2)
 
     def __str__(self) -> str:
         return self.text()
@@ -243,7 +252,7 @@ def command(table: str, scale: str, seeds: Sequence[int] = (), precision: str = 
     return words + (f" --precision {precision}" if precision else "")
 
 
-def folder_of(results: str | Path, plan: Plan) -> Path:
+def folder_of(results: str | Path, plan: TablePlan) -> Path:
     """Return where a table's results lie."""
     return Path(results) / plan.name / plan.scale.name
 
@@ -312,12 +321,8 @@ def _check_planned(result: Result, table: str, scale: Scale) -> None:
     row = rows[result.row]
     if path.stem != f"{row.slug}-{result.seed}":
         raise ValueError(f"{path} is of row {result.row!r}, seed {result.seed}: it was renamed")
-    for name, value in _trained_as(about).items():
-        if value != planned(row)[name]:
-            raise ValueError(
-                f"{path} was made with another {name} than {table} at scale {scale.name}: "
-                f"{value}, not {planned(row)[name]}"
-            )
+    where = f"{path} was not made as {table} at scale {scale.name} is"
+    check.same(_trained_as(about), planned(row), where)
     if unknown := result.accuracy.keys() - {column.title for column in row.columns}:
         raise ValueError(_corrupted(path, f"no column of {table} is {sorted(unknown)[0]!r}"))
 
@@ -343,23 +348,24 @@ def _trained_as(about: dict[str, Any]) -> dict[str, Any]:
 
 def _check_together(found: Sequence[Result]) -> None:
     """Refuse results of two versions, data sets or precisions side by side."""
-    seen: dict[str, tuple[Path, str]] = {}
+    seen: dict[str, str] = {}
     for result in found:
-        about, data = result.about, result.about["data"]
-        dataset = about["run"].split("/")[0]  # a table may be about several, a row is about one
-        for what, value in (
-            ("versions of the kit", about["kit"]),
-            ("precisions", about["precision"]),
-            (f"test images of {dataset}", data["test_checksum"]),
-            (f"training images of {dataset}", data["train_checksum"]),
-        ):
-            path, other = seen.setdefault(what, (result.path, value))
-            if other != value:
-                raise ValueError(
-                    f"{path} and {result.path.name} are of different {what} ({other[:12]}, "
-                    f"{value[:12]}): one table does not mix them; move one away or choose another "
-                    "--results"
-                )
+        before = {what: seen.setdefault(what, its) for what, its in result.origin.items()}
+        where = (
+            f"{result.path} does not belong beside {found[0].path.name} (one table does not mix "
+            "them: move one away or choose another --results)"
+        )
+        check.same(before, result.origin, where)
+
+
+def origin(dataset: str, kit: str, precision: str, about: dict[str, Any]) -> dict[str, str]:
+    """Return what the results of one table must share; ``about`` tells its images' checksums."""
+    return {
+        "version of the kit": kit,
+        "precision": precision,
+        f"test images of {dataset}": about["test_checksum"][:12],
+        f"training images of {dataset}": about["train_checksum"][:12],
+    }
 
 
 def save(result: Result, evaluation: Evaluation) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from avmixup_kit import methods, models, paper
+from avmixup_kit._base import check
 from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation.autoattack import AutoAttack, autoattack
 from avmixup_kit.evaluation.random_search import RandomSearch
@@ -74,27 +75,17 @@ class Plan:
     prune: bool = True
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Searched):
-            raise ValueError(
-                f"method = {self.method!r} is not allowed: one of {', '.join(get_args(Searched))}"
-            )
+        check.one_of("method", self.method, get_args(Searched))
+        check.one_of("network", self.network, models.NAMES)
+        for option in self.also:
+            check.one_of("also", option, get_args(Option))
+        if self.images is not None:
+            check.whole("images", self.images)
         for name, least, most in (("gamma", 1.0, math.inf), *((n, 0.0, 1.0) for n in SEARCHED[1:])):
             low, high = getattr(self, name)
-            if not (least <= low <= high <= most and math.isfinite(high)):
-                words = "1 or more" if name == "gamma" else "between 0 and 1"
-                raise ValueError(
-                    f"{name} = {(low, high)!r} is not allowed: lowest and highest, {words}"
-                )
-        if unknown := [name for name in self.also if name not in get_args(Option)]:
-            raise ValueError(
-                f"also = {unknown[0]!r} is not allowed: one of {', '.join(get_args(Option))}"
-            )
-        if self.network not in models.NAMES:
-            raise ValueError(
-                f"network = {self.network!r} is not allowed: one of {', '.join(models.NAMES)}"
-            )
-        if self.images is not None and self.images < 1:
-            raise ValueError(f"images = {self.images!r} is not allowed: 1 or more")
+            fine = least <= low <= high <= most and math.isfinite(high)
+            words = "1 or more" if name == "gamma" else "between 0 and 1"
+            check.that(fine, name, (low, high), f"lowest and highest, {words}")
         self.judge(self.epsilon or 0.1)
         self.build({}, self.epsilon or 0.1)
 
@@ -114,13 +105,10 @@ class Plan:
         if not isinstance(self.objective, str):
             return _margin_based(self.objective)
         name = self.objective.lower()
-        if name in OBJECTIVES:
-            return OBJECTIVES[name](epsilon)
-        if name.rstrip("0123456789") in FOOLED:
-            raise ValueError(_fooled(self.objective))
-        raise ValueError(
-            f"objective = {self.objective!r} is not allowed: one of {', '.join(OBJECTIVES)}"
-        )
+        _check_not_fooled(name.rstrip("0123456789") not in FOOLED, self.objective)
+        allowed = f"one of {', '.join(OBJECTIVES)}"
+        check.that(name in OBJECTIVES, "objective", self.objective, allowed)
+        return OBJECTIVES[name](epsilon)
 
     def build(self, changes: Mapping[str, Any], epsilon: float) -> methods.Method:
         """Return the method with these settings."""
@@ -148,10 +136,8 @@ class Plan:
         """Raise ValueError unless a trial can train and be measured on this data."""
         epsilon = data.epsilon if self.epsilon is None else self.epsilon
         available = len(data.validation)
-        if not available or (self.images or 0) > available:
-            raise ValueError(
-                f"images = {self.images!r} is not allowed: {data.validation.name} has {available}"
-            )
+        enough = 0 < available >= (self.images or 0)
+        check.that(enough, "images", self.images, f"{data.validation.name} has {available}")
         self.training(data.train, self.build({}, epsilon), seed=0)
 
     def training(self, train: Split, method: methods.Method, seed: int) -> Training:
@@ -179,21 +165,20 @@ class Plan:
         }
 
 
-def _fooled(name: str) -> str:
-    return (
-        f"objective = {name!r} is not allowed: soft labels flatten the cross-entropy that it climbs"
-        ", so a search would find settings that hide gradients; take one that climbs a margin: "
-        f"{', '.join(OBJECTIVES)}"
+def _check_not_fooled(fine: bool, name: str) -> None:
+    allowed = (
+        "soft labels flatten the cross-entropy that it climbs, so a search would find settings "
+        f"that hide gradients; take one that climbs a margin: {', '.join(OBJECTIVES)}"
     )
+    check.that(fine, "objective", name, allowed)
 
 
 def _margin_based(given: object) -> "Attack | Judge":
     if isinstance(given, Attack):
-        if not isinstance(given.objective, Margin):
-            raise ValueError(_fooled(given.name))
+        _check_not_fooled(isinstance(given.objective, Margin), given.name)
         return given
-    if isinstance(given, AutoAttack) and given.attacks == ("apgd-ce",):
-        raise ValueError(_fooled("APGD-CE"))
     if isinstance(given, AutoAttack | RandomSearch):
+        hard = isinstance(given, AutoAttack) and given.attacks == ("apgd-ce",)
+        _check_not_fooled(not hard, "APGD-CE")
         return given
     raise TypeError(f"objective = {given!r} is not allowed: a name or an attack on the margin")

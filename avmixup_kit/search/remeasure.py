@@ -6,16 +6,14 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 
 from avmixup_kit import methods
-from avmixup_kit._base import files, provenance
+from avmixup_kit._base import check, files, provenance
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.autoattack import autoattack
 from avmixup_kit.evaluation.ladder import evaluate
@@ -24,7 +22,7 @@ from avmixup_kit.methods import attacks
 from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.search.plan import BEST, PAPER, UNMIXED, Plan
 from avmixup_kit.search.result import Found
-from avmixup_kit.search.study import beside, same_search
+from avmixup_kit.search.study import helper_processes
 
 
 def remeasure(
@@ -50,11 +48,12 @@ def remeasure(
     Raises:
         ValueError: the findings are of another plan or of other images; no seeds.
     """
-    if not seeds:
-        raise ValueError("seeds = () is not allowed: one or more whole numbers")
+    check.that(bool(seeds), "seeds", seeds, "one or more whole numbers")
     plan = Plan() if plan is None else plan
     folder = Path(folder)
-    same_search(found.searched, plan.identity(data), f"{folder / 'summary.json'}", "search")
+    check.same(
+        found.searched, plan.identity(data), f"{folder / 'summary.json'} holds another search"
+    )
     epsilon = data.epsilon if plan.epsilon is None else plan.epsilon
     settings = {
         BEST: plan.build(found.best.params, epsilon),
@@ -62,28 +61,31 @@ def remeasure(
         UNMIXED: plan.unmixed(epsilon),
     } | {name: plan.build(params, epsilon) for name, params in (others or {}).items()}
     (folder / "again").mkdir(parents=True, exist_ok=True)
-    files = {
+    names = {
         name: tuple(
             f"{name.replace(' ', '-')}-{_digest(plan, method, data, rows)}-{s}.npz" for s in seeds
         )
         for name, method in settings.items()
     }
     todo = [
-        (folder / "again" / files[name][k], settings[name], seed)
+        (folder / "again" / names[name][k], settings[name], seed)
         for k, seed in enumerate(seeds)
         for name in settings
     ]
     device = str(data.train.device)
     away = data.to("cpu") if jobs > 1 else data  # CUDA tensors cannot be sent
-    with beside(_again_apart, (device, plan, away, todo, rows, say), jobs - 1):
-        _again(plan, data, todo, rows, say)
+    with helper_processes(
+        _measure_missing_in_process, (device, plan, away, todo, rows, say), jobs - 1
+    ):
+        _measure_missing(plan, data, todo, rows, say)
     again = {
         name: tuple(Evaluation.load(folder / "again" / file) for file in of_name)
-        for name, of_name in files.items()
+        for name, of_name in names.items()
     }
-    found = dataclasses.replace(found, again=again, files=files)
-    with _alone(folder / "again" / "summary", -1):
+    found = dataclasses.replace(found, again=again, files=names)
+    with files.held(folder / "again" / "summary.lock", -1):
         found.save(folder, page=page)
+        (folder / "again" / "summary.lock").unlink(missing_ok=True)
     return found
 
 
@@ -97,7 +99,7 @@ def _digest(
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
-def _again(
+def _measure_missing(
     plan: Plan,
     data: Data,
     todo: Sequence[tuple[Path, methods.Method, int]],
@@ -114,26 +116,16 @@ def _again(
         ]
     # First what nobody else is at; then wait for the others, and do what they have left undone.
     for patience, (path, method, seed) in itertools.product((0, -1), todo):
-        with _alone(path, patience) as ours:
-            if ours and not path.exists():
+        lock = path.with_suffix(".lock")
+        try:
+            held = files.held(lock, patience)
+        except BlockingIOError:
+            continue
+        with held:
+            if not path.exists():
                 _measure(path, method, seed, plan, data, rows, say)
-
-
-@contextmanager
-def _alone(path: Path, patience: float) -> Iterator[bool]:
-    """Hold the lock beside a file; yield False where others hold it longer than ``patience``."""
-    lock = filelock.FileLock(path.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=patience)
-    except filelock.Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        # Nobody needs it once the file is there, and whoever waits for it looks for the file.
-        path.with_suffix(".lock").unlink(missing_ok=True)
-        lock.release()
+            # Nobody needs it once the file is there, and whoever waits for it looks for the file.
+            lock.unlink(missing_ok=True)
 
 
 def _measure(
@@ -167,7 +159,7 @@ def _measure(
         print(f"{path.stem}: {accuracy}", flush=True)
 
 
-def _again_apart(device: str, plan: Plan, data: Data, *rest: Any) -> None:
+def _measure_missing_in_process(device: str, plan: Plan, data: Data, *rest: Any) -> None:
     """Be one of several processes."""
     torch.set_num_threads(1)
-    _again(plan, data.to(device), *rest)
+    _measure_missing(plan, data.to(device), *rest)

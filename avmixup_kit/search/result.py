@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avmixup_kit import methods
-from avmixup_kit._base import files, html, plots, provenance
+from avmixup_kit._base import check, files, html, plots, provenance
 from avmixup_kit._base.statistics import spread
+from avmixup_kit._base.tables import markdown_table
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.compare import Comparison, compare
 from avmixup_kit.evaluation.record import Evaluation
@@ -233,18 +234,16 @@ class Found:
             return "Not measured on test images yet."
         first = next(iter(self.again.values()))
         names = first[0].names
-        lines = [
-            f"Accuracy in percent on {first[0].n} test images: mean over {len(first)} seeds, "
-            "+- half the 95 % interval over seeds.",
-            "",
-            "| setting | " + " | ".join(names) + " |",
-            "|---|" + "---|" * len(names),
+        rows = [
+            [name, *(spread([e.accuracy(row) for e in evaluations]) for row in names)]
+            for name, evaluations in self.again.items()
         ]
-        for name, evaluations in self.again.items():
-            cells = [spread([e.accuracy(row) for e in evaluations]) for row in names]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        lines += ["", *(f"- {comparison}" for comparison in self.comparisons())]
-        return "\n".join(lines)
+        head = (
+            f"Accuracy in percent on {first[0].n} test images: mean over {len(first)} seeds, "
+            "+- half the 95 % interval over seeds."
+        )
+        comparisons = (f"- {comparison}" for comparison in self.comparisons())
+        return "\n".join([head, "", markdown_table([["setting", *names], *rows]), "", *comparisons])
 
     def __str__(self) -> str:
         words = ", ".join(f"{name} = {short(value)}" for name, value in self.best.params.items())
@@ -319,8 +318,8 @@ class Found:
         go = plots.graph_objects()
         names = names or tuple(self.searched["search space"])
         known = self.searched["search space"]
-        if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"{unknown[0]!r} was not searched: one of {', '.join(known)}")
+        for name in names:
+            check.one_of("name", name, known)
         from plotly.subplots import make_subplots
 
         figure = make_subplots(1, len(names), shared_yaxes=True)

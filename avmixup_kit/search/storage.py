@@ -28,6 +28,11 @@ def optuna_package() -> Any:
     return optuna
 
 
+def taken_up(study: Any, trial: Any) -> Any:
+    """Return a frozen trial to go on with, by Optuna's private number of it: there is no other."""
+    return optuna_package().Trial(study, trial._trial_id)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep Optuna's remarks, which it logs for every study that is opened, off the screen."""
@@ -62,11 +67,10 @@ class Place:
         """Whether the file is a journal."""
         return self.file is not None and self.file.suffix in (".journal", ".log")
 
-    def claiming(self) -> filelock.FileLock:
+    def claiming(self) -> filelock.AcquireReturnProxy:
         """Return the lock under which trials are handed out, shared by all who share the file."""
-        beside = self.folder / "study" if self.file is None else self.file
-        lock = beside.with_name(f".{beside.name}.claim")
-        return filelock.FileLock(lock, timeout=SECONDS_FOR_THE_LOCK)
+        study = self.folder / "study" if self.file is None else self.file
+        return files.held(study.with_name(f".{study.name}.claim"), SECONDS_FOR_THE_LOCK, str(study))
 
     def token(self) -> str:
         """Return the folder's own name, made once: trials' checkpoints lie in one folder."""
@@ -79,9 +83,9 @@ class Place:
         """Return where a running trial's state is kept."""
         return self.folder / "trials" / f"{number:04d}.pt"
 
-    def holding(self, number: int) -> filelock.FileLock:
-        """Return the lock of whoever trains this trial."""
-        return filelock.FileLock(self.folder / "trials" / f"{number:04d}.lock")
+    def lock(self, number: int) -> Path:
+        """Return the lock file of whoever trains this trial."""
+        return self.folder / "trials" / f"{number:04d}.lock"
 
     def open(self) -> Any:
         """Return Optuna's storage.

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
 import numpy as np
 import torch
 
+from avmixup_kit._base import check, files
 from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.search.plan import PRUNED_TO, SEARCHED, UNSAID, Plan
 from avmixup_kit.search.result import Found, short
-from avmixup_kit.search.storage import Place, optuna_package, quiet
+from avmixup_kit.search.storage import Place, optuna_package, quiet, taken_up
 from avmixup_kit.training import checkpoints
 from avmixup_kit.training.loop import Training, TrainingDiverged
 
 if TYPE_CHECKING:
+    import filelock
     import optuna
 
 
@@ -55,22 +56,12 @@ def _open_study(
                 whole = published | {name: UNSAID[name] for name in plan.also}
                 study.enqueue_trial(whole, skip_if_exists=True)
         else:
-            same_search(there, identity, str(where), name)
+            check.same(there, identity, f"{where} holds another search under the name {name!r}")
     return study
 
 
 def _inside(limits: tuple[float, float], value: float) -> bool:
     return limits[0] <= value <= limits[1]
-
-
-def same_search(was: dict[str, Any], now: dict[str, Any], where: str, name: str) -> None:
-    """Raise ValueError, naming the first difference, unless two identities are the same."""
-    for key, value in now.items():
-        if was.get(key) != value:
-            raise ValueError(
-                f"{where} holds another search under the name {name!r}: its {key} is "
-                f"{was.get(key)!r}, not {value!r}"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +83,12 @@ class Worker:
         """Train and measure trials until the study has as many as it should."""
         while (claimed := self._claim(study)) is not None:
             trial, lock = claimed
-            try:
+            with lock:
                 self._run(study, trial)
-            finally:
-                lock.release()
 
-    def _claim(self, study: "optuna.Study") -> "tuple[optuna.Trial, filelock.FileLock] | None":
+    def _claim(
+        self, study: "optuna.Study"
+    ) -> "tuple[optuna.Trial, filelock.AcquireReturnProxy] | None":
         """Return a trial that is now ours: one whose process died, else a new one."""
         optuna = optuna_package()
         running, waiting = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING
@@ -110,29 +101,28 @@ class Worker:
                 # Trials are marked under this lock, so in a file an unmarked one lost its process.
                 ours = owner == token or (owner is None and self.place.file is not None)
                 if frozen.state == running and (ours or self.adopt):
-                    lock = self.place.holding(frozen.number)
-                    if not _acquired(lock):
+                    try:
+                        held = files.held(self.place.lock(frozen.number))
+                    except BlockingIOError:
                         continue
                     # Its process may have finished it since the trials were read.
                     if study.get_trials(deepcopy=False)[frozen.number].state == running:
-                        trial = optuna.Trial(study, frozen._trial_id)
-                        return self._mark(trial, token), lock
-                    lock.release()
+                        return self._mark(taken_up(study, frozen), token), held
+                    held.lock.release()
             if sum(t.state not in (waiting, failed) for t in every) >= self.trials:
                 return None
             sequence = np.random.SeedSequence((self.plan.settings.seed, len(every)))
             study.sampler = optuna.samplers.TPESampler(seed=int(sequence.generate_state(1)[0]))
             trial = study.ask()
-            lock = self.place.holding(trial.number)
-            lock.acquire()
+            held = files.held(self.place.lock(trial.number), -1)
             self._mark(trial, token)
         before = study.get_trials(deepcopy=False)[: trial.number]
         if sum(t.state not in (waiting, failed) for t in before) >= self.trials:
             # Only where folders share nothing but a database: two asked for the last trial.
             study.tell(trial, state=failed)
-            lock.release()
+            held.lock.release()
             return None
-        return trial, lock
+        return trial, held
 
     def _mark(self, trial: "optuna.Trial", token: str) -> "optuna.Trial":
         trial.set_user_attr("folder", token)
@@ -189,14 +179,6 @@ class Worker:
                 checkpoints.save_checkpoint(path, training.state_dict())
 
 
-def _acquired(lock: filelock.FileLock) -> bool:
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        return False
-    return True
-
-
 def measure(model: torch.nn.Module, split: Split, plan: Plan, epsilon: float) -> float:
     """Return a network's robust accuracy under the plan's objective, as a fraction."""
     images = split if plan.images is None else split.subset(min(plan.images, len(split)))
@@ -204,7 +186,7 @@ def measure(model: torch.nn.Module, split: Split, plan: Plan, epsilon: float) ->
     return evaluate(model, images, [judge], check=False).accuracy(judge.name)
 
 
-def _work(worker: Worker, device: str, identity: dict[str, Any], data: str) -> None:
+def _search_in_process(worker: Worker, device: str, identity: dict[str, Any], data: str) -> None:
     """Be one of several processes."""
     torch.set_num_threads(1)
     on_device = dataclasses.replace(
@@ -214,7 +196,9 @@ def _work(worker: Worker, device: str, identity: dict[str, Any], data: str) -> N
 
 
 @contextmanager
-def beside(target: Callable[..., None], arguments: tuple[Any, ...], count: int) -> Iterator[None]:
+def helper_processes(
+    target: Callable[..., None], arguments: tuple[Any, ...], count: int
+) -> Iterator[None]:
     """Run a function in ``count`` further processes meanwhile, one thread each, here too."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=target, args=arguments) for _ in range(count)]
@@ -273,8 +257,7 @@ def search(
         ImportError: Optuna is not installed.
     """
     for name, value in (("trials", trials), ("jobs", jobs), ("checkpoint_every", checkpoint_every)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} = {value!r} is not allowed: a whole number, 1 or more")
+        check.whole(name, value)
     optuna_package()
     plan = Plan() if plan is None else plan
     plan.check(data)
@@ -290,7 +273,8 @@ def search(
     if jobs > 1:  # CUDA tensors cannot be sent
         cpu = data.to("cpu")
         away = dataclasses.replace(worker, train=cpu.train, validation=cpu.validation)
-    with beside(_work, (away, str(data.train.device), identity, data.name), jobs - 1):
+    arguments = away, str(data.train.device), identity, data.name
+    with helper_processes(_search_in_process, arguments, jobs - 1):
         worker(opened)
     worker(opened)  # what a process that died beside this one has left
     with place.claiming(), quiet():  # processes that end together write one after the other

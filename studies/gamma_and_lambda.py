@@ -1,6 +1,6 @@
 """The search for gamma, lambda1 and lambda2 on digits: what it finds, and what pruning saves.
 
-    python studies/search.py
+    python studies/gamma_and_lambda.py
 
 searches 100 settings of AVmixup twice from the same seed, with and without pruning; trains the best
 settings of both, the paper's and plain PGD again with five seeds and evaluates them on the 449 test
@@ -68,7 +68,7 @@ def objectives(data: av.Data, path: Path) -> None:
             seconds[row.name] = round(time.process_time() - began, 3)
         done.append({"setting": setting, "accuracy": accuracy, "processor seconds": seconds})
         about = {
-            "command": "python studies/search.py",
+            "command": "python studies/gamma_and_lambda.py",
             "images": f"{len(data.validation)} validation digits",
             "networks": done,
             "provenance": provenance.provenance(),

@@ -7,23 +7,21 @@ the second says so and goes on with another, so that several processes may work 
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from torch import nn
 
 from avmixup_kit import models
-from avmixup_kit._base import files, provenance
+from avmixup_kit._base import check, files, provenance
 from avmixup_kit.data import Augmentation, Data, load
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.reproduce import results
-from avmixup_kit.reproduce.plans import TITLES, Column, Plan, Row, Run, Scale, plan
+from avmixup_kit.reproduce.plans import TITLES, Column, Row, Run, Scale, TablePlan, plan
 from avmixup_kit.reproduce.results import Result
 from avmixup_kit.reproduce.verdicts import Verdicts, groups
 from avmixup_kit.training import checkpoints, runs
@@ -39,8 +37,7 @@ class Clock:
     """Tells whether the minutes are over; without minutes they never are."""
 
     def __init__(self, minutes: float | None = None) -> None:
-        if minutes is not None and not minutes > 0:
-            raise ValueError(f"minutes = {minutes!r} is not allowed: a positive number")
+        check.that(minutes is None or minutes > 0, "minutes", minutes, "a positive number")
         self.end = None if minutes is None else time.monotonic() + 60 * minutes
 
     @property
@@ -71,12 +68,11 @@ def load_data(name: str, root: str | Path, device: torch.device | str = "cpu") -
         mirror = root if root.name == MIRROR else root / MIRROR
         if mirror.is_file():
             return load("image_folder", path=mirror, validation=0.02, device=device)
-    if root.is_file():
-        raise ValueError(f"data_root = {str(root)!r} is not allowed: it holds no {TITLES[name]}")
+    check.that(not root.is_file(), "data_root", str(root), f"it holds no {TITLES[name]}")
     return load(name, root=root, device=device)
 
 
-class Work:
+class Runner:
     """The tables' work at one scale.
 
     Args:
@@ -204,16 +200,12 @@ class Work:
         if not (folder / "run.json").exists():
             return False
         was = json.loads((folder / "run.json").read_text())
-        for name, value in (
-            ("settings", repr(run.settings)),
-            ("method", repr(run.method)),
-            ("checksum", self.data(run).train.checksum),
-        ):
-            if was.get(name) != value:
-                raise ValueError(
-                    f"{folder} holds a run with another {name}: {was.get(name)}, not {value}; "
-                    "choose another --runs"
-                )
+        now = {
+            "settings": repr(run.settings),
+            "method": repr(run.method),
+            "checksum": self.data(run).train.checksum,
+        }
+        check.same(was, now, f"{folder} holds another run (choose another --runs)")
         steps = checkpoints.load_checkpoint(folder / "latest.pt")["training"]["step"]
         if steps == run.settings.steps:
             self._trained.add(run)
@@ -240,7 +232,8 @@ class Work:
         """
         columns = list({column.key: column for column in columns}.values())
         split = self.data(run).test
-        with _only_one(self.folder / run.folder):
+        folder = self.folder / run.folder
+        with files.held(folder / "lock", what=f"the run folder {folder}"):
             verdicts = self.verdicts(run)
             for first in range(0, len(split), self.scale.chunk):
                 last = min(first + self.scale.chunk, len(split))
@@ -282,7 +275,7 @@ class Work:
 
     # ------------------------------------------------------------------------------- results
 
-    def export(self, table: Plan, row: Row, folder: str | Path) -> None:
+    def export(self, table: TablePlan, row: Row, folder: str | Path) -> None:
         """Write a row's result as far as it is known, unless it stands there already."""
         run, data, verdicts = row.run, self.data(row.run), self.verdicts(row.run)
         columns = [column for column in row.columns if verdicts.done(column)]
@@ -379,36 +372,25 @@ class Work:
             )
 
     def _check_same(
-        self, before: dict[str, results.Assembled], todo: list[tuple[Plan, Row]]
+        self, before: dict[str, results.Assembled], todo: list[tuple[TablePlan, Row]]
     ) -> None:
         """Refuse to add to results that ours could not stand beside, before any work is done."""
         tables = {table.name for table, _ in todo}
         there = [r for name in tables for r in before[name].results]
         for result in there:
-            for what, its, here in (
-                ("version of the kit", result.about["kit"], results.kit_version()),
-                ("precision", result.about["precision"], self.precision),
-            ):
-                if its != here:
-                    raise ValueError(
-                        f"{result.path} is of another {what} ({its}) than would be added ({here}): "
-                        "choose another --results, or the same"
-                    )
-            dataset = result.about["run"].split("/")[0]
-            its_runs = [row.run for _, row in todo if row.run.data == dataset]
-            if not its_runs or not self.available(its_runs[0]):
-                continue
-            data, was = self.data(its_runs[0]), result.about["data"]
-            if (was["test_checksum"], was["train_checksum"]) != (
-                data.test.checksum,
-                data.train.checksum,
-            ):
-                raise ValueError(
-                    f"{result.path} is about other images of {was['name']} than {data.name} here "
-                    "(their checksums differ): choose another --results"
-                )
+            about = result.about["data"]
+            its_runs = [row.run for _, row in todo if row.run.data == result.dataset]
+            if its_runs and self.available(its_runs[0]):
+                data = self.data(its_runs[0])
+                about = {
+                    "test_checksum": data.test.checksum,
+                    "train_checksum": data.train.checksum,
+                }
+            here = results.origin(result.dataset, results.kit_version(), self.precision, about)
+            where = f"{result.path} could not stand beside what is made (choose another --results)"
+            check.same(result.origin, here, where)
 
-    def _one(self, run: Run, rows: list[tuple[Plan, Row]], folder: str | Path) -> None:
+    def _one(self, run: Run, rows: list[tuple[TablePlan, Row]], folder: str | Path) -> None:
         """Train and evaluate one network and write its rows, transfers excepted."""
         if not self.available(run):
             self.left.append(f"{run.folder}: no images")
@@ -433,7 +415,7 @@ class Work:
             for table, row in rows:
                 self.export(table, row, folder)
 
-    def _transfers(self, todo: list[tuple[Plan, Row]], folder: str | Path) -> None:
+    def _transfers(self, todo: list[tuple[TablePlan, Row]], folder: str | Path) -> None:
         """Give the networks that are there each other's adversarial examples (Table 2)."""
         for table, row in todo:
             columns = [(c, c.source) for c in row.columns if c.source is not None]
@@ -448,20 +430,6 @@ class Work:
             if not done:
                 self.left.append(f"{row.run.folder}: examples of other networks")
             self.export(table, row, folder)
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold a run folder's lock, the one that a training holds too."""
-    lock = filelock.FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise BlockingIOError(f"the run folder {folder} is in use by another process") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _complete(assembled: results.Assembled, row: Row) -> bool:

@@ -1,0 +1,34 @@
+"""The helpers under every room: what differs is said, a lock is one process's, a table aligned."""
+
+from pathlib import Path
+
+import pytest
+
+from avmixup_kit._base import check, files
+from avmixup_kit._base.tables import markdown_table
+
+
+def test_only_what_differs_is_said_and_what_was_not_there_counts():
+    now = {"steps": 5, "seed": 0, "device": "cpu"}
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        check.same({"steps": 4, "seed": 0}, now, "runs/a is another run")
+    said = "runs/a is another run: steps was 4, is 5; device was None, is 'cpu'"
+    assert str(caught.value) == said
+    check.same(now | {"of no interest": 1}, now, "runs/a")
+
+
+def test_a_lock_is_held_by_one_until_its_block_ends(tmp_path: Path):
+    path = tmp_path / "lock"
+    for _ in range(2):
+        with files.held(path):
+            with pytest.raises(BlockingIOError, match="the folder is in use by another process"):
+                files.held(path, what="the folder")
+            with pytest.raises(BlockingIOError, match=f"{path} is in use"):
+                files.held(path, 0.01)
+    files.held(path).lock.release()
+    files.held(path).lock.release()
+
+
+def test_markdown_aligns_numbers_to_the_right():
+    rows = [["model", "", "n"], ["PGD", "ours", "449"]]
+    assert markdown_table(rows, left=2) == "| model |  | n |\n|---|---|--:|\n| PGD | ours | 449 |"
