@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from avmixup_kit._base import distributed
+from avmixup_kit._base.private import standard_gamma
 from avmixup_kit._base.shapes import Images, Labels
 from avmixup_kit.methods.labels import check_lambda, smooth
 
@@ -80,7 +81,7 @@ class Mixup:
         if self.alpha is None:
             # Two gammas make a beta; only the private operator draws them from a generator.
             shape = torch.full((2, count), float(self.a), device=x.device, dtype=torch.float64)
-            gammas = torch.ops.aten._standard_gamma(shape, rng)
+            gammas = standard_gamma(shape, rng)
             alpha = (gammas[0] / gammas.sum(0)).nan_to_num(0.5).to(x.dtype)
         else:
             alpha = torch.full((count,), self.alpha, device=x.device, dtype=x.dtype)

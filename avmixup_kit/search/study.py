@@ -115,7 +115,8 @@ class Worker:
                         continue
                     # Its process may have finished it since the trials were read.
                     if study.get_trials(deepcopy=False)[frozen.number].state == running:
-                        trial = optuna.Trial(study, frozen._trial_id)
+                        number = frozen._trial_id  # pyright: ignore[reportPrivateUsage]
+                        trial = optuna.Trial(study, number)
                         return self._mark(trial, token), lock
                     lock.release()
             if sum(t.state not in (waiting, failed) for t in every) >= self.trials:
