@@ -6,17 +6,6 @@ BIN := $(VENV)/bin
 # Jupyter asks whoever is root, in a container say, to say so.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-# What a change must pass before it is pushed; types are checked beside tests that take little.
-.PHONY: check
-FAST := $(addprefix tests/test_,$(addsuffix .py,layers private_apis intervals paper \
-	gaussian_arguments gaussian_reference attacks doors))
-check: $(VENV)/.installed-test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	@$(BIN)/pyright & types=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(FAST) $(PYTEST_ARGS); tests=$$?; \
-	wait $$types && exit $$tests
-
 .PHONY: demo test lab cuda clean
 
 demo: $(VENV)/.installed-demo
@@ -31,6 +20,17 @@ test: $(VENV)/.installed-test
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval notebooks -n 2 --dist loadfile $(PYTEST_ARGS)
+
+# What a change must pass before it is pushed; types are checked beside tests that take little.
+.PHONY: check
+FAST := $(addprefix tests/test_,$(addsuffix .py,layers private_apis intervals paper \
+	gaussian_arguments gaussian_reference attacks doors))
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@$(BIN)/pyright & types=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(FAST) $(PYTEST_ARGS); tests=$$?; \
+	wait $$types && exit $$tests
 
 # Installs nothing: it runs on images that have torch and no network. $(PYTHON), else the venv.
 cuda:
