@@ -29,6 +29,17 @@ test: $(VENV)/.installed-test
 portable: $(VENV)/.installed-test
 	BIN=$(BIN) .ci/portable
 
+# What a change must pass before it is pushed; types are checked beside tests that take little.
+.PHONY: check
+FAST := $(addprefix tests/test_,$(addsuffix .py,layers private_apis intervals paper \
+	gaussian_arguments gaussian_reference attacks doors))
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@$(BIN)/pyright & types=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(FAST) $(PYTEST_ARGS); tests=$$?; \
+	wait $$types && exit $$tests
+
 # Installs nothing: it runs on images that have torch and no network. $(PYTHON), else the venv.
 cuda:
 	@python="$(PYTHON)"; \

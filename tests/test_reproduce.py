@@ -467,7 +467,7 @@ DAMAGE = {
     ),
     "another version": (
         edit(kit="0.0.1"),
-        r"one table does not mix them: .*--results\): version of the kit was '0.1.0', is '0.0.1'$",
+        r"one table does not mix them: .*--results\): version of the kit was '0.2.0', is '0.0.1'$",
     ),
     "other images": (
         edit(data__test_checksum="f" * 64),

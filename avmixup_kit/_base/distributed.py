@@ -16,8 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+
+from avmixup_kit._base.private import AnyBatchNorm
 
 T = TypeVar("T")
 
@@ -256,7 +257,7 @@ def average_batch_norm(model: nn.Module) -> None:
     averages = [
         average
         for module in model.modules()
-        if isinstance(module, _BatchNorm)
+        if isinstance(module, AnyBatchNorm)
         for average in (module.running_mean, module.running_var)
         if average is not None
     ]
@@ -274,11 +275,11 @@ def synchronise_batch_norm(model: nn.Module) -> None:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return
     for module in model.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, AnyBatchNorm):
             module.__class__ = _WholeBatchNorm
 
 
-class _WholeBatchNorm(_BatchNorm):
+class _WholeBatchNorm(AnyBatchNorm):
     """Batch norm over the batches of all processes; nn.SyncBatchNorm does not work on a CPU."""
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -316,5 +317,5 @@ class _Summed(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return summed(gradient)

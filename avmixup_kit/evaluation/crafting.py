@@ -12,7 +12,7 @@ from avmixup_kit.methods.attacks import Attack, ascend, ball, frozen
 if TYPE_CHECKING:
     pass
 
-from avmixup_kit.evaluation.images import Images, _images
+from avmixup_kit.evaluation.images import Images, images_of
 
 
 def starts(split: Images, part: Tensor, attack: Attack, seed: int, restart: int = 0) -> Tensor:
@@ -46,7 +46,7 @@ def craft(
 
     The starts are those of ``evaluate`` under the same seed, whatever the batch.
     """
-    x, y = _images(model, split, part)
+    x, y = images_of(model, split, part)
     delta = starts(split, part, attack, seed, restart).to(x)
     if attack.clip_start:
         delta = torch.clamp(delta, *ball(x, attack.epsilon))

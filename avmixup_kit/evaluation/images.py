@@ -113,7 +113,7 @@ def model_device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _images(model: nn.Module, split: Images, part: Tensor) -> tuple[Tensor, Tensor]:
+def images_of(model: nn.Module, split: Images, part: Tensor) -> tuple[Tensor, Tensor]:
     x, y = split.batch(part.to(split.device))
     device = model_device(model)
     return x.to(device), y.to(device)

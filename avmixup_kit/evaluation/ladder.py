@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     pass
 
 from avmixup_kit.evaluation.crafting import craft, starts
-from avmixup_kit.evaluation.images import Images, Pair, _images
+from avmixup_kit.evaluation.images import Images, Pair, images_of
 from avmixup_kit.evaluation.record import Evaluation, Judge, Rule, Verdict
 
 
@@ -91,7 +91,7 @@ def evaluate(
         clean = torch.zeros(len(split), dtype=torch.bool)
         for part in torch.arange(len(split))[distributed.share(len(split))].split(batch_size):
             if len(part):
-                clean[part] = _correct(model, *_images(model, split, part)).cpu()
+                clean[part] = _correct(model, *images_of(model, split, part)).cpu()
         rows = {CLEAN: Verdict(clean, 0)}
         left = clean
         groups = list(_groups(attacks))
@@ -256,7 +256,7 @@ class _Run:
         return kept
 
     def _enter(self, index: Tensor, restart: int) -> "_Pool":
-        x, y = _images(self.model, self.split, index)
+        x, y = images_of(self.model, self.split, index)
         delta = starts(self.split, index, self.attack, self.seed, restart).to(x)
         if self.attack.clip_start:
             delta = torch.clamp(delta, *ball(x, self.attack.epsilon))
@@ -362,7 +362,7 @@ def _transfer(
     kept[standing] = True
     for restart in range(attack.restarts):
         for part in kept.nonzero().squeeze(1).split(batch_size):
-            x, y = _images(model, split, part)
+            x, y = images_of(model, split, part)
             delta = craft(replace(attack, restarts=1), attack.source, split, part, seed, restart)
             kept[part] = _correct(model, x + delta.to(x), y).cpu()
             advance(len(part))

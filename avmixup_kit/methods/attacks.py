@@ -14,9 +14,9 @@ from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from avmixup_kit._base import check, distributed
+from avmixup_kit._base.private import AnyBatchNorm
 from avmixup_kit._base.registry import Registry
 from avmixup_kit._base.shapes import Images
 from avmixup_kit.methods.batch import Batch
@@ -82,13 +82,13 @@ def frozen(model: nn.Module, batch_norm: BatchNorm = "eval") -> Iterator[None]:
     modules = list(model.modules())
     modes = [module.training for module in modules]
     parameters = [p for p in model.parameters() if p.requires_grad]
-    tracking: list[_BatchNorm] = []
+    tracking: list[AnyBatchNorm] = []
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
         model.train(batch_norm != "eval")
         if batch_norm == "batch":
-            tracking = [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
+            tracking = [m for m in modules if isinstance(m, AnyBatchNorm) and m.track_running_stats]
             for module in tracking:
                 module.track_running_stats = False
         yield

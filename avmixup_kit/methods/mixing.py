@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from avmixup_kit._base import check, distributed
+from avmixup_kit._base.private import standard_gamma
 from avmixup_kit._base.shapes import Images, Labels
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.labels import check_lambda, smooth
@@ -76,9 +77,9 @@ class Mixup:
         others, other_labels = distributed.partners(rng, x, y)
 
         def beta(count: int) -> Tensor:
-            # Two gammas make a beta; only the private operator draws them from a generator.
+            # Two gammas make a beta.
             shape = torch.full((2, count), float(self.a), device=x.device, dtype=torch.float64)
-            gammas = torch.ops.aten._standard_gamma(shape, rng)
+            gammas = standard_gamma(shape, rng)
             return (gammas[0] / gammas.sum(0)).nan_to_num(0.5).to(x.dtype)
 
         weight, label_weight = _weights(self, x, beta)

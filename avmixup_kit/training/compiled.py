@@ -26,7 +26,7 @@ class Compiled(nn.Module):
         self.network = network
         self.failed = False
         self.cuda_graphs = next(network.parameters()).is_cuda
-        config = torch._dynamo.config
+        config = torch._dynamo.config  # pyright: ignore[reportPrivateUsage]
         config.recompile_limit = max(config.recompile_limit, GRAPHS)
         mode = "reduce-overhead" if self.cuda_graphs else "default"
         # Not a submodule: the network's tensors are there once, under their own names.

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from avmixup_kit._base.private import cpu_multiplies_bf16
+
 
 def native_bf16(device: torch.device) -> bool:
     """Return whether the device multiplies bfloat16 itself instead of emulating it.
@@ -15,9 +17,7 @@ def native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        return torch.backends.cpu.get_cpu_capability() == "AVX512" and (
-            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        )
+        return cpu_multiplies_bf16()
     return False
 
 
