@@ -11,7 +11,10 @@ from .data import (
     tiny_imagenet,
 )
 from .evaluation import Evaluation, evaluate, mcnemar, transfer_matrix, wilson
+from .evaluation.alarms import alarms
 from .evaluation.autoattack import autoattack
+from .evaluation.report import report
+from .evaluation.transfer import transfer_heatmap
 from .methods import (
     Method,
     attacks,
@@ -46,6 +49,7 @@ __all__ = [
     "Training",
     "TrainingDiverged",
     "Turn",
+    "alarms",
     "ascend",
     "attacks",
     "autoattack",
@@ -72,6 +76,7 @@ __all__ = [
     "pgd",
     "plots",
     "preact_resnet18",
+    "report",
     "runs",
     "search",
     "small_cnn",
@@ -79,6 +84,7 @@ __all__ = [
     "svhn",
     "tiny_imagenet",
     "trades",
+    "transfer_heatmap",
     "transfer_matrix",
     "tuning",
     "wide_resnet",

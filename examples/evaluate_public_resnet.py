@@ -93,7 +93,7 @@ def main() -> None:
     few = test.subset(min(50, len(test)))
     print(transfer_matrix({"ResNet-18": resnet, "kit": kit}, few, av.pgd(20, EPSILON)))
     if chosen.page is not None:
-        evaluation.to_html(chosen.page, sources={"kit": kit}, count=50)
+        av.report(evaluation, resnet, test, chosen.page, sources={"kit": kit}, count=50)
         print(f"written: {chosen.page}")
 
 
