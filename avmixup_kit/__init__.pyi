@@ -11,7 +11,10 @@ from .data import (
     tiny_imagenet,
 )
 from .evaluation import Evaluation, evaluate, mcnemar, transfer_matrix, wilson
+from .evaluation.alarms import alarms
 from .evaluation.autoattack import autoattack
+from .evaluation.report import report
+from .evaluation.transfer import transfer_heatmap
 from .methods import (
     Batch,
     Method,
@@ -51,6 +54,7 @@ __all__ = [
     "Training",
     "TrainingDiverged",
     "Turn",
+    "alarms",
     "ascend",
     "attacks",
     "autoattack",
@@ -78,6 +82,7 @@ __all__ = [
     "pgd_training",
     "plots",
     "preact_resnet18",
+    "report",
     "runs",
     "search",
     "small_cnn",
@@ -85,6 +90,7 @@ __all__ = [
     "svhn",
     "tiny_imagenet",
     "trades",
+    "transfer_heatmap",
     "transfer_matrix",
     "tuning",
     "wide_resnet",

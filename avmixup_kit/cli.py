@@ -5,11 +5,9 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import partial
-from importlib.util import module_from_spec, spec_from_file_location
 from itertools import chain
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import torch
 from tqdm.auto import tqdm
@@ -18,7 +16,13 @@ from avmixup_kit import methods, models
 from avmixup_kit import search as tuning
 from avmixup_kit._base import distributed
 from avmixup_kit._base.distributed import RankFailed, choose_device
-from avmixup_kit.data import DATASETS, Augmentation, Data, load
+from avmixup_kit._base.plugins import load_plugin
+from avmixup_kit.cli_options import (
+    DataOptions,
+    MethodOptions,
+    NetworkName,
+    method_options,
+)
 from avmixup_kit.demo import comparison_table, demo
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
@@ -34,126 +38,6 @@ except ImportError:
     raise SystemExit(
         "the command line needs tyro, which is not installed: pip install 'avmixup-kit[cli]'"
     ) from None
-
-
-if TYPE_CHECKING:
-    DataName: TypeAlias = str
-    NetworkName: TypeAlias = str
-    MethodName: TypeAlias = str
-else:
-    DataName = Literal[*DATASETS]
-    NetworkName = Literal[*models.NAMES]
-    MethodName = Literal[*methods.METHODS]
-EPSILON = 8 / 255
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Which images."""
-
-    data: Annotated[DataName, tyro.conf.arg(aliases=["--dataset"])] = "digits"
-    """The data set."""
-    root: Path | None = None
-    """Where it lies, or is downloaded to; for image_folder the folder or archive itself."""
-    pad: int | None = None
-    """Zeros around each side before a random crop; the data set's own where left out."""
-    flip: bool | None = None
-    """Mirror images at random; the data set's own where left out."""
-    validation: float | None = None
-    """Part of the training images held out for validation; the data set's own where left out."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where images, network and attacks live; auto is CUDA where there is one."""
-
-    def load(self) -> Data:
-        """Return the data set on its device."""
-        options: dict[str, object] = {"device": choose_device(self.device)}
-        if self.root is not None:
-            options["path" if self.data == "image_folder" else "root"] = self.root
-        elif self.data == "image_folder":
-            raise ValueError("--root is missing: the folder or archive of images")
-        if self.validation is not None:
-            options["validation"] = self.validation
-        if self.pad is not None or self.flip is not None:
-            options["augmentation"] = Augmentation(self.pad or 0, bool(self.flip))
-        if distributed.world() > 1:
-            # One process downloads and decodes; the others find it done.
-            distributed.from_rank_0(lambda: bool(load(self.data, **options)))
-        return load(self.data, **options)
-
-
-@dataclass(frozen=True)
-class MethodOptions:
-    """What is trained."""
-
-    method: str = "avmixup"
-
-    def build(self, epsilon: float) -> methods.Method:
-        """Return the method, at this epsilon unless it has another of its own or was given one."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "method"}
-        if "epsilon" in given and given["epsilon"] is None:
-            given["epsilon"] = epsilon
-        if "attack_steps" in given:
-            given["steps"] = given.pop("attack_steps")
-        return methods.build(self.method, **given)
-
-
-def _said(annotation: Any) -> bool:
-    """Return whether a command line can give values of this type."""
-    inner = get_args(annotation)
-    if get_origin(annotation) is Literal or annotation in (int, float, bool, str, NoneType, ...):
-        return True
-    return bool(inner) and all(map(_said, inner))
-
-
-def method_options(name: str) -> type[MethodOptions]:
-    """Return the options of one method: its own settings, with its own defaults."""
-    entry = methods.METHODS.entries[name]
-    choices = Literal[*methods.METHODS]
-    about = tyro.conf.arg(help=f"The training method. This one: {entry.summary}")
-    shown: list[Any] = [("method", Annotated[choices, about], field(default=name))]
-    for key, setting in entry.settings.items():
-        kind, default = setting.annotation, setting.default
-        if not _said(kind):
-            continue
-        hint = None
-        if default is None:
-            hint = "(default: from epsilon)" if key == "step_size" else "(default: none)"
-        if key == "epsilon" and default == EPSILON:
-            kind, default, hint = float | None, None, "(default: the data set's own)"
-        called = "attack_steps" if key == "steps" else key
-        about = tyro.conf.arg(help=methods.SETTINGS.get(key), help_behavior_hint=hint)
-        shown.append((called, Annotated[kind, about], field(default=default)))
-    options = make_dataclass("MethodOptions", shown, bases=(MethodOptions,), frozen=True)
-    options.__doc__ = MethodOptions.__doc__
-    return options
-
-
-def load_plugin(path: Path) -> None:
-    """Run a Python file of one's own, which registers methods, attacks, networks or data sets.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another module has its name.
-        ImportError: it failed; the message says how.
-    """
-    name = path.stem
-    if not path.is_file():
-        raise FileNotFoundError(f"--plugin {path}: there is no such file")
-    known = sys.modules.get(name)
-    if known is not None:
-        if Path(getattr(known, "__file__", None) or "").resolve() == path.resolve():
-            return
-        raise ValueError(f"--plugin {path}: a module called {name} is loaded; rename the file")
-    spec = spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        said = str(error).splitlines()[0] if str(error) else "no message"
-        raise ImportError(f"--plugin {path}: {type(error).__name__}: {said}") from error
 
 
 def _train_command(words: Sequence[str]) -> type:
@@ -181,11 +65,9 @@ def _train_command(words: Sequence[str]) -> type:
         if word.startswith("--") and key.removeprefix("no_") in foreign:
             has = ", ".join(f.name for f in fields(mine) if f.name != "method") or "no settings"
             raise ValueError(f"method {seen.method}: {key} is no setting of it; it has {has}")
-    option = Annotated[mine, tyro.conf.arg(name="")]
-    shown: list[Any] = [("method", option, field(default_factory=mine))]
-    command = make_dataclass("Train", shown, bases=(Train,), frozen=True)
-    command.__doc__ = Train.__doc__
-    return command
+    shown: Any = ("method", Annotated[mine, tyro.conf.arg(name="")], field(default_factory=mine))
+    about = {"__doc__": Train.__doc__}
+    return make_dataclass("Train", [shown], bases=(Train,), frozen=True, namespace=about)
 
 
 @dataclass(frozen=True)

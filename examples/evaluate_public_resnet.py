@@ -95,7 +95,7 @@ def main() -> None:
         transfer_matrix({"ResNet-18": resnet, "kit": kit}, few, av.pgd(steps=20, epsilon=EPSILON))
     )
     if chosen.page is not None:
-        evaluation.to_html(chosen.page, sources={"kit": kit}, count=50)
+        av.report(evaluation, resnet, test, chosen.page, sources={"kit": kit}, count=50)
         print(f"written: {chosen.page}")
 
 

@@ -1,12 +1,14 @@
 """What makes an evaluation worthless is found before it spends its time, and named."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import avmixup_kit as av
+from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.images import FloatImages, as_images
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.sanity import inspect
@@ -197,3 +199,14 @@ def test_bad_tensors_are_named(trained, split):
         replace(split, classes=split.classes[:9])
     with pytest.raises(ValueError, match="in pixels of 0..255 write 8 / 255"):
         evaluate(trained, split, [av.pgd(steps=20, epsilon=8)])
+
+
+def test_a_probe_while_training_looks_for_nothing_and_ends_nothing(digits):
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :10] + torch.rand(len(x), 10)
+
+    training = SimpleNamespace(model=Noisy())
+    with pytest.raises(ValueError, match="not deterministic"):
+        av.evaluate(training.model, digits.validation)
+    assert len(robust_curves(digits, 5)(training)) == 4

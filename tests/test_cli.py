@@ -43,7 +43,7 @@ def test_train_evaluate_and_transfer(monkeypatch, tmp_path, capsys, digits):
         av.cw(steps=20, epsilon=0.15),
     ]
     direct = av.evaluate(network, digits.test.subset(30), attacks)
-    assert torch.equal(runs.Evaluation.load(tmp_path / "a/correct.npz").correct, direct.correct)
+    assert torch.equal(av.Evaluation.load(tmp_path / "a/correct.npz").correct, direct.correct)
 
 
 def test_train_is_the_library_and_resume_goes_on(monkeypatch, tmp_path, digits):

@@ -18,7 +18,7 @@ HOMES = {
     r"aten\._standard_gamma": "_base/private.py",
     r"_is_avx512_bf16_supported|_is_amx_tile_supported": "_base/private.py",
     r"torch\._dynamo": "training/compiled.py",
-    r"\._trial_id": "search/study.py",
+    r"\._trial_id": "search/storage.py",
     r"\bp\._version\b": "live/lab/trainer.py",
     r"_handle_comm_msg": "live/figures.py",
     r"widgetbundle": "live/figures.py",

@@ -52,15 +52,17 @@ def page(trained, split, digits, tmp_path_factory):
             return 1000 * trained(x)
 
     path = tmp_path_factory.mktemp("report") / "page.html"
-    result = evaluate(Scaled().eval(), split, [av.fgsm(EPSILON), av.pgd(steps=20, epsilon=EPSILON)])
-    result.to_html(path, sources={"plain <PGD>": trained}, title="Scaled & checked")
+    model = Scaled().eval()
+    result = evaluate(model, split, [av.fgsm(EPSILON), av.pgd(steps=20, epsilon=EPSILON)])
+    sources = {"plain <PGD>": trained}
+    av.report(result, model, split, path, sources=sources, title="Scaled & checked")
     parser = Text()
     parser.feed(path.read_text())
-    return path.read_text(), parser, result
+    return path.read_text(), parser, result, av.alarms(result, model, split)
 
 
 def test_it_has_every_part_and_needs_nothing_else(page):
-    text, parser, _ = page
+    text, parser, *_ = page
     for heading in (
         "In short",
         "Accuracy",
@@ -81,7 +83,7 @@ def test_it_has_every_part_and_needs_nothing_else(page):
 
 
 def test_its_numbers_are_the_evaluation_s(page):
-    _, parser, result = page
+    _, parser, result, found = page
     words = " ".join(parser.words)
     for name in result.names:
         low, high = result.interval(name)
@@ -91,7 +93,7 @@ def test_its_numbers_are_the_evaluation_s(page):
     assert "AutoAttack was not run" in words
     assert f"n = {result.n}" in words
     assert "digits/test" in words
-    ringing = {alarm.name for alarm in result.alarms()}
+    ringing = {alarm.name for alarm in found}
     assert ringing
     assert all(name in words for name in ringing)
 
@@ -104,7 +106,8 @@ def test_a_silent_model_is_said_to_be_silent_and_transfer_not_measured(trained, 
         return [replace(a, rings=a.rings and False) for a in probe(*given, **named)]
 
     monkeypatch.setattr(report.alarms, "probe", silenced)
-    text = report.page(evaluate(trained, split, [av.pgd(steps=20, epsilon=EPSILON)]), count=40)
+    result = evaluate(trained, split, [av.pgd(steps=20, epsilon=EPSILON)])
+    text = report.page(result, trained, split, count=40)
     assert "No alarm rings" in text
     assert "Not measured: no other model was given" in text
     assert "Ringing:" not in text
@@ -133,7 +136,7 @@ def test_worst_examples_are_the_deepest(trained, split):
 
 def test_the_heat_map_shows_the_matrix(trained, network, split):
     matrix = transfer_matrix({"a": trained, "b": network}, split, av.pgd(steps=2, epsilon=EPSILON))
-    figure = matrix.figure()
+    figure = av.transfer_heatmap(matrix)
     assert figure.data[0].z[1][0] == pytest.approx(100 * float(matrix.accuracy[1, 0]))
     assert list(figure.data[0].x) == list(figure.data[0].y) == ["a", "b"]
     low, high = matrix.interval(1, 0)
@@ -141,11 +144,11 @@ def test_the_heat_map_shows_the_matrix(trained, network, split):
     assert f"n = {len(split)} in each cell" in str(matrix)
 
 
-def test_a_loaded_evaluation_needs_model_and_images(trained, split, tmp_path):
+def test_a_loaded_evaluation_and_its_model_and_images_make_a_page(trained, split, tmp_path):
     evaluate(trained, split, [av.pgd(steps=20, epsilon=EPSILON)]).save(tmp_path / "correct.npz")
     loaded = Evaluation.load(tmp_path / "correct.npz")
-    with pytest.raises(ValueError, match="pass both"):
-        loaded.to_html(tmp_path / "page.html")
+    with pytest.raises(ValueError, match="79 images were given, 80 were evaluated"):
+        av.report(loaded, trained, split.subset(79), tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
-    loaded.to_html(tmp_path / "page.html", trained, split, count=30)
+    av.report(loaded, trained, split, tmp_path / "page.html", count=30)
     assert re.search(r"<h1>Is it really robust\?</h1>", (tmp_path / "page.html").read_text())

@@ -181,10 +181,37 @@ class _Bench:
         return {attack.name: int((~left.of(attack.name)).sum()) for attack in attacks}
 
 
+def alarms(
+    result: Evaluation,
+    model: nn.Module,
+    images: Images | Pair,
+    *,
+    sources: Mapping[str, nn.Module] | None = None,
+    count: int = 200,
+    epsilon: float | None = None,
+) -> list[Alarm]:
+    """Return the signs of hidden gradients that ring, each with figure and sentence.
+
+    What was evaluated is probed again with attacks chosen to disagree where robustness is not
+    real; ``probe`` returns the silent ones and those that could not be tried as well.
+
+    Args:
+        result, model, images: an evaluation and what was evaluated.
+        sources: other models, whose adversarial examples are tried too.
+        count: how many images are probed, the same for the same images and count.
+        epsilon: radius; needed only where no attack was evaluated.
+
+    Raises:
+        ValueError: the radius is missing, or model or images are not those that were evaluated.
+    """
+    every = probe(result, model, images, sources=sources, count=count, epsilon=epsilon)
+    return [alarm for alarm in every if alarm.rings]
+
+
 def probe(
-    evaluation: Evaluation,
-    model: nn.Module | None = None,
-    images: Images | Pair | None = None,
+    result: Evaluation,
+    model: nn.Module,
+    images: Images | Pair,
     *,
     sources: Mapping[str, nn.Module] | None = None,
     count: int = 200,
@@ -195,28 +222,20 @@ def probe(
 
     Attacks ``count`` of the evaluated images anew, at the evaluation's radius and seed; rows of
     AutoAttack and of transferred examples are read off the evaluation itself. The arguments are
-    those of ``Evaluation.alarms``.
+    those of ``alarms``.
 
     Raises:
-        ValueError: model, images or radius are missing, or the model does not classify the images
-            as it did when it was evaluated.
+        ValueError: the radius is missing, or model or images are not those that were evaluated.
     """
-    model = evaluation.model if model is None else model
-    images = evaluation.images if images is None else images
-    if model is None or images is None:
-        raise ValueError(
-            "this evaluation was loaded from a file, which holds no model and no images: pass "
-            "both, alarms(model, images)"
-        )
     images = as_images(model, images)
-    epsilon = evaluation.epsilon if epsilon is None else epsilon
+    epsilon = result.epsilon if epsilon is None else epsilon
     if epsilon is None:
         raise ValueError("epsilon is missing: no attack was evaluated, so the radius is unknown")
-    if len(images) != evaluation.n:
-        raise ValueError(f"{len(images)} images were given, {evaluation.n} were evaluated")
+    if len(images) != result.n:
+        raise ValueError(f"{len(images)} images were given, {result.n} were evaluated")
     index = torch.from_numpy(choose(images.labels.cpu().numpy(), min(count, len(images)), seed=0))
     subset = images.subset(index)
-    seed = evaluation.seed
+    seed = result.seed
     found = evaluate(
         model,
         subset,
@@ -225,7 +244,7 @@ def probe(
         seed=seed,
         check=False,
     )
-    if not torch.equal(found.of(CLEAN), evaluation.of(CLEAN)[index]):
+    if not torch.equal(found.of(CLEAN), result.of(CLEAN)[index]):
         raise ValueError(
             "the model does not classify these images as it did when it was evaluated: it was "
             "trained on, or model or images are others; evaluate again"
@@ -245,9 +264,9 @@ def probe(
         _iterative_above_one_step(bench),
         _one_step_wins(bench),
         *_other_attacks(bench),
-        _transfer(bench, evaluation, sources),
-        _square(evaluation),
-        _autoattack(evaluation),
+        _transfer(bench, result, sources),
+        _square(result),
+        _autoattack(result),
         _radii(bench),
         _label_line(bench),
         *_gradients(bench),

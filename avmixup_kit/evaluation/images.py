@@ -1,7 +1,7 @@
 """What can be evaluated: a split, or a pair of float images and class numbers."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,6 @@ from torch import Tensor, nn
 from avmixup_kit.data import Split
 from avmixup_kit.methods.attacks import frozen
 from avmixup_kit.methods.labels import one_hot
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +88,7 @@ def as_images(
             f"images from {low:g} to {high:g} are not allowed: pixels live in [0, 1], where "
             f"epsilon is measured; {hint}"
         )
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = model_device(model)
     with torch.no_grad(), frozen(model):
         classes = model(x[:1].to(device)).shape[-1]
     first, last = int(labels.min()), int(labels.max())
@@ -106,6 +103,13 @@ def as_images(
 
 Images = Split | FloatImages
 Pair = tuple[Tensor, Tensor]
+
+
+class HasModel(Protocol):
+    """Whatever trains a model and is measured meanwhile, as a ``Training``."""
+
+    @property
+    def model(self) -> nn.Module: ...
 
 
 def model_device(model: nn.Module) -> torch.device:

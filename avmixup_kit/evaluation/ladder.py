@@ -118,8 +118,6 @@ def evaluate(
         ladder,
         {name: rows[name].stages for name in names if rows[name].stages},
         (*notes, *(note for name in names for note in rows[name].notes)),
-        model,
-        split,
     )
 
 

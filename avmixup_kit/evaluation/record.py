@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import IO, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,10 +13,7 @@ from torch import Tensor, nn
 
 from avmixup_kit._base.statistics import wilson
 from avmixup_kit._base.tables import text_table
-from avmixup_kit.evaluation.images import Images, Pair
-
-if TYPE_CHECKING:
-    from avmixup_kit.evaluation.alarms import Alarm
+from avmixup_kit.evaluation.images import Images
 
 CLEAN = "Clean"
 """The row of images without an attack."""
@@ -71,7 +68,7 @@ class Evaluation:
     says when an attack has won: at ``"any"`` iterate, or only with its ``"last"``. With ``ladder``
     a row says what stands after its attack and those before it. ``epsilon`` is the largest of the
     attacks', ``stages`` how many images each attack of a composed row left standing, ``notes`` what
-    a reader should know. ``model`` and ``images`` are what was evaluated; they are not saved.
+    a reader should know.
     """
 
     names: tuple[str, ...]
@@ -84,8 +81,6 @@ class Evaluation:
     ladder: bool = False
     stages: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    model: nn.Module | None = field(default=None, repr=False)
-    images: Images | None = field(default=None, repr=False)
 
     @property
     def n(self) -> int:
@@ -123,55 +118,6 @@ class Evaluation:
             cells = (f"{standing / self.n:.2%}", f"{low:.2%} to {high:.2%}", str(self.n))
             rows.append(("worst case", *cells))
         return "\n".join([text_table(rows), *(f"Note: {note}." for note in self.notes)])
-
-    def alarms(
-        self,
-        model: nn.Module | None = None,
-        images: "Images | Pair | None" = None,
-        *,
-        sources: Mapping[str, nn.Module] | None = None,
-        count: int = 200,
-        epsilon: float | None = None,
-    ) -> "list[Alarm]":
-        """Return the signs of hidden gradients that ring, each with figure and sentence.
-
-        What was evaluated is probed again with attacks chosen to disagree where robustness is not
-        real; ``alarms.probe`` returns the silent ones and those that could not be tried as well.
-
-        Args:
-            model, images: what was evaluated; needed only after ``Evaluation.load``.
-            sources: other models, whose adversarial examples are tried too.
-            count: how many images are probed, the same for the same images and count.
-            epsilon: radius; needed only where no attack was evaluated.
-
-        Raises:
-            ValueError: model or images are missing, or are not those that were evaluated.
-        """
-        from avmixup_kit.evaluation import alarms
-
-        every = alarms.probe(self, model, images, sources=sources, count=count, epsilon=epsilon)
-        return [alarm for alarm in every if alarm.rings]
-
-    def to_html(
-        self,
-        path: str | Path,
-        model: nn.Module | None = None,
-        images: "Images | Pair | None" = None,
-        *,
-        sources: Mapping[str, nn.Module] | None = None,
-        count: int = 200,
-        title: str = "Is it really robust?",
-    ) -> None:
-        """Write one self-contained page: accuracies, alarms, radii, worst examples, transfer.
-
-        Args:
-            path: the file; it is written whole or not at all.
-            model, images, sources, count: as in ``alarms``; ``sources`` also make the transfer
-                table.
-        """
-        from avmixup_kit.evaluation import report
-
-        report.write(path, self, model, images, sources=sources, count=count, title=title)
 
     def __str__(self) -> str:
         return self.table()

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from avmixup_kit._base import files, html, plots
+from avmixup_kit._base import files, html
 from avmixup_kit._base.statistics import wilson
 from avmixup_kit.evaluation import alarms
 from avmixup_kit.evaluation.crafting import craft
 from avmixup_kit.evaluation.images import Images, Pair, as_images, model_device
 from avmixup_kit.evaluation.record import CLEAN, Evaluation
-from avmixup_kit.evaluation.transfer import TransferMatrix, transfer_matrix
+from avmixup_kit.evaluation.transfer import TransferMatrix, transfer_heatmap, transfer_matrix
 from avmixup_kit.methods.attacks import frozen, pgd
 from avmixup_kit.methods.losses import margin
 
@@ -27,45 +27,44 @@ RADII = "accuracy does not vanish as epsilon grows"
 LINE = "label rises along the attack direction"
 
 
-def write(
+def report(
+    result: Evaluation,
+    model: nn.Module,
+    images: Images | Pair,
     path: str | Path,
-    evaluation: Evaluation,
-    model: nn.Module | None = None,
-    images: Images | Pair | None = None,
     *,
     sources: Mapping[str, nn.Module] | None = None,
     count: int = 200,
     title: str = "Is it really robust?",
 ) -> None:
-    """Write the page about an evaluation; the arguments are those of ``Evaluation.to_html``.
+    """Write one self-contained page: accuracies, alarms, radii, worst examples, transfer.
+
+    Args:
+        path: the file; it is written whole or not at all.
+        result, model, images, count: as in ``alarms``.
+        sources: as in ``alarms``; they also make the transfer table.
 
     Raises:
-        ValueError: model or images are missing, or are not those that were evaluated.
+        ValueError: no attack was evaluated, or model or images are not those that were.
         ImportError: plotly is not installed.
     """
-    files.write_atomic(
-        path, page(evaluation, model, images, sources=sources, count=count, title=title).encode()
-    )
+    content = page(result, model, images, sources=sources, count=count, title=title)
+    files.write_atomic(path, content.encode())
 
 
 def page(
     evaluation: Evaluation,
-    model: nn.Module | None = None,
-    images: Images | Pair | None = None,
+    model: nn.Module,
+    images: Images | Pair,
     *,
     sources: Mapping[str, nn.Module] | None = None,
     count: int = 200,
     title: str = "Is it really robust?",
 ) -> str:
     """Return the page as HTML."""
-    model = evaluation.model if model is None else model
-    images = evaluation.images if images is None else images
     found = alarms.probe(evaluation, model, images, sources=sources, count=count)
     epsilon = evaluation.epsilon
-    # The probe has refused to go on without them.
-    assert model is not None
-    assert images is not None
-    assert epsilon is not None
+    assert epsilon is not None  # or the probe would have refused
     images = as_images(model, images)
     by_name = {alarm.name: alarm for alarm in found}
     sections: list[tuple[str, str | go.Figure]] = [
@@ -98,31 +97,11 @@ def page(
             (
                 "Transfer between models",
                 "<p>Not measured: no other model was given "
-                "(<code>to_html(path, sources={'name': model})</code>).</p>",
+                "(<code>av.report(..., sources={'name': model})</code>).</p>",
             )
         )
     sections.append(("How to read this page", _reading(evaluation)))
     return html.page(title, sections)
-
-
-def transfer_heatmap(matrix: TransferMatrix) -> "go.Figure":
-    """Return accuracies in percent: row = defender, column = whose adversarial examples."""
-    values = (100 * matrix.accuracy).tolist()
-    figure = plots.graph_objects().Figure()
-    figure.add_heatmap(
-        z=values,
-        x=list(matrix.names),
-        y=list(matrix.names),
-        zmin=0,
-        zmax=100,
-        colorscale="Cividis",
-        text=[[f"{value:.1f}" for value in row] for row in values],
-        texttemplate="%{text}",
-        colorbar={"title": "%"},
-    )
-    figure.update_yaxes(autorange="reversed")
-    plots.styled(figure, f"Accuracy under transferred {matrix.attack} (%)", "made on", "defender")
-    return figure
 
 
 def worst_examples(

@@ -24,10 +24,9 @@ from torch import Tensor, nn
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.crafting import craft
-from avmixup_kit.evaluation.images import Images
+from avmixup_kit.evaluation.images import HasModel, Images
 from avmixup_kit.methods.attacks import Attack, frozen, pgd
 from avmixup_kit.methods.losses import margin
-from avmixup_kit.training.loop import Training
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -189,7 +188,7 @@ def _between(values: Tensor, labels: Tensor) -> float:
 
 def curves(
     data: Data, attack: Attack | None = None, *, count: int = 250
-) -> Callable[[Training], dict[str, float]]:
+) -> Callable[[HasModel], dict[str, float]]:
     """Return a measure of a training for ``runs.log(curves=...)``: the eight variances.
 
     ``count`` images of training and of validation are looked at, never test images.

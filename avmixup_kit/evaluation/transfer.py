@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from avmixup_kit._base import plots
 from avmixup_kit._base.statistics import wilson
 from avmixup_kit.methods.attacks import Attack
 
@@ -73,12 +74,6 @@ class TransferMatrix:
         """Return Wilson's 95 % interval of one cell, as fractions."""
         return wilson(int(self.correct[defender, source].sum()), self.n)
 
-    def figure(self) -> "go.Figure":
-        """Return the table as a heat map."""
-        from avmixup_kit.evaluation import report
-
-        return report.transfer_heatmap(self)
-
     def __str__(self) -> str:
         head = (f"defender \\ {self.attack} from", *self.names)
         body = [
@@ -86,3 +81,23 @@ class TransferMatrix:
             for name, row in zip(self.names, self.accuracy, strict=True)
         ]
         return f"{text_table([head, *body])}\nn = {self.n} in each cell"
+
+
+def transfer_heatmap(matrix: TransferMatrix) -> "go.Figure":
+    """Return accuracies in percent: row = defender, column = whose adversarial examples."""
+    values = (100 * matrix.accuracy).tolist()
+    figure = plots.graph_objects().Figure()
+    figure.add_heatmap(
+        z=values,
+        x=list(matrix.names),
+        y=list(matrix.names),
+        zmin=0,
+        zmax=100,
+        colorscale="Cividis",
+        text=[[f"{value:.1f}" for value in row] for row in values],
+        texttemplate="%{text}",
+        colorbar={"title": "%"},
+    )
+    figure.update_yaxes(autorange="reversed")
+    plots.styled(figure, f"Accuracy under transferred {matrix.attack} (%)", "made on", "defender")
+    return figure

@@ -9,7 +9,7 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -372,7 +372,7 @@ def save(result: Result, evaluation: Evaluation) -> None:
     """Write a row's file and its verdicts, each whole or not at all."""
     result.path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    replace(evaluation, model=None, images=None).save(buffer)
+    evaluation.save(buffer)
     files.write_atomic(result.path.with_suffix(".npz"), buffer.getvalue())
     files.write_atomic(result.path, (json.dumps(result.about, indent=1) + "\n").encode())
 

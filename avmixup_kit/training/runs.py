@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import filelock
 import torch
@@ -27,7 +27,6 @@ from avmixup_kit import models
 from avmixup_kit._base import distributed
 from avmixup_kit._base.files import json_lines, write_atomic
 from avmixup_kit._base.provenance import provenance
-from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.methods.method import own_stages
 from avmixup_kit.models.weights import load_weights
 from avmixup_kit.training.checkpoints import check_piece_mib, load_checkpoint, save_checkpoint
@@ -91,7 +90,15 @@ def curves_of(folder: str | Path) -> dict[str, tuple[list[int], list[float]]]:
     return curves
 
 
-def save_evaluation(folder: str | Path, evaluation: Evaluation) -> None:
+class Savable(Protocol):
+    """What an evaluation is to a run folder."""
+
+    def to_json(self) -> dict[str, object]: ...
+
+    def save(self, path: IO[bytes], /) -> None: ...
+
+
+def save_evaluation(folder: str | Path, evaluation: Savable) -> None:
     """Write evaluation.json and correct.npz into a run folder."""
     folder = Path(folder)
     buffer = io.BytesIO()
