@@ -209,4 +209,4 @@ def test_a_probe_while_training_looks_for_nothing_and_ends_nothing(digits):
     training = SimpleNamespace(model=Noisy())
     with pytest.raises(ValueError, match="not deterministic"):
         av.evaluate(training.model, digits.validation)
-    assert len(robust_curves(digits, 5)(training)) == 4
+    assert len(robust_curves(digits, 5)(training)) == 4  # pyright: ignore[reportArgumentType]

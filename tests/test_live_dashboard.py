@@ -26,7 +26,6 @@ pytest.importorskip("anywidget")
 import plotly.graph_objects as go
 
 from avmixup_kit import live
-from avmixup_kit.live.lab.menu import TITLES, kind
 from avmixup_kit.live.lab.run import Curve, LiveRun
 from avmixup_kit.live.lab.trainer import Trainer
 from avmixup_kit.live.lab.words import turned
@@ -404,16 +403,16 @@ def test_a_lambda1_below_lambda2_is_legal_and_explained(digits):
     assert (lab.dial.method.mix.lambda1, lab.dial.method.mix.lambda2) == (0.5, 0.7)
 
 
-@pytest.mark.parametrize("name", TITLES)
+@pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_can_be_switched_to_and_trains(digits, name):
     first = methods.pgd(epsilon=EPSILON, steps=2) if name == "avmixup" else None
     lab = show(digits, new(digits, steps=4, method=first))
     until(lambda: lab.method.value is not None)
     lab.method.value = name
-    assert kind(lab.dial.method) == name
+    assert methods.name_of(lab.dial.method) == name
     lab.start()
     lab.join(PATIENCE)
-    assert kind(lab.trainer.run.last.method) == name
+    assert methods.name_of(lab.trainer.run.last.method) == name
     assert methods.parse(repr(lab.dial.method)) == lab.dial.method
     parameters = lab.dial.method.parameters
     assert parameters.get("epsilon", EPSILON) == EPSILON
@@ -434,8 +433,8 @@ def test_a_method_that_is_left_comes_back_as_it_was(digits):
 
 
 def test_a_method_of_ones_own_has_no_name():
-    assert kind(methods.Method(perturb=lambda model, x, y, rng: torch.zeros_like(x))) is None
-    assert kind(methods.label_smoothing(0.8)) == "label_smoothing"
+    assert methods.name_of(methods.Method(perturb=lambda model, batch: batch.x)) is None
+    assert methods.name_of(methods.label_smoothing(0.8)) == "label_smoothing"
 
 
 def test_turns_are_told_by_step():
@@ -624,7 +623,7 @@ def test_a_new_run_is_made_without_code(digits):
     until(lambda: len(lab.trainer.runs) == 2)
     lab.start()
     lab.join(PATIENCE)
-    assert kind(lab.dial.method) == "pgd"
+    assert methods.name_of(lab.dial.method) == "pgd"
     assert lab.training.settings == av.Settings(3, lr=0.05)
     same = Training(
         av.small_cnn(digits), digits.train, methods.pgd(epsilon=EPSILON), 3, lr=0.05, batch_size=128

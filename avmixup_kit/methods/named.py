@@ -1,5 +1,7 @@
 """The named compositions of the paper's tables."""
 
+from collections.abc import Collection
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from avmixup_kit._base.registry import Registry
@@ -226,3 +228,27 @@ def build(name: str, **settings: Any) -> Method:
         ValueError: an unknown name, or a setting that the method does not have.
     """
     return METHODS.build(name, **settings)
+
+
+def name_of(method: Method) -> str | None:
+    """Return the name under which a method is registered, or None for one of the user's own.
+
+    It is that of the first registered function whose method has the same stages, and the same
+    values of whatever is no setting of that function.
+    """
+    for name, entry in METHODS.entries.items():
+        if any(setting.default is setting.empty for setting in entry.settings.values()):
+            continue
+        free = entry.settings.keys() - {f.name for f in fields(Method)}
+        if _shape(method, free) == _shape(entry.make(), free):
+            return name
+    return None
+
+
+def _shape(value: Any, free: Collection[str]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_shape(each, free) for each in value)
+    if not is_dataclass(value):
+        return value
+    held = ((f.name, getattr(value, f.name)) for f in fields(value) if f.name not in free)
+    return type(value), tuple((name, _shape(each, free)) for name, each in held)

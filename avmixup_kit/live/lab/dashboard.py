@@ -16,6 +16,7 @@ from typing import Any
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
+from avmixup_kit import methods
 from avmixup_kit._base import check
 from avmixup_kit._base.plots import GREY
 from avmixup_kit.data import Data
@@ -212,7 +213,7 @@ class Dashboard(widgets.VBox):
 
     def _controls(self) -> None:
         epsilon = self.trainer.run.epsilon
-        options = {title: key for key, title in menu.TITLES.items()} | {"(your own)": None}
+        options = menu.titles() | {"(your own)": None}
         self.method = Choice("method", "method", options, None)
         self.numbers = {
             "gamma": Number("gamma", "γ (vertex)", 1, 4, 2, step=0.05),
@@ -296,10 +297,10 @@ class Dashboard(widgets.VBox):
             self._turn(control, {control.name: control.box.value})
 
     def _switched(self, control: Control) -> None:
-        if not self._by_hand() or control.value in (None, menu.kind(self.dial.method)):
+        if not self._by_hand() or control.value in (None, methods.name_of(self.dial.method)):
             return
         old = self.dial.method
-        self._left_methods[str(menu.kind(old))] = old
+        self._left_methods[str(methods.name_of(old))] = old
         self._turn(control, {"method": self._method(control.value, old)})
 
     def _turn(self, control: Control, change: dict[str, Any]) -> None:
@@ -377,7 +378,7 @@ class Dashboard(widgets.VBox):
 
     def _follow(self, method: Method) -> None:
         """Set the controls to the method in force, whoever turned it."""
-        self.method.value = menu.kind(method)
+        self.method.value = methods.name_of(method)
         title = menu.title(method, "this method")
         for name, number in self.numbers.items():
             there = name in method.parameters

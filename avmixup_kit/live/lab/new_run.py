@@ -7,7 +7,7 @@ import torch
 
 from avmixup_kit import models
 from avmixup_kit.data import DATASETS, Data, load
-from avmixup_kit.live.lab.menu import TITLES, named
+from avmixup_kit.live.lab.menu import named, titles
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
 
@@ -22,7 +22,7 @@ def fields() -> dict[str, Any]:
             options=list(models.NAMES), value="small_cnn", description="network"
         ),
         "method": widgets.Dropdown(
-            options=[(title, key) for key, title in TITLES.items()],
+            options=list(titles().items()),
             value="avmixup",
             description="method",
         ),
