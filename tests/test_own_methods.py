@@ -1,0 +1,285 @@
+"""Methods of one's own: stages on a batch, registered, saved, resumed, from the shell."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import avmixup_kit as av
+from avmixup_kit import cli, methods, runs
+from avmixup_kit._base.registry import Registry
+from avmixup_kit.methods import method as method_module
+from avmixup_kit.methods.batch import Networks, averaged, teacher
+
+EPSILON = 0.15
+
+PLUGIN = '''
+"""MART's loss over AVmixup's examples: it sees y and the clean images."""
+from dataclasses import dataclass
+import avmixup_kit as av
+from avmixup_kit.methods.losses import kl_divergence, soft_cross_entropy
+
+@dataclass(frozen=True)
+class Weighted:
+    """Cross-entropy on x_hat plus strength * KL weighted by what the clean image lacks."""
+    strength: float = 0.5
+    def __call__(self, model, batch):
+        clean, hat = model(batch.x), model(batch.x_hat)
+        lacking = 1 - (clean.softmax(1) * batch.y).sum(1)
+        extra = (kl_divergence(clean, hat) * lacking).mean()
+        return soft_cross_entropy(hat, batch.y_hat).mean() + self.strength * extra
+
+@av.methods.METHODS.register(title="My method", colour="#123456")
+def my_method(epsilon: float = 8 / 255, steps: int = 2, strength: float = 0.5) -> av.Method:
+    """Return AVmixup with a weighted loss."""
+    return av.avmixup(epsilon=epsilon, steps=steps).replace(loss=Weighted(strength))
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path: Path):
+    """A plugin's file; what it registers is forgotten afterwards."""
+    path = tmp_path / "my_plugin.py"
+    path.write_text(PLUGIN)
+    before = dict(methods.METHODS.entries)
+    yield path
+    methods.METHODS.entries.clear()
+    methods.METHODS.entries.update(before)
+    sys.modules.pop("my_plugin", None)
+
+
+def call(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["avmixup_kit", *map(str, words)])
+    cli.main()
+
+
+SHORT = ["--steps", "6", "--batch-size", "16", "--base-channels", "4", "--curve-images", "10"]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A mix that asks the averaged copy for labels, and looks at which images these are."""
+
+    share: float = 0.5
+
+    def __call__(self, model, batch):
+        assert len(batch.index) == len(batch.x)
+        asked = averaged(model)(batch.x).softmax(1)
+        return batch.x + batch.delta, self.share * batch.y + (1 - self.share) * asked
+
+
+@dataclass(frozen=True)
+class Around:
+    """A perturbation source that wraps another."""
+
+    source: av.Attack
+    factor: float = 1.0
+
+    def __call__(self, model, batch):
+        return self.factor * self.source(model, batch)
+
+
+def test_stages_take_a_batch_made_by_hand_and_a_plain_module():
+    x, y = torch.rand(4, 1, 8, 8), torch.eye(3)[[0, 1, 2, 0]]
+    model, rng = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), torch.Generator().manual_seed(0)
+    batch = av.Batch(x, y, rng=rng)
+    batch.delta = av.pgd(steps=2, epsilon=0.1)(model, batch)
+    same = av.pgd(steps=2, epsilon=0.1)(model, x, y, torch.Generator().manual_seed(0))
+    assert torch.equal(batch.delta, same)
+    batch.x_hat, batch.y_hat = av.AVmixup(2.0, 1.0, 0.1, alpha=0.0)(model, batch)
+    assert torch.allclose(batch.x_hat, x + 2 * batch.delta)  # the vertex, Equation (12)
+    expected = -(batch.y_hat * model(batch.x_hat).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(methods.losses.CrossEntropy()(model, batch), expected)
+
+
+def test_what_a_stage_lacks_is_named():
+    x, y = torch.rand(2, 1, 8, 8), torch.eye(2)
+    model = nn.Flatten()
+    with pytest.raises(ValueError, match="batch.delta is missing"):
+        av.AVmixup()(model, av.Batch(x, y))
+    with pytest.raises(ValueError, match="batch.rng is missing"):
+        av.AVmixup()(model, av.Batch(x, y, delta=x))
+    with pytest.raises(ValueError, match=r"shape of y = \(2,\) is not allowed: probabilities"):
+        av.Batch(x, y.argmax(1))
+    for ask, name in ((averaged, "averaged"), (teacher, "teacher")):
+        with pytest.raises(ValueError, match=rf"asks for model.{name}, which is not there: train"):
+            ask(model)
+
+
+def test_averaged_copy_and_teacher_are_there_and_take_no_gradient(digits):
+    one, other = av.small_cnn(digits, seed=0, base_channels=4), nn.Flatten()
+    both = Networks(one, averaged=other, teacher=other)
+    assert averaged(both) is teacher(both) is other
+    assert {id(p) for p in both.parameters()} == {id(p) for p in one.parameters()}
+    method = av.Method(av.fgsm(EPSILON), Scaled())
+    training = av.Training(one, digits.train, method, 3, batch_size=16, average=0.5)
+    weights = [one.head.weight.detach().clone()]
+    for _ in training:
+        weights.append(one.head.weight.detach().clone())
+    expected = weights[1]
+    for new in weights[2:]:
+        expected = 0.5 * expected + 0.5 * new
+    torch.testing.assert_close(training.averaged.head.weight, expected)
+    assert not training.averaged.head.weight.requires_grad
+
+
+def test_an_averaged_copy_is_taken_up_again(digits):
+    def new():
+        model = av.small_cnn(digits, seed=0, base_channels=4)
+        method = av.Method(av.fgsm(EPSILON), Scaled())
+        return av.Training(model, digits.train, av.Dial(method), 6, batch_size=16, average=0.9)
+
+    whole, half, rest = new(), new(), new()
+    list(whole)
+    for _ in range(3):
+        next(half)
+    rest.load_state_dict(half.state_dict())
+    list(rest)
+    for mine, theirs in zip(whole.averaged.parameters(), rest.averaged.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_settings_of_a_wrapped_stage_can_be_turned():
+    method = av.Method(Around(av.pgd(steps=2, epsilon=0.1)))
+    assert method.parameters["steps"] == 2
+    turned = method.replace(steps=5, factor=0.5)
+    assert turned.perturb == Around(av.pgd(steps=5, epsilon=0.1), 0.5)
+    sources = methods.mixture(epsilon=0.1, steps=3).replace(epsilon=0.2).perturb.sources
+    assert [source.epsilon for source in sources] == [0.2] * 5
+
+
+def test_a_stage_is_found_again_by_its_module_and_name_and_no_code_is_run():
+    method = av.Method(Around(av.pgd(steps=2)), Scaled(0.25))
+    stages = method_module.own_stages(method)
+    assert stages == {"Around": f"{__name__}:Around", "Scaled": f"{__name__}:Scaled"}
+    assert methods.parse(repr(method), stages) == method
+    with pytest.raises(ValueError, match="does not describe a method"):
+        methods.parse(repr(method))
+    with pytest.raises(ValueError, match=r"X is nowhere_at_all:X.*pass --plugin nowhere_at_all.py"):
+        methods.parse("X()", {"X": "nowhere_at_all:X"})
+    for home in ("os:system", "builtins:eval", f"{__name__}:EPSILON"):
+        with pytest.raises(ValueError, match="which is not there"):
+            methods.parse("X()", {"X": home})
+
+
+def test_what_cannot_be_saved_is_refused_when_it_starts_and_when_it_is_turned():
+    @dataclass(frozen=True)
+    class Hidden:
+        def __call__(self, model, batch):
+            return batch.x
+
+    for stage in (lambda model, batch: batch.x, Hidden(), av.pgd(source=nn.Flatten())):
+        with pytest.raises(ValueError, match="it cannot be saved and found again; a stage is a"):
+            av.Dial(av.Method(stage))
+        dial = av.Dial(av.avmixup())
+        with pytest.raises(ValueError, match="it cannot be saved and found again"):
+            dial.turn(perturb=stage)
+        assert dial.turns == ()
+
+
+def test_a_resume_that_fails_leaves_the_training_as_it_was(digits, tmp_path):
+    def new(seed):
+        model = av.small_cnn(digits, seed=seed, base_channels=4)
+        dial = av.Dial(av.avmixup(epsilon=EPSILON, steps=1).replace(mix=av.Mixup()))
+        return av.Training(model, digits.train, dial, 6, batch_size=16)
+
+    records = runs.log(new(0), tmp_path / "run", checkpoint_every=1)
+    next(records), next(records)
+    records.close()
+    log = tmp_path / "run" / "log.jsonl"
+    turn = {"step": 1, "change": {"mix": "Gone()"}, "stages": {"Gone": "gone:Gone"}}
+    log.write_text(log.read_text() + json.dumps(turn) + "\n")
+    training = new(0)
+    for tensor in training.model.parameters():
+        tensor.data.add_(1.0)
+    before = {name: t.clone() for name, t in training.model.state_dict().items()}
+    with pytest.raises(ValueError, match="Gone is gone:Gone, which is not there: import gone"):
+        next(runs.log(training, tmp_path / "run", resume=True))
+    assert all(torch.equal(t, before[name]) for name, t in training.model.state_dict().items())
+    assert training.step == 0
+
+
+def test_a_plugin_trains_resumes_and_is_shown_from_the_shell(monkeypatch, plugin, tmp_path, capsys):
+    words = ["--plugin", plugin, "--method", "my_method", "--attack-steps", "1", *SHORT]
+    call(monkeypatch, "train", tmp_path / "whole", *words, "--strength", "0.3")
+    about = json.loads((tmp_path / "whole" / "run.json").read_text())
+    assert about["stages"] == {"Weighted": "my_plugin:Weighted"}
+    assert "Weighted(strength=0.3)" in about["method"]
+    call(monkeypatch, "train", tmp_path / "part", *words, "--strength", "0.3", "--minutes", "1e-9")
+    call(monkeypatch, "train", tmp_path / "part", *words, "--strength", "0.3", "--resume")
+    states = [av.runs.load_model(tmp_path / name).state_dict() for name in ("whole", "part")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "train", "--plugin", plugin, "--method", "my_method", "--help")
+    said = capsys.readouterr().out
+    assert "--strength FLOAT" in said
+    assert "--gamma" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--plugin", "{plugin}", "--method", "another"], "another' is not allowed: .*my_method;"),
+        (["--plugin", "{folder}/none.py"], "none.py: there is no such file"),
+        (["--plugin", "{folder}/broken.py"], "broken.py: ZeroDivisionError: division by zero"),
+        (["--plugin", "{folder}/json.py"], "a module called json is loaded; rename the file"),
+        (["--plugin", "{plugin}", "{folder}/twin.py"], "'my_method' is not allowed: my_plugin has"),
+    ],
+)
+def test_a_bad_plugin_is_told_in_one_line(monkeypatch, plugin, tmp_path, capsys, words, message):
+    (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "json.py").write_text("")
+    (tmp_path / "twin.py").write_text(PLUGIN)
+    words = [word.format(plugin=plugin, folder=tmp_path) for word in words]
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "train", tmp_path / "run", *words, *SHORT)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.strip().count("\n") == 0
+    import re
+
+    assert re.search(message, error), error
+
+
+def test_a_registry_says_what_it_has():
+    registry = Registry("dish")
+
+    @registry.register(title="Soup", colour="#010203")
+    def soup(salt: float = 0.5) -> str:
+        """Return soup."""
+        return f"soup with {salt}"
+
+    assert registry.build("soup", salt=1.0) == "soup with 1.0"
+    assert registry.entries["soup"].settings["salt"].default == 0.5
+    assert (registry.entries["soup"].title, registry.entries["soup"].summary) == (
+        "Soup",
+        "Return soup.",
+    )
+    with pytest.raises(ValueError, match="dish = 'cake' is not allowed: one of soup"):
+        registry.build("cake")
+    with pytest.raises(ValueError, match="dish soup: .*pepper.*; it has salt"):
+        registry.build("soup", pepper=1)
+    with pytest.raises(ValueError, match="dish = 'soup' is not allowed: .* has that name already"):
+        registry.register("soup")(lambda: "another")
+
+
+def test_every_registered_method_is_named_by_itself_and_has_a_colour_of_its_own():
+    entries = methods.METHODS.entries
+    assert {name: methods.name_of(entry.make()) for name, entry in entries.items()} == {
+        name: name for name in entries
+    }
+    assert len({entry.colour for entry in entries.values()}) == len(entries)
+    assert methods.name_of(av.Method(loss=methods.losses.Trades(), mix=Scaled())) is None
+
+
+def test_nothing_of_torch_is_needed_to_import_the_kit():
+    code = "import sys, avmixup_kit; print(sorted({'torch', 'scipy', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
