@@ -1,10 +1,6 @@
 """Tables as aligned text."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
