@@ -2,8 +2,6 @@
 
 import json
 import time
-from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 import torch
@@ -87,7 +85,7 @@ def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> di
         "AVmixup on digits",
         [
             ("What was run", _about(data, steps, seed)),
-            ("Accuracy on test images", html_table(evaluations)),
+            ("Accuracy on test images", html.table(_cells(evaluations))),
             ("The same as bars", accuracy_bars(evaluations)),
             (
                 "Robust accuracy while training (as in the paper's Figure 2)",
@@ -104,25 +102,13 @@ def _cells(evaluations: dict[str, Evaluation]) -> list[list[str]]:
     names = next(iter(evaluations.values())).names
     rows = [["method", *names, "n"]]
     for method, evaluation in evaluations.items():
-        cells = []
-        for name in names:
-            low, high = evaluation.interval(name)
-            cells.append(f"{evaluation.accuracy(name):.1%} [{low:.1%}, {high:.1%}]")
-        rows.append([method, *cells, str(evaluation.n)])
+        rows.append([method, *map(evaluation.bracketed, names), str(evaluation.n)])
     return rows
 
 
 def comparison_table(evaluations: dict[str, Evaluation]) -> str:
     """Return a text table, a row per method, a column per attack, with 95 % intervals."""
     return text_table(_cells(evaluations))
-
-
-def html_table(evaluations: dict[str, Evaluation]) -> str:
-    """Return the same table as HTML."""
-    head, *body = _cells(evaluations)
-    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in body]
-    return f"<table>{''.join(lines)}</table>"
 
 
 def _about(data: Data, steps: int, seed: int) -> str:
@@ -145,7 +131,7 @@ def adversarial_strip(
     part = torch.arange(min(count, len(split)))
     x, _ = split.batch(part)
     labels = [split.classes[int(label)] for label in split.labels[part]]
-    rows = [_strip_row(CLEAN, x, [f"is {label}" for label in labels])]
+    rows = {CLEAN: (x, [f"is {label}" for label in labels])}
     for name, network in networks.items():
         x_hat = x + craft(attack, network, split, part)
         with torch.no_grad(), attacks.frozen(network):
@@ -155,13 +141,5 @@ def adversarial_strip(
             f"{'✓' if split.classes[int(p)] == label else '✗'} {split.classes[int(p)]} ({c:.0%})"
             for p, c, label in zip(predicted, confidence.tolist(), labels, strict=True)
         ]
-        rows.append(_strip_row(name, x_hat, captions))
-    return f'<table class="strip">{"".join(rows)}</table>'
-
-
-def _strip_row(name: str, images: torch.Tensor, captions: Sequence[str]) -> str:
-    cells = "".join(
-        f"<td>{html.image_tag(image, f'{name}: {caption}')}<br>{escape(caption)}</td>"
-        for image, caption in zip(images, captions, strict=True)
-    )
-    return f"<tr><th>{escape(name)}</th>{cells}</tr>"
+        rows[name] = (x_hat, captions)
+    return html.strip(rows)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import avmixup_kit as av
+from avmixup_kit._base import html
 from avmixup_kit.evaluation import report
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import Evaluation
@@ -30,9 +31,11 @@ class Text(HTMLParser):
     def __init__(self):
         super().__init__()
         self.words, self.headings, self.addresses, self.tag = [], [], [], ""
+        self.alts = []
 
     def handle_starttag(self, tag, attrs):
         self.tag = tag
+        self.alts += [v for k, v in attrs if k == "alt"]
         self.addresses += [v for k, v in attrs if k in ("src", "href") and v]
 
     def handle_endtag(self, tag):
@@ -125,10 +128,10 @@ def test_worst_examples_are_the_deepest(trained, split):
         logits = trained(x_hat)
     depth = margin(logits, y).where(right, torch.tensor(9e9))
     first = int(depth.argmin())
-    html = report.worst_examples(trained, split, EPSILON, count=1)
+    shown = report.worst_examples(trained, split, EPSILON, count=1)
     said = f"read as {split.classes[int(logits[first].argmax())]}"
-    assert said in html
-    assert f">{split.classes[int(split.labels[first])]}</td>" in html
+    assert said in shown
+    assert f">{split.classes[int(split.labels[first])]}</td>" in shown
     wrong = split.subset(~right) if (~right).any() else split.subset([])
     if len(wrong):
         assert "No image is classified correctly" in report.worst_examples(trained, wrong, EPSILON)
@@ -152,3 +155,13 @@ def test_a_loaded_evaluation_and_its_model_and_images_make_a_page(trained, split
     assert not (tmp_path / "page.html").exists()
     av.report(loaded, trained, split, tmp_path / "page.html", count=30)
     assert re.search(r"<h1>Is it really robust\?</h1>", (tmp_path / "page.html").read_text())
+
+
+def test_words_beside_pictures_are_text_and_never_markup():
+    said = "a \"b\" onload=<x> & 'c'"
+    text = html.strip({said: ([torch.zeros(1, 2, 2)], [said])})
+    parser = Text()
+    parser.feed(text + html.table([[said], [said]]))
+    assert "".join(parser.words).count(said) == 4
+    assert parser.alts == [f"{said}: {said}"]
+    assert '"b"' not in text

@@ -2,9 +2,9 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -29,11 +29,34 @@ def png(image: Tensor) -> bytes:
 def image_tag(image: Tensor, alt: str, size: int = 72) -> str:
     """Return an <img> with the image (C, H, W) inside it, ``size`` CSS pixels wide, unsmoothed."""
     data = base64.b64encode(png(image)).decode()
-    alt = escape(alt, quote=True)
     return (
-        f'<img src="data:image/png;base64,{data}" alt="{alt}" width="{size}" height="{size}" '
-        'style="image-rendering:pixelated">'
+        f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}" '
+        f'width="{size}" height="{size}" style="image-rendering:pixelated">'
     )
+
+
+def strip(rows: Mapping[str, tuple[Iterable[Tensor], Sequence[str]]], size: int = 72) -> str:
+    """Return a table of pictures with words below them, a heading and a row for each entry.
+
+    Images are (C, H, W) in [0, 1]; headings and captions are text, not HTML.
+    """
+    lines = []
+    for heading, (images, captions) in rows.items():
+        cells = "".join(
+            f"<td>{image_tag(image, f'{heading}: {caption}', size)}<br>{escape(caption)}</td>"
+            for image, caption in zip(images, captions, strict=True)
+        )
+        lines.append(f'<tr><th scope="row">{escape(heading)}</th>{cells}</tr>')
+    return f'<div style="overflow-x:auto"><table class="strip">{"".join(lines)}</table></div>'
+
+
+def table(rows: Sequence[Sequence[str]], kind: Literal["numbers", "words"] = "numbers") -> str:
+    """Return rows of text as a table, the first of them its head; words stand on the left."""
+    head, *body = (tuple(escape(cell) for cell in row) for row in rows)
+    lines = ["".join(f"<th>{cell}</th>" for cell in head)]
+    lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in body]
+    inside = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div style="overflow-x:auto"><table class="{kind}">{inside}</table></div>'
 
 
 def page(title: str, sections: Sequence[tuple[str, "str | go.Figure"]]) -> str:
@@ -71,7 +94,7 @@ _PAGE = """<!doctype html>
   table {{ border-collapse: collapse; }}
   td, th {{ padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8884;
            white-space: nowrap; font-size: 15px; }}
-  td:first-child, th:first-child {{ text-align: left; }}
+  td:first-child, th:first-child, .words td, .words th {{ text-align: left; }}
   small {{ color: #808080; }}
   .strip td {{ text-align: center; font-size: 14px; border: 0; }}
 </style>

@@ -1,6 +1,7 @@
 """Static figures. Colours are Okabe and Ito's, safe for colour-blind readers; every curve also has
 a dash of its own; transparent grounds and grey text read in light and dark themes."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +27,16 @@ def graph_objects():
             "figures need plotly, which is not installed: pip install 'avmixup-kit[plots]'"
         ) from error
     return go
+
+
+def error_bars(values: Sequence[float], bounds: Sequence[tuple[float, float]]) -> dict[str, object]:
+    """Return plotly's error bars from each value to its (low, high)."""
+    return {
+        "type": "data",
+        "array": [high - value for value, (_, high) in zip(values, bounds, strict=True)],
+        "arrayminus": [value - low for value, (low, _) in zip(values, bounds, strict=True)],
+        "color": GREY,
+    }
 
 
 def styled(figure: "go.Figure", title: str, x: str, y: str) -> "go.Figure":

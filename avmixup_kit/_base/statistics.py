@@ -1,14 +1,11 @@
 """How sure a figure is: intervals over images and over seeds, and paired comparisons."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 from torch import Tensor
-
-if TYPE_CHECKING:
-    pass
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -19,11 +16,16 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     return float(interval.low), float(interval.high)
 
 
-def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
-    """Return the exact two-sided p-value that two models err equally often on paired examples.
+def mcnemar(
+    correct_a: Tensor,
+    correct_b: Tensor,
+    alternative: Literal["two-sided", "greater"] = "two-sided",
+) -> float:
+    """Return the exact p-value that two models err equally often on paired examples.
 
     Args:
         correct_a, correct_b: bool (N,), the same examples in the same order.
+        alternative: that they differ, or that the first is right more often.
     """
     if correct_a.shape != correct_b.shape:
         raise ValueError(f"{len(correct_a)} and {len(correct_b)} examples cannot be paired")
@@ -31,7 +33,7 @@ def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
     only_b = int((~correct_a & correct_b).sum())
     if only_a + only_b == 0:
         return 1.0
-    return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    return float(stats.binomtest(only_a, only_a + only_b, 0.5, alternative).pvalue)
 
 
 def over_seeds(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

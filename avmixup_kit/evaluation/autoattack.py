@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from avmixup_kit.evaluation.images import Images, model_device
+from avmixup_kit._base import check
+from avmixup_kit.evaluation.images import ImageSet, model_device
 from avmixup_kit.evaluation.record import Verdict
 from avmixup_kit.methods.attacks import check_epsilon
 
@@ -63,18 +64,11 @@ class AutoAttack:
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
         unknown = [name for name in self.attacks if name not in TITLES]
-        if unknown or not self.attacks or len(set(self.attacks)) < len(self.attacks):
-            raise ValueError(
-                f"attacks = {self.attacks!r} is not allowed: one or more of {', '.join(TITLES)}"
-            )
-        for name in ("targets", "queries"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} = {value!r} is not allowed: a whole number, 1 or more")
-        if self.per not in get_args(Randomness):
-            raise ValueError(
-                f"per = {self.per!r} is not allowed: one of {', '.join(get_args(Randomness))}"
-            )
+        fine = self.attacks and not unknown and len(set(self.attacks)) == len(self.attacks)
+        check.that(bool(fine), "attacks", self.attacks, f"one or more of {', '.join(TITLES)}")
+        check.whole("targets", self.targets)
+        check.whole("queries", self.queries)
+        check.one_of("per", self.per, get_args(Randomness))
 
     @property
     def name(self) -> str:
@@ -89,7 +83,7 @@ class AutoAttack:
     def judge(
         self,
         model: nn.Module,
-        images: Images,
+        images: ImageSet,
         standing: Tensor,
         batch_size: int,
         seed: int,
@@ -165,10 +159,7 @@ def autoattack(
     Raises:
         ValueError: an unknown version, epsilon outside (0, 1] (8 instead of 8 / 255).
     """
-    if version not in get_args(Version):
-        raise ValueError(
-            f"version = {version!r} is not allowed: one of {', '.join(get_args(Version))}"
-        )
+    check.one_of("version", version, get_args(Version))
     if version == "standard":
         return AutoAttack(epsilon, per=per)
     return AutoAttack(epsilon, ("apgd-ce", "apgd-t", "square"), 3, 1000, per, "AutoAttack (quick)")

@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
-if TYPE_CHECKING:
-    from avmixup_kit.evaluation.record import Evaluation
-
-from avmixup_kit._base.statistics import mcnemar
-from avmixup_kit.evaluation.record import CLEAN
+from avmixup_kit._base.statistics import mcnemar, over_seeds
+from avmixup_kit.evaluation.record import CLEAN, Evaluation
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,8 @@ class Comparison:
 
 
 def compare(
-    a: "Evaluation | Sequence[Evaluation]",
-    b: "Evaluation | Sequence[Evaluation]",
+    a: Evaluation | Sequence[Evaluation],
+    b: Evaluation | Sequence[Evaluation],
     name: str = CLEAN,
 ) -> Comparison:
     """Return how ``a`` and ``b`` differ under the named attack: single models, or seeds in order.
@@ -73,24 +70,18 @@ def compare(
             raise ValueError(
                 f"{one.data} ({one.n} images) and {other.data} ({other.n} images) cannot be paired"
             )
-    rows = [
-        tuple(e.worst() if name == "worst case" else e.of(name) for e in pair)
-        for pair in zip(first, second, strict=True)
-    ]
+    rows = [(one.of(name), other.of(name)) for one, other in zip(first, second, strict=True)]
     each = [(x.double() - y.double()).numpy() for x, y in rows]
     differences = np.array([d.mean() for d in each])
     p_values = tuple(mcnemar(x, y) for x, y in rows)
+    sample = each[0] if len(rows) == 1 else differences
+    mean, half = over_seeds(sample.tolist()) if len(sample) > 1 else (float(sample.mean()), 0.0)
     if len(rows) == 1:
-        p, sample = p_values[0], each[0]
+        p = p_values[0]
     else:
-        p, sample = float("nan"), differences
-    mean = float(differences.mean())
-    error = float(np.std(sample, ddof=1)) / len(sample) ** 0.5 if len(sample) > 1 else 0.0
-    freedom = max(len(sample) - 1, 1)
-    half = float(stats.t.ppf(0.975, freedom)) * error
-    if len(rows) > 1:
         # Seeds that agree to the last image leave no spread to test against.
-        p = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+        test: Any = stats.ttest_1samp(differences, 0) if half else None
+        p = float(test.pvalue) if half else float(mean == 0)
     return Comparison(
         name,
         first[0].n,

@@ -1,21 +1,16 @@
 """Starts and perturbations that follow from (seed, image) alone."""
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.methods.attacks import Attack, ascend, ball, frozen
 
-if TYPE_CHECKING:
-    pass
 
-from avmixup_kit.evaluation.images import Images, images_of
-
-
-def starts(split: Images, part: Tensor, attack: Attack, seed: int, restart: int = 0) -> Tensor:
+def starts(split: ImageSet, part: Tensor, attack: Attack, seed: int, restart: int = 0) -> Tensor:
     """Return the attack's first perturbations for images ``part``, (len(part), C, H, W), on CPU.
 
     Each depends on the seed, the restart and the image's own pixels and label, on nothing else.
@@ -40,13 +35,13 @@ def starts(split: Images, part: Tensor, attack: Attack, seed: int, restart: int 
 
 
 def craft(
-    attack: Attack, model: nn.Module, split: Images, part: Tensor, seed: int = 0, restart: int = 0
+    attack: Attack, model: nn.Module, split: ImageSet, part: Tensor, seed: int = 0, restart: int = 0
 ) -> Tensor:
     """Return the attack's perturbations of images ``part``, (len(part), C, H, W), as evaluated.
 
     The starts are those of ``evaluate`` under the same seed, whatever the batch.
     """
-    x, y = images_of(model, split, part)
+    x, y = batch_on(model, split, part)
     delta = starts(split, part, attack, seed, restart).to(x)
     if attack.clip_start:
         delta = torch.clamp(delta, *ball(x, attack.epsilon))

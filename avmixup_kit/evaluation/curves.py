@@ -1,10 +1,12 @@
 """Accuracies while training, and figures of accuracies."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from avmixup_kit._base.plots import COLOURS, DASHES, error_bars, graph_objects, styled
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.images import HasModel
 from avmixup_kit.evaluation.ladder import evaluate
@@ -13,8 +15,6 @@ from avmixup_kit.methods import attacks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-from avmixup_kit._base.plots import COLOURS, DASHES, GREY, graph_objects, styled
 
 CURVE_IMAGES = 250
 
@@ -53,8 +53,8 @@ def accuracy_curves(
     """
     go = graph_objects()
     figure = go.Figure()
-    for colour, (run, curves) in zip(_cycle(COLOURS), runs.items(), strict=False):
-        for dash, name in zip(_cycle(DASHES), names, strict=False):
+    for colour, (run, curves) in zip(cycle(COLOURS), runs.items(), strict=False):
+        for dash, name in zip(cycle(DASHES), names, strict=False):
             steps, values = curves[name]
             figure.add_scatter(
                 x=np.asarray(steps),
@@ -71,23 +71,14 @@ def accuracy_bars(evaluations: Mapping[str, Evaluation]) -> "go.Figure":
     """Return the accuracy of each model under each attack, with 95 % intervals."""
     go = graph_objects()
     figure = go.Figure()
-    for colour, (model, evaluation) in zip(_cycle(COLOURS), evaluations.items(), strict=False):
-        values = np.array([evaluation.accuracy(name) for name in evaluation.names])
-        bounds = np.array([evaluation.interval(name) for name in evaluation.names])
+    for colour, (model, evaluation) in zip(cycle(COLOURS), evaluations.items(), strict=False):
+        values = [100 * evaluation.accuracy(name) for name in evaluation.names]
+        bounds = [evaluation.interval(name) for name in evaluation.names]
         figure.add_bar(
             x=list(evaluation.names),
-            y=100 * values,
+            y=values,
             name=model,
             marker_color=colour,
-            error_y={
-                "type": "data",
-                "array": 100 * (bounds[:, 1] - values),
-                "arrayminus": 100 * (values - bounds[:, 0]),
-                "color": GREY,
-            },
+            error_y=error_bars(values, [(100 * low, 100 * high) for low, high in bounds]),
         )
     return styled(figure, "Accuracy on test images, 95 % intervals", "attack", "accuracy (%)")
-
-
-def _cycle(values: Sequence[str]) -> list[str]:
-    return list(values) * 20

@@ -48,9 +48,11 @@ class FloatImages:
         return FloatImages(self.images[indices], self.labels[indices], self.classes, self.name)
 
 
-def as_images(
-    model: nn.Module, given: "Split | FloatImages | tuple[Tensor, Tensor]"
-) -> Split | FloatImages:
+ImageSet = Split | FloatImages
+Pair = tuple[Tensor, Tensor]
+
+
+def as_images(model: nn.Module, given: ImageSet | Pair) -> ImageSet:
     """Return images as ``evaluate`` reads them; a pair is x (N, C, H, W) and class numbers (N,).
 
     Raises:
@@ -101,10 +103,6 @@ def as_images(
     return FloatImages(x.detach().float(), labels.to(torch.int64), names)
 
 
-Images = Split | FloatImages
-Pair = tuple[Tensor, Tensor]
-
-
 class HasModel(Protocol):
     """Whatever trains a model and is measured meanwhile, as a ``Training``."""
 
@@ -117,7 +115,8 @@ def model_device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def images_of(model: nn.Module, split: Images, part: Tensor) -> tuple[Tensor, Tensor]:
-    x, y = split.batch(part.to(split.device))
+def batch_on(model: nn.Module, images: ImageSet, part: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x (B, C, H, W) and one-hot y (B, K) of the images numbered ``part``, on its device."""
+    x, y = images.batch(part.to(images.device))
     device = model_device(model)
     return x.to(device), y.to(device)

@@ -9,29 +9,24 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from avmixup_kit._base import check as checked
 from avmixup_kit._base import distributed
-from avmixup_kit.evaluation.images import as_images
-from avmixup_kit.evaluation.record import CLEAN
+from avmixup_kit.evaluation.crafting import craft, starts
+from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
+from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Rule, Verdict
 from avmixup_kit.evaluation.sanity import check_logits, inspect
 from avmixup_kit.methods.attacks import Attack, ball, frozen
 from avmixup_kit.methods.losses import TransportDistance
 
-if TYPE_CHECKING:
-    pass
-
-from avmixup_kit.evaluation.crafting import craft, starts
-from avmixup_kit.evaluation.images import Images, Pair, images_of
-from avmixup_kit.evaluation.record import Evaluation, Judge, Rule, Verdict
-
 
 def evaluate(
     model: nn.Module,
-    split: "Images | Pair",
+    split: ImageSet | Pair,
     attacks: Sequence[Attack | Judge] = (),
     *,
     batch_size: int = 256,
@@ -62,18 +57,16 @@ def evaluate(
             Transferred examples are always the last iterate.
         ladder: attack only what the attacks before left standing, so that a row is the worst case
             so far and the last row that of all: fewer gradients, the same worst case.
-        check: look for what would make an evaluation worthless first (``checks.inspect``).
+        check: look for what would make an evaluation worthless first (``sanity.inspect``).
         progress: show a progress bar.
 
     Raises:
         ValueError: no images, another number of classes, an attack whose images influence each
-            other, two attacks of one name, and whatever ``checks.inspect`` finds: probabilities in
+            other, two attacks of one name, and whatever ``sanity.inspect`` finds: probabilities in
             place of logits, a model that is random or stuck in training mode, NaN, other pixels.
     """
-    if rule not in get_args(Rule):
-        raise ValueError(f"rule = {rule!r} is not allowed: one of {', '.join(get_args(Rule))}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size = {batch_size!r} is not allowed: 1 or more")
+    checked.one_of("rule", rule, get_args(Rule))
+    checked.whole("batch_size", batch_size)
     split = as_images(model, split)
     if len(split) == 0:
         raise ValueError(f"{split.name} has no images to evaluate")
@@ -91,7 +84,7 @@ def evaluate(
         clean = torch.zeros(len(split), dtype=torch.bool)
         for part in torch.arange(len(split))[distributed.share(len(split))].split(batch_size):
             if len(part):
-                clean[part] = _correct(model, *images_of(model, split, part)).cpu()
+                clean[part] = _correct(model, *batch_on(model, split, part)).cpu()
         rows = {CLEAN: Verdict(clean, 0)}
         left = clean
         groups = list(_groups(attacks))
@@ -140,7 +133,7 @@ def _passes(group: Sequence[Attack | Judge]) -> int:
 
 def _judged(
     model: nn.Module,
-    split: Images,
+    split: ImageSet,
     group: Sequence[Attack | Judge],
     standing: Tensor,
     batch_size: int,
@@ -156,7 +149,7 @@ def _judged(
         return {judge.name: judge.judge(model, split, standing, batch_size, seed, advance)}
     if attacks[-1].source is not None:
         return _transfer(model, split, attacks, standing, batch_size, seed, advance)
-    return _Run(model, split, attacks, batch_size, seed, rule, advance)(standing)
+    return _Ladder(model, split, attacks, batch_size, seed, rule, advance)(standing)
 
 
 # ---------------------------------------------------------------------------------- how it is done
@@ -195,23 +188,23 @@ def _groups(attacks: Sequence[Attack | Judge]) -> Iterator[list[Attack | Judge]]
         yield sorted(group, key=lambda attack: attack.steps if isinstance(attack, Attack) else 0)
 
 
-class _Run:
+class _Ladder:
     """One white-box ladder: attacks alike but for their steps, on one model."""
 
     def __init__(
         self,
         model: nn.Module,
-        split: Images,
-        ladder: list[Attack],
+        split: ImageSet,
+        attacks: list[Attack],
         batch_size: int,
         seed: int,
         rule: Rule,
         advance: Callable[[int], object],
     ) -> None:
-        self.model, self.split, self.ladder, self.seed = model, split, ladder, seed
+        self.model, self.split, self.attacks, self.seed = model, split, attacks, seed
         self.batch_size, self.advance, self.drop = batch_size, advance, rule == "any"
-        self.attack = ladder[-1]
-        self.marks = [attack.steps for attack in ladder]
+        self.attack = attacks[-1]
+        self.marks = [attack.steps for attack in attacks]
         self.gradients = dict.fromkeys(self.marks, 0)
 
     def __call__(self, standing: Tensor) -> dict[str, Verdict]:
@@ -222,7 +215,7 @@ class _Run:
             kept &= self._once(kept[-1].nonzero().squeeze(1), restart)
         return {
             attack.name: Verdict(row, self.gradients[attack.steps])
-            for attack, row in zip(self.ladder, kept, strict=True)
+            for attack, row in zip(self.attacks, kept, strict=True)
         }
 
     def _once(self, queue: Tensor, restart: int) -> Tensor:
@@ -254,7 +247,7 @@ class _Run:
         return kept
 
     def _enter(self, index: Tensor, restart: int) -> "_Pool":
-        x, y = images_of(self.model, self.split, index)
+        x, y = batch_on(self.model, self.split, index)
         delta = starts(self.split, index, self.attack, self.seed, restart).to(x)
         if self.attack.clip_start:
             delta = torch.clamp(delta, *ball(x, self.attack.epsilon))
@@ -346,7 +339,7 @@ class _Pool:
 
 def _transfer(
     model: nn.Module,
-    split: Images,
+    split: ImageSet,
     ladder: list[Attack],
     standing: Tensor,
     batch_size: int,
@@ -360,7 +353,7 @@ def _transfer(
     kept[standing] = True
     for restart in range(attack.restarts):
         for part in kept.nonzero().squeeze(1).split(batch_size):
-            x, y = images_of(model, split, part)
+            x, y = batch_on(model, split, part)
             delta = craft(replace(attack, restarts=1), attack.source, split, part, seed, restart)
             kept[part] = _correct(model, x + delta.to(x), y).cpu()
             advance(len(part))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from avmixup_kit.evaluation.images import Images, model_device
+from avmixup_kit._base import check
+from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.evaluation.record import Verdict
 from avmixup_kit.methods.attacks import ball, check_epsilon
 from avmixup_kit.methods.losses import margin
@@ -32,10 +33,7 @@ class RandomSearch:
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
-        if isinstance(self.queries, bool) or not isinstance(self.queries, int) or self.queries < 1:
-            raise ValueError(
-                f"queries = {self.queries!r} is not allowed: a whole number, 1 or more"
-            )
+        check.whole("queries", self.queries)
 
     @property
     def name(self) -> str:
@@ -50,7 +48,7 @@ class RandomSearch:
     def judge(
         self,
         model: nn.Module,
-        images: Images,
+        images: ImageSet,
         standing: Tensor,
         batch_size: int,
         seed: int,
@@ -58,12 +56,11 @@ class RandomSearch:
     ) -> Verdict:
         """Return which of the images numbered ``standing`` no query fooled, as (N,) bool."""
         kept = torch.zeros(len(images), dtype=torch.bool)
-        device = model_device(model)
         blocks = self._blocks(images.shape, seed)
         for part in standing.split(batch_size):
-            x, y = (tensor.to(device) for tensor in images.batch(part.to(images.device)))
+            x, y = batch_on(model, images, part)
             low, high = ball(x, self.epsilon)
-            best = torch.full((len(x),), float("inf"), device=device)
+            best = torch.full((len(x),), float("inf"), device=x.device)
             delta = torch.zeros_like(x)
             for top, left, side, sign in blocks:
                 proposal = delta.clone()

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from avmixup_kit._base.statistics import wilson
 from avmixup_kit._base.tables import text_table
-from avmixup_kit.evaluation.images import Images
+from avmixup_kit.evaluation.images import ImageSet
 
 CLEAN = "Clean"
 """The row of images without an attack."""
+
+WORST = "worst case"
+"""What no attack of an evaluation fooled; may be asked for like a row."""
 
 Rule = Literal["any", "last"]
 
@@ -52,7 +55,7 @@ class Judge(Protocol):
     def judge(
         self,
         model: nn.Module,
-        images: Images,
+        images: ImageSet,
         standing: Tensor,
         batch_size: int,
         seed: int,
@@ -88,7 +91,9 @@ class Evaluation:
         return self.correct.shape[1]
 
     def of(self, name: str) -> Tensor:
-        """Return the row of an attack by its name: bool (N,)."""
+        """Return the row of an attack by its name, or of the worst case: bool (N,)."""
+        if name == WORST:
+            return self.worst()
         if name not in self.names:
             raise ValueError(f"{name!r} was not evaluated: one of {', '.join(self.names)}")
         return self.correct[self.names.index(name)]
@@ -105,18 +110,20 @@ class Evaluation:
         """Return which examples no attack of this evaluation fooled: bool (N,)."""
         return self.correct.all(0)
 
+    def row(self, name: str, digits: int = 2) -> tuple[str, str, str, str]:
+        """Return name, accuracy in percent, 95 % interval and n, for a table."""
+        low, high = (f"{bound:.{digits}%}" for bound in self.interval(name))
+        return name, f"{self.accuracy(name):.{digits}%}", f"{low} to {high}", str(self.n)
+
+    def bracketed(self, name: str) -> str:
+        """Return the accuracy in percent with its 95 % interval in brackets."""
+        low, high = self.interval(name)
+        return f"{self.accuracy(name):.1%} [{low:.1%}, {high:.1%}]"
+
     def table(self) -> str:
         """Return a text table: attack, accuracy in percent, 95 % interval, n."""
-        rows = [("attack", "accuracy", "95 % interval", "n")]
-        for name in self.names:
-            low, high = self.interval(name)
-            cells = (f"{self.accuracy(name):.2%}", f"{low:.2%} to {high:.2%}", str(self.n))
-            rows.append((name, *cells))
-        if len(self.names) > 2:
-            standing = int(self.worst().sum())
-            low, high = wilson(standing, self.n)
-            cells = (f"{standing / self.n:.2%}", f"{low:.2%} to {high:.2%}", str(self.n))
-            rows.append(("worst case", *cells))
+        names = (*self.names, WORST) if len(self.names) > 2 else self.names
+        rows = [("attack", "accuracy", "95 % interval", "n"), *map(self.row, names)]
         return "\n".join([text_table(rows), *(f"Note: {note}." for note in self.notes)])
 
     def __str__(self) -> str:
@@ -131,7 +138,7 @@ class Evaluation:
             "seed": self.seed,
             "accuracy": {name: self.accuracy(name) for name in self.names},
             "interval95": {name: list(self.interval(name)) for name in self.names},
-            "worst_case": float(self.worst().double().mean()),
+            "worst_case": self.accuracy(WORST),
             "gradients": dict(zip(self.names, self.gradients, strict=True)),
             "epsilon": self.epsilon,
             "ladder": self.ladder,

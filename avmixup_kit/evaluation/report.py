@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from avmixup_kit._base import files, html
-from avmixup_kit._base.statistics import wilson
-from avmixup_kit.evaluation import alarms
+from avmixup_kit.evaluation.alarms import probe
 from avmixup_kit.evaluation.crafting import craft
-from avmixup_kit.evaluation.images import Images, Pair, as_images, model_device
-from avmixup_kit.evaluation.record import CLEAN, Evaluation
+from avmixup_kit.evaluation.evidence import Alarm
+from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
+from avmixup_kit.evaluation.record import CLEAN, WORST, Evaluation
 from avmixup_kit.evaluation.transfer import TransferMatrix, transfer_heatmap, transfer_matrix
 from avmixup_kit.methods.attacks import frozen, pgd
 from avmixup_kit.methods.losses import margin
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 
 
 SHOWN = 8
-RADII = "accuracy does not vanish as epsilon grows"
-LINE = "label rises along the attack direction"
+SHOWN_ANYWAY = ("radii", "label-line")
 
 
 def report(
     result: Evaluation,
     model: nn.Module,
-    images: Images | Pair,
+    images: ImageSet | Pair,
     path: str | Path,
     *,
     sources: Mapping[str, nn.Module] | None = None,
@@ -55,31 +54,33 @@ def report(
 def page(
     evaluation: Evaluation,
     model: nn.Module,
-    images: Images | Pair,
+    images: ImageSet | Pair,
     *,
     sources: Mapping[str, nn.Module] | None = None,
     count: int = 200,
     title: str = "Is it really robust?",
 ) -> str:
     """Return the page as HTML."""
-    found = alarms.probe(evaluation, model, images, sources=sources, count=count)
+    found = probe(evaluation, model, images, sources=sources, count=count)
     epsilon = evaluation.epsilon
     assert epsilon is not None  # or the probe would have refused
     images = as_images(model, images)
-    by_name = {alarm.name: alarm for alarm in found}
+    by_key = {alarm.key: alarm for alarm in found}
     sections: list[tuple[str, str | go.Figure]] = [
         ("In short", _summary(evaluation, found)),
         ("Accuracy", _accuracies(evaluation)),
-        ("Signs of hidden gradients", _alarm_table(found, evaluation)),
+        ("Signs of hidden gradients", _alarm_table(found)),
     ]
     sections += [
         (f"Ringing: {alarm.name}", alarm.figure())
         for alarm in found
-        if alarm.rings and alarm.name not in (RADII, LINE)
+        if alarm.rings and alarm.key not in SHOWN_ANYWAY
     ]
-    sections.append(("Robust accuracy against epsilon", by_name[RADII].figure()))
-    if by_name[LINE].drawing is not None:
-        sections.append(("The learned label along the attack direction", by_name[LINE].figure()))
+    sections.append(("Robust accuracy against epsilon", by_key["radii"].figure()))
+    if by_key["label-line"].drawing is not None:
+        sections.append(
+            ("The learned label along the attack direction", by_key["label-line"].figure())
+        )
     sections.append(("Worst examples", worst_examples(model, images, epsilon, evaluation.seed)))
     if sources:
         matrix = transfer_matrix(
@@ -105,16 +106,15 @@ def page(
 
 
 def worst_examples(
-    model: nn.Module, images: Images, epsilon: float, seed: int = 0, count: int = SHOWN
+    model: nn.Module, images: ImageSet, epsilon: float, seed: int = 0, count: int = SHOWN
 ) -> str:
     """Return an HTML table of the images that PGD20 turns furthest into another class.
 
     Looks at the first 256 images that are right without an attack.
     """
     attack = pgd(steps=20, epsilon=epsilon)
-    device = model_device(model)
     part = torch.arange(min(len(images), 256))
-    x, y = (tensor.to(device) for tensor in images.batch(part.to(images.device)))
+    x, y = batch_on(model, images, part)
     x_hat = x + craft(attack, model, images, part, seed)
     with frozen(model), torch.no_grad():
         right = model(x).argmax(1) == y.argmax(1)
@@ -124,45 +124,31 @@ def worst_examples(
     if not order:
         return "<p>No image is classified correctly without an attack.</p>"
     sure, said = logits.softmax(1).max(1)
-    rows = []
-    for heading, pictures, captions in (
-        ("image", x, [images.classes[int(y[i].argmax())] for i in order]),
-        (
-            "adversarial",
-            x_hat,
-            [
-                f"{'still' if depth[i] > 0 else 'read as'} {images.classes[int(said[i])]} "
-                f"({sure[i]:.0%})"
-                for i in order
-            ],
-        ),
-    ):
-        cells = "".join(
-            f"<td>{html.image_tag(pictures[i], f'{heading}: {caption}')}<br>{escape(caption)}</td>"
-            for i, caption in zip(order, captions, strict=True)
-        )
-        rows.append(f"<tr><th>{heading}</th>{cells}</tr>")
-    return (
-        f"<p>Under PGD20 at epsilon = {epsilon:.4g}, worst first.</p>"
-        f'<div style="overflow-x:auto"><table class="strip">{"".join(rows)}</table></div>'
-    )
+    read = [
+        f"{'still' if depth[i] > 0 else 'read as'} {images.classes[int(said[i])]} ({sure[i]:.0%})"
+        for i in order
+    ]
+    rows = {
+        "image": (x[order], [images.classes[int(y[i].argmax())] for i in order]),
+        "adversarial": (x_hat[order], read),
+    }
+    return f"<p>Under PGD20 at epsilon = {epsilon:.4g}, worst first.</p>{html.strip(rows)}"
 
 
-def _few(images: Images, count: int) -> Images:
+def _few(images: ImageSet, count: int) -> ImageSet:
     if len(images) <= count:
         return images
     return images.subset(torch.linspace(0, len(images) - 1, count).long())
 
 
-def _summary(evaluation: Evaluation, found: list[alarms.Alarm]) -> str:
-    standing, n = int(evaluation.worst().sum()), evaluation.n
-    low, high = wilson(standing, n)
+def _summary(evaluation: Evaluation, found: list[Alarm]) -> str:
+    low, high = evaluation.interval(WORST)
     ringing = [alarm.name for alarm in found if alarm.rings]
     strongest = any(row.startswith("AutoAttack") for row in evaluation.stages)
     words = [
-        f"<p>Of {n} images, {evaluation.accuracy():.1%} are classified correctly as they are and "
-        f"<b>{standing / n:.1%}</b> (95 % interval {low:.1%} to {high:.1%}) under every attack "
-        f"tried here at epsilon = {evaluation.epsilon:.4g}.</p>"
+        f"<p>Of {evaluation.n} images, {evaluation.accuracy():.1%} are classified correctly as "
+        f"they are and <b>{evaluation.accuracy(WORST):.1%}</b> (95 % interval {low:.1%} to "
+        f"{high:.1%}) under every attack tried here at epsilon = {evaluation.epsilon:.4g}.</p>"
     ]
     if ringing:
         words.append(
@@ -180,26 +166,13 @@ def _summary(evaluation: Evaluation, found: list[alarms.Alarm]) -> str:
     return "".join(words)
 
 
-def _table(rows: list[list[str]]) -> str:
-    head, *body = rows
-    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
-    lines += [
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body
-    ]
-    return f'<div style="overflow-x:auto"><table>{"".join(lines)}</table></div>'
-
-
 def _accuracies(evaluation: Evaluation) -> str:
     heading = "standing after" if evaluation.ladder else "attack"
-    rows = [[heading, "accuracy", "95 % interval", "n", "gradients"]]
+    rows = [(heading, "accuracy", "95 % interval", "n", "gradients")]
     for name, gradients in zip(evaluation.names, evaluation.gradients, strict=True):
-        low, high = evaluation.interval(name)
-        cells = [f"{evaluation.accuracy(name):.1%}", f"{low:.1%} to {high:.1%}"]
-        rows.append([name, *cells, str(evaluation.n), f"{gradients:,}".replace(",", " ")])
-    low, high = wilson(int(evaluation.worst().sum()), evaluation.n)
-    worst = float(evaluation.worst().double().mean())
-    rows.append(["worst case", f"{worst:.1%}", f"{low:.1%} to {high:.1%}", str(evaluation.n), ""])
-    parts = [_table(rows)]
+        rows.append((*evaluation.row(name, 1), f"{gradients:,}".replace(",", " ")))
+    rows.append((*evaluation.row(WORST, 1), ""))
+    parts = [html.table(rows)]
     for name, stages in evaluation.stages.items():
         left = ", ".join(f"{title} {count}" for title, count in stages)
         parts.append(f"<p>{escape(name)}, images left standing after each stage: {left}.</p>")
@@ -207,17 +180,12 @@ def _accuracies(evaluation: Evaluation) -> str:
     return "".join(parts)
 
 
-def _alarm_table(found: list[alarms.Alarm], evaluation: Evaluation) -> str:
-    words = {True: "rings", False: "silent", None: "not tried"}
+def _alarm_table(found: list[Alarm]) -> str:
+    states = {True: "RINGS", False: "silent", None: "not tried"}
     # The loudest first; sorting is stable, so the order of the probe is kept within each.
-    ordered = sorted(found, key=lambda alarm: {True: 0, False: 1, None: 2}[alarm.rings])
-    rows = "".join(
-        f"<tr><td>{'<b>' if alarm.rings else ''}{words[alarm.rings]}{'</b>' if alarm.rings else ''}"
-        f'</td><td style="text-align:left">{escape(alarm.name)}</td>'
-        f'<td style="text-align:left">{escape(alarm.sentence)}</td></tr>'
-        for alarm in ordered
-    )
-    return f'<div style="overflow-x:auto"><table>{rows}</table></div>'
+    ordered = sorted(found, key=lambda alarm: list(states).index(alarm.rings))
+    rows = [(states[alarm.rings], alarm.name, alarm.sentence) for alarm in ordered]
+    return html.table([("", "sign", "what was found"), *rows], "words")
 
 
 def _transfer_table(matrix: TransferMatrix) -> str:
@@ -228,7 +196,10 @@ def _transfer_table(matrix: TransferMatrix) -> str:
             low, high = matrix.interval(i, j)
             cells.append(f"{float(matrix.accuracy[i, j]):.1%} [{low:.1%}, {high:.1%}]")
         rows.append([name, *cells, str(matrix.n)])
-    return _table(rows) + "<p>95 % intervals in brackets; the diagonal is each model's own PGD.</p>"
+    return (
+        html.table(rows)
+        + "<p>95 % intervals in brackets; the diagonal is each model's own PGD.</p>"
+    )
 
 
 def _reading(evaluation: Evaluation) -> str:

@@ -6,17 +6,14 @@ Every finding is one line that names what is wrong and what to do about it.
 import torch
 from torch import Tensor, nn
 
-from avmixup_kit.data import Split
-from avmixup_kit.evaluation.images import FloatImages
+from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.methods.attacks import frozen
 
 PROBED = 64
 SAME = 1e-3
 
 
-def inspect(
-    model: nn.Module, images: Split | FloatImages, *, attacked: bool = True
-) -> tuple[str, ...]:
+def inspect(model: nn.Module, images: ImageSet, *, attacked: bool = True) -> tuple[str, ...]:
     """Return what a reader of the evaluation should know; raise where there is no point in one.
 
     Looks at no more than 64 images; takes two forward passes and a few small ones. The model and
@@ -38,9 +35,7 @@ def inspect(
             "model.eval() before comparing by hand)"
         )
     index = torch.linspace(0, len(images) - 1, min(len(images), PROBED)).long()
-    x, y = images.batch(index.to(images.device))
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    x, y = x.to(device), y.to(device)
+    x, y = batch_on(model, images, index)
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     # A model that draws random numbers must not move the global generators of the session.
     with torch.random.fork_rng(devices=devices), frozen(model), torch.no_grad():

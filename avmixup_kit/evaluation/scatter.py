@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from avmixup_kit._base import check, plots
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.crafting import craft
-from avmixup_kit.evaluation.images import HasModel, Images
+from avmixup_kit.evaluation.images import HasModel, ImageSet, batch_on
 from avmixup_kit.methods.attacks import Attack, frozen, pgd
 from avmixup_kit.methods.losses import margin
 
@@ -69,8 +70,8 @@ class Scatter:
 
 def scatter(
     model: nn.Module,
-    train: Images,
-    held_out: Images,
+    train: ImageSet,
+    held_out: ImageSet,
     attack: Attack | None = None,
     *,
     batch_size: int = 256,
@@ -120,23 +121,21 @@ def scatter(
     return Scatter(values, {name: len(labels[name]) for name in SETS})
 
 
-def measurable(model: nn.Module, train: Images, held_out: Images) -> bool:
+def measurable(model: nn.Module, train: ImageSet, held_out: ImageSet) -> bool:
     """Return whether ``scatter`` can measure this model on these images."""
     return bool(_linear(model)) and _pairs(train) and _pairs(held_out)
 
 
-def _pairs(images: Images) -> bool:
+def _pairs(images: ImageSet) -> bool:
     """Return whether there are two images or more of each class that occurs."""
     return len(images) > 0 and int(images.labels.unique(return_counts=True)[1].min()) >= 2
 
 
 def _read(
-    model: nn.Module, images: Images, part: Tensor, attack: Attack, seed: int
+    model: nn.Module, images: ImageSet, part: Tensor, attack: Attack, seed: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return features (B, F) and margins (B, 1) of images, clean and attacked, in float64."""
-    x, y = images.batch(part.to(images.device))
-    device = next(model.parameters()).device
-    x, y = x.to(device), y.to(device)
+    x, y = batch_on(model, images, part)
     seen: list[Tensor] = []
     handle = _last_linear(model).register_forward_pre_hook(
         lambda module, inputs: seen.append(inputs[0].detach())
@@ -214,10 +213,7 @@ def figure(
         best: the step of the checkpoint chosen on validation images, drawn as a vertical line
             beside the last.
     """
-    from avmixup_kit._base import plots
-
-    if quantity not in QUANTITIES:
-        raise ValueError(f"quantity = {quantity!r} is not allowed: one of {', '.join(QUANTITIES)}")
+    check.one_of("quantity", quantity, QUANTITIES)
     drawn = plots.graph_objects().Figure()
     for colour, name in zip(plots.COLOURS, SETS, strict=False):
         for dash, sight in zip(("dot", "solid"), SIGHTS, strict=True):

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 from avmixup_kit._base.tables import text_table
-from avmixup_kit.evaluation.images import Images
+from avmixup_kit.evaluation.images import ImageSet
 from avmixup_kit.evaluation.ladder import evaluate
 
 
 def transfer_matrix(
     models: Mapping[str, nn.Module],
-    split: Images,
+    split: ImageSet,
     attack: Attack,
     *,
     batch_size: int = 256,

@@ -1,0 +1,236 @@
+"""Signs that attacks give: those that ought to be weaker win where PGD20 failed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from avmixup_kit.evaluation.crafting import craft
+from avmixup_kit.evaluation.evidence import Alarm, accuracies, bars, paired, share, untried
+from avmixup_kit.evaluation.images import ImageSet, batch_on
+from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.random_search import RandomSearch
+from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge
+from avmixup_kit.methods.attacks import Attack, cw, fgsm, frozen, pgd
+
+REFERENCE = "PGD20"
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What is probed: the model, a few images, the radius, and what PGD20 and FGSM find there."""
+
+    model: nn.Module
+    images: ImageSet
+    epsilon: float
+    seed: int
+    batch_size: int
+
+    @property
+    def n(self) -> int:
+        """How many images are probed."""
+        return len(self.images)
+
+    @cached_property
+    def found(self) -> Evaluation:
+        """The clean images, FGSM and PGD20."""
+        return self.evaluate(self.images, [fgsm(self.epsilon), pgd(steps=20, epsilon=self.epsilon)])
+
+    @property
+    def reference(self) -> Tensor:
+        """Which images PGD20 left standing, bool (n,)."""
+        return self.found.of(REFERENCE)
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield the numbers of the images, a batch at a time."""
+        yield from torch.arange(self.n).split(self.batch_size)
+
+    def evaluate(self, images: ImageSet, attacks: Sequence[Attack | Judge]) -> Evaluation:
+        """Return what the model gets right of some images, with the bench's settings."""
+        size, seed = self.batch_size, self.seed
+        return evaluate(self.model, images, attacks, batch_size=size, seed=seed, check=False)
+
+    def fooled(self, attacks: Sequence[Attack | Judge]) -> dict[str, int]:
+        """Return how many images that PGD20 left standing each attack fools."""
+        standing = self.reference.nonzero().squeeze(1)
+        if not len(standing):
+            return {attack.name: 0 for attack in attacks}
+        left = self.evaluate(self.images.subset(standing), attacks)
+        return {attack.name: int((~left.of(attack.name)).sum()) for attack in attacks}
+
+
+def fgsm_above_clean(bench: Bench) -> Alarm:
+    """Whether one step towards a larger loss helps the model."""
+    right = torch.zeros(bench.n, dtype=torch.bool)
+    attack = fgsm(bench.epsilon)
+    for part in bench.batches():
+        x, y = batch_on(bench.model, bench.images, part)
+        delta = craft(attack, bench.model, bench.images, part, bench.seed)
+        with frozen(bench.model), torch.no_grad():
+            right[part] = (bench.model(x + delta).argmax(1) == y.argmax(1)).cpu()
+    return paired(
+        "fgsm-above-clean",
+        bench.found.of(CLEAN),
+        right,
+        ("on clean images", "under FGSM"),
+        "An attack that helps the model follows a gradient that points the wrong way.",
+    )
+
+
+def pgd_above_fgsm(bench: Bench) -> Alarm:
+    """Whether twenty steps do worse than one."""
+    return paired(
+        "pgd-above-fgsm",
+        bench.found.of("FGSM"),
+        bench.reference,
+        ("under FGSM", f"under {REFERENCE}"),
+        "Twenty steps do worse than one: the gradients along the way are misleading.",
+    )
+
+
+def one_step(bench: Bench) -> Alarm:
+    """Whether one step finds what twenty miss."""
+    one, many = bench.found.of("FGSM"), bench.reference
+    both = one & many
+    right = {"FGSM": int(one.sum()), REFERENCE: int(many.sum()), "both": int(both.sum())}
+    return share(
+        "one-step",
+        int((many & ~one).sum()),
+        bench.n,
+        f"FGSM fools images that {REFERENCE} could not:",
+        f"One step finds what {REFERENCE} misses: do not trust {REFERENCE}.",
+        bars(right, bench.n),
+    )
+
+
+def other_attacks(bench: Bench) -> list[Alarm]:
+    """CW, random search, more steps, more restarts, each on what PGD20 left standing."""
+    epsilon = bench.epsilon
+    tried = (
+        (
+            "cw",
+            cw(steps=20, epsilon=epsilon),
+            f"CW20, the margin loss, fools images that {REFERENCE} could not:",
+            "Cross-entropy's gradient is hidden, as soft labels and large logits hide it: read the "
+            "CW and AutoAttack rows instead.",
+        ),
+        (
+            "random-search",
+            RandomSearch(epsilon, 500),
+            f"500 random queries without any gradient fool images that {REFERENCE} could not:",
+            "An attack that sees no gradient wins over one that does: the gradients are hidden.",
+        ),
+        (
+            "more-steps",
+            pgd(steps=100, epsilon=epsilon, step_size=epsilon / 10),
+            f"PGD100 with smaller steps fools images that {REFERENCE} could not:",
+            "Twenty steps were far from enough: the accuracy would go on falling.",
+        ),
+        (
+            "more-restarts",
+            pgd(steps=20, epsilon=epsilon, restarts=10),
+            "ten starts fool images that one could not:",
+            "The loss is rugged, one start is luck: the accuracy would go on falling.",
+        ),
+    )
+    fooled = bench.fooled([attack for _, attack, *_ in tried])
+    standing = int(bench.reference.sum())
+    found = []
+    for key, attack, what, meaning in tried:
+        k = fooled[attack.name]
+        drawing = bars({REFERENCE: standing, f"then {attack.name}": standing - k}, bench.n)
+        found.append(share(key, k, bench.n, what, meaning, drawing))
+    return found
+
+
+def transfer(bench: Bench, result: Evaluation, sources: Mapping[str, nn.Module] | None) -> Alarm:
+    """Whether other models' adversarial examples win, newly made or read off the evaluation."""
+    rows = [row for row in result.names if row.endswith("(transfer)")]
+    if sources:
+        fooled = {
+            source: bench.fooled([pgd(steps=20, epsilon=bench.epsilon, source=other)])[
+                f"{REFERENCE} (transfer)"
+            ]
+            for source, other in sources.items()
+        }
+        n, standing = bench.n, int(bench.reference.sum())
+    elif REFERENCE in result.names and rows and not result.ladder:
+        reference = result.of(REFERENCE)
+        fooled = {row: int((reference & ~result.of(row)).sum()) for row in rows}
+        n, standing = result.n, int(reference.sum())
+    else:
+        why = "no other model was given: alarms(sources={'name': model}) tries its examples."
+        return untried("transfer", why)
+    worst = max(fooled, key=lambda source: fooled[source])
+    return share(
+        "transfer",
+        fooled[worst],
+        n,
+        f"adversarial examples of another model ({worst}) fool images that {REFERENCE} could not:",
+        "Another model's gradients attack better than its own: its own are hidden.",
+        bars(
+            {REFERENCE: standing, **{f"then from {s}": standing - k for s, k in fooled.items()}}, n
+        ),
+    )
+
+
+def square(result: Evaluation) -> Alarm:
+    """Whether AutoAttack's Square wins over its gradient attacks, as evaluated."""
+    for row, stages in result.stages.items():
+        titles = [title for title, _ in stages]
+        if "Square" in titles[1:]:
+            place = titles.index("Square")
+            return share(
+                "square",
+                stages[place - 1][1] - stages[place][1],
+                result.n,
+                f"in {row}, Square fools images that {' and '.join(titles[:place])} could not:",
+                "Queries without gradients win over AutoAttack's gradients: more of them would "
+                "win more, and even AutoAttack's figure is too high.",
+                bars(dict(stages), result.n),
+            )
+    return untried("square", "AutoAttack was not evaluated; random search stands in for Square.")
+
+
+def autoattack(result: Evaluation) -> Alarm:
+    """Whether AutoAttack finds far more than PGD20, as evaluated."""
+    rows = [row for row in result.stages if row.startswith("AutoAttack")]
+    if not rows or REFERENCE not in result.names or result.ladder:
+        why = (
+            f"needs rows of {REFERENCE} and of autoattack(), each by itself: evaluate both "
+            "without ladder=True."
+        )
+        return untried("autoattack", why)
+    right = {row: int(result.of(row).sum()) for row in (REFERENCE, *rows)}
+    strongest = min(rows, key=lambda row: right[row])
+    return share(
+        "autoattack",
+        int((result.of(REFERENCE) & ~result.of(strongest)).sum()),
+        result.n,
+        f"{strongest} fools images that {REFERENCE} could not:",
+        f"{REFERENCE} misses far more than it does on honest models: quote {strongest} instead.",
+        bars(right, result.n),
+    )
+
+
+def radii(bench: Bench) -> Alarm:
+    """Whether the accuracy under PGD20 vanishes as the ball grows until it holds every image."""
+    places = [bench.epsilon / 2]
+    while places[-1] < 1:
+        places.append(min(1.0, 2 * places[-1]))
+    right = [int(bench.found.of(CLEAN).sum())]
+    for radius in places:
+        right.append(
+            int(bench.evaluate(bench.images, [pgd(steps=20, epsilon=radius)]).of(REFERENCE).sum())
+        )
+    return share(
+        "radii",
+        right[-1],
+        bench.n,
+        f"at radius 1, where any image can become any other, {REFERENCE} leaves standing",
+        "The attack fails for want of gradients, not for want of adversarial examples.",
+        accuracies("line", [0.0, *places], right, bench.n, REFERENCE),
+        silent="Accuracy vanishes, as it must.",
+    )
