@@ -38,7 +38,7 @@ def test_train_evaluate_and_transfer(monkeypatch, tmp_path, capsys, digits):
     network = runs.load_model(tmp_path / "a")
     attacks = [av.fgsm(0.15), av.pgd(2, 0.15), av.pgd(4, 0.15), av.cw(20, 0.15)]
     direct = av.evaluate(network, digits.test.subset(30), attacks)
-    assert torch.equal(runs.Evaluation.load(tmp_path / "a/correct.npz").correct, direct.correct)
+    assert torch.equal(av.Evaluation.load(tmp_path / "a/correct.npz").correct, direct.correct)
 
 
 def test_train_is_the_library_and_resume_goes_on(monkeypatch, tmp_path, digits):
