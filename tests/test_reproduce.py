@@ -518,7 +518,7 @@ def test_results_about_other_images_than_are_here_are_refused(copy):
     [
         (
             {"kit": "0.0.1"},
-            r"could not stand beside .*: version of the kit was '0.0.1', is '0.1.0'$",
+            r"could not stand beside .*: version of the kit was '0.0.1', is '0.2.0'$",
         ),
         (
             {"precision": "bf16", "settings__precision": "bf16"},

@@ -191,7 +191,7 @@ torch.set_num_threads(1)
 folder, trials, every, prune = Path(sys.argv[1]), *map(int, sys.argv[2:5])
 settings = av.Settings(20, batch_size=32)
 plan = tuning.Plan(settings=settings, base_channels=4, attack_steps=1, images=200,
-                   epsilon=0.03, objective=av.cw(3, 0.03), prune=bool(prune))
+                   epsilon=0.03, objective=av.cw(steps=3, epsilon=0.03), prune=bool(prune))
 data = av.digits(validation=0.25)
 for storage in sys.argv[5:]:
     print("ready", flush=True)
@@ -370,7 +370,7 @@ def test_trials_are_handed_out_one_at_a_time(tmp_path, monkeypatch, data, file):
         ({"method": "pgd"}, "method = 'pgd' is not allowed: one of avmixup, feature_scatter_"),
         ({"also": ("beta",)}, "also = 'beta' is not allowed: one of clip_vertex, per_example"),
         ({"network": "resnet"}, "network = 'resnet' is not allowed: one of "),
-        ({"images": 0}, "images = 0 is not allowed: 1 or more"),
+        ({"images": 0}, "images = 0 is not allowed: a whole number, 1 or more"),
         ({"epsilon": 8.0}, r"epsilon = 8.0 is not allowed.*8 / 255"),
         ({"objective": "hinge"}, "objective = 'hinge' is not allowed: one of cw, apgd-t, autoatt"),
         ({"objective": "pgd"}, "objective = 'pgd' is not allowed: soft labels flatten the cross-"),
@@ -689,7 +689,7 @@ def test_the_default_attacks_are_the_ones_that_count(tmp_path, data, found):
 
 
 def test_remeasuring_refuses_another_plan_and_no_seeds(tmp_path, data, found):
-    with pytest.raises(ValueError, match="holds another search .*prune was True, is False"):
+    with pytest.raises(ValueError, match="holds another search.*prune was True, is False"):
         tuning.remeasure(found, data, tmp_path, plan=plan(prune=False))
     with pytest.raises(ValueError, match=r"seeds = \(\) is not allowed"):
         tuning.remeasure(found, data, tmp_path, plan=plan(), seeds=())
@@ -722,7 +722,7 @@ def test_the_command_is_the_library(monkeypatch, tmp_path, capsys, data):
         (["--trials", "0"], "trials = 0 is not allowed"),
         (["--seeds", "-1"], "seeds = -1 is not allowed"),
         (["--lambda1", "0.5", "2"], r"lambda1 = \(0.5, 2.0\) is not allowed"),
-        (["--validation", "1.5"], "validation=1.5"),
+        (["--validation", "1.5"], "validation = 1.5"),
     ],
 )
 def test_what_a_user_can_put_right_is_one_line(monkeypatch, tmp_path, capsys, words, message):
