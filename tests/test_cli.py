@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import avmixup_kit as av
-from avmixup_kit import cli, methods, runs
+from avmixup_kit import cli, cli_options, methods, runs
 from avmixup_kit.training import checkpoints
 
 SHORT = ["--steps", "4", "--batch-size", "16", "--base-channels", "4", "--curve-images", "10"]
@@ -140,9 +140,9 @@ def test_every_name_on_the_command_line_is_one_of_the_library():
 
     from avmixup_kit import data, models
 
-    assert set(get_args(cli.MethodName)) == set(methods.BY_NAME)
-    assert set(get_args(cli.NetworkName)) == set(models.NAMES)
-    assert set(get_args(cli.DataName)) == set(data.DATASETS)
+    assert set(get_args(cli_options.MethodName)) == set(methods.BY_NAME)
+    assert set(get_args(cli_options.NetworkName)) == set(models.NAMES)
+    assert set(get_args(cli_options.DataName)) == set(data.DATASETS)
 
 
 def test_the_demonstration_writes_table_page_and_run_folders(monkeypatch, tmp_path, capsys):
