@@ -187,7 +187,7 @@ def main() -> None:
         print(f"{name:50} {cost * 1e3:7.1f} ms {limit * 1e3:7.1f} ms {ratio:7.2f}{note}")
     if all(importlib.util.find_spec(needed) for needed in ("ipywidgets", "anywidget", "plotly")):
         for name, where, cost in answers(repeats):
-            words = f"slider's slowest answer, {name}: {where}"
+            words = f"slowest slider, {name}: {where}"
             print(
                 f"{words:50} {cost * 1e3:7.1f} ms {ANSWER * 1e3:7.1f} ms {cost / ANSWER:7.2f}"
                 " of the limit"
