@@ -294,7 +294,10 @@ def test_errors_of_finite_training(rng):
 
 def test_a_step_too_long_is_refused(rng):
     with (
-        pytest.raises(ValueError, match="step_size = 10000.0 is not allowed: so small that the loss stays finite"),
+        pytest.raises(
+            ValueError,
+            match="step_size = 10000.0 is not allowed: so small that the loss stays finite",
+        ),
         np.errstate(over="ignore", invalid="ignore"),
     ):
         g.train_on_sample(
