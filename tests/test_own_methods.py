@@ -144,6 +144,18 @@ def test_an_averaged_copy_is_taken_up_again(digits):
         assert torch.equal(mine, theirs)
 
 
+def test_a_run_with_an_averaged_copy_is_not_resumed_without_one(digits, tmp_path):
+    def new(**options):
+        model = av.small_cnn(digits, seed=0, base_channels=4)
+        return av.Training(model, digits.train, av.standard(), 4, batch_size=16, **options)
+
+    next(runs.log(new(average=0.9), tmp_path / "run", checkpoint_every=1))
+    with pytest.raises(ValueError, match=r"a run with another average: 0.9, not None"):
+        next(runs.log(new(), tmp_path / "run", resume=True))
+    with pytest.raises(ValueError, match=r"a run with another average: 0.9, not 0.5"):
+        next(runs.log(new(average=0.5), tmp_path / "run", resume=True))
+
+
 def test_settings_of_a_wrapped_stage_can_be_turned():
     method = av.Method(Around(av.pgd(steps=2, epsilon=0.1)))
     assert method.parameters["steps"] == 2

@@ -257,7 +257,9 @@ class _Run:
         if not (self.folder / "run.json").exists():
             raise FileNotFoundError(f"{self.folder} holds no run to resume")
         was = json.loads((self.folder / "run.json").read_text())
-        for name, value in describe(self.training).items():
+        mine = describe(self.training)
+        for name in (*mine, "stages", "average"):  # the last two stand there only where in use
+            value = mine.get(name)
             if was.get(name) != value:
                 raise ValueError(
                     f"{self.folder} holds a run with another {name}: {was.get(name)}, not {value}"
