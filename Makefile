@@ -16,7 +16,7 @@ lab: $(VENV)/.installed-notebooks
 
 # Every part runs, whatever the parts before it said; which ones failed stands at the end.
 test: $(VENV)/.installed-test
-	@failed=; export OMP_NUM_THREADS=1; \
+	@failed=; export OMP_NUM_THREADS=$${AVMIXUP_TEST_THREADS:-1}; \
 	part() { echo "== $$*"; "$$@" || failed="$$failed\n    $$*"; }; \
 	part $(BIN)/ruff check .; \
 	part $(BIN)/ruff format --check .; \
