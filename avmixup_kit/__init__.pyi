@@ -33,6 +33,7 @@ from .methods import (
 from .methods.attacks import Attack, ascend, cw, fgsm, pgd
 from .methods.mixing import Adversarial, AVmixup, Mixup
 from .models import preact_resnet18, small_cnn, wide_resnet
+from .models.export import export
 from .training import Dial, Record, Settings, Training, TrainingDiverged, Turn, runs
 
 __version__: str
@@ -65,6 +66,7 @@ __all__ = [
     "digits",
     "evaluate",
     "evaluation",
+    "export",
     "fashion_mnist",
     "feature_scatter",
     "feature_scatter_avmixup",
