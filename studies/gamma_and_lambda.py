@@ -29,14 +29,14 @@ import torch
 from scipy import stats
 
 import avmixup_kit as av
-from avmixup_kit import attacks, tuning
+from avmixup_kit import attacks, search
 from avmixup_kit._base import files, provenance
 from avmixup_kit.evaluation.autoattack import AutoAttack, autoattack
 from avmixup_kit.evaluation.ladder import evaluate
 
-PLAN = tuning.Plan()
-UNPRUNED = tuning.Plan(prune=False)
-SCATTER = tuning.Plan(method="feature_scatter_avmixup")
+PLAN = search.Plan()
+UNPRUNED = search.Plan(prune=False)
+SCATTER = search.Plan(method="feature_scatter_avmixup")
 HELD_OUT = 0.25
 OTHER_BEST = "best without pruning"
 NETWORKS = 12
@@ -57,7 +57,7 @@ def objectives(data: av.Data, path: Path) -> None:
         draw = np.random.default_rng(number)
         ranges = (PLAN.gamma, PLAN.lambda1, PLAN.lambda2)
         values = [round(float(draw.uniform(*span)), 3) for span in ranges]
-        setting = dict(zip(tuning.SEARCHED, values, strict=True))
+        setting = dict(zip(search.SEARCHED, values, strict=True))
         training = PLAN.training(data.train, PLAN.build(setting, epsilon), seed=number)
         for _ in training:
             pass
@@ -82,22 +82,22 @@ def study(results: Path, folder: Path) -> None:
     data = av.digits(validation=HELD_OUT)
     pruned = None
     for name, plan in (("pruned", PLAN), ("feature_scatter", SCATTER)):
-        found = tuning.search(data, folder / name, plan=plan, say=True)
-        tuning.remeasure(found, data, results / name, plan=plan, say=True, page=False)
+        found = search.search(data, folder / name, plan=plan, say=True)
+        search.remeasure(found, data, results / name, plan=plan, say=True, page=False)
         pruned = found if pruned is None else pruned
     assert pruned is not None
-    unpruned = tuning.search(data, folder / "unpruned", plan=UNPRUNED, say=True)
+    unpruned = search.search(data, folder / "unpruned", plan=UNPRUNED, say=True)
     unpruned.save(results / "unpruned", page=False)
     others = {OTHER_BEST: unpruned.best.params}
     folder = results / "pruned"
-    tuning.remeasure(pruned, data, folder, plan=PLAN, others=others, say=True, page=False)
+    search.remeasure(pruned, data, folder, plan=PLAN, others=others, say=True, page=False)
     objectives(data, results / "objectives.json")
 
 
 def table(results: Path) -> str:
     """Return the study's tables as Markdown, made from the saved files alone."""
     names = ("pruned", "unpruned", "feature_scatter")
-    searches = {name: tuning.Found.load(results / name) for name in names}
+    searches = {name: search.Found.load(results / name) for name in names}
     pruned, unpruned, scatter = searches.values()
     lines = [
         "| search | trials | trained to the end | training steps | processor minutes | "
@@ -106,7 +106,7 @@ def table(results: Path) -> str:
     ]
     for name, found in searches.items():
         best = found.best
-        numbers = " | ".join(f"{best.params[name]:.2f}" for name in tuning.SEARCHED)
+        numbers = " | ".join(f"{best.params[name]:.2f}" for name in search.SEARCHED)
         lines.append(
             f"| {name} | {len(found.trials)} | {len(found.finished)} | {found.training_steps} | "
             f"{found.seconds / 60:.1f} | {best.value:.1%} | {numbers} |"
