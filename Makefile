@@ -31,8 +31,8 @@ portable: $(VENV)/.installed-test
 
 # What a change must pass before it is pushed; types are checked beside tests that take little.
 .PHONY: check
-FAST := $(addprefix tests/test_,$(addsuffix .py,layers private_apis intervals paper \
-	gaussian_arguments gaussian_reference attacks doors))
+FAST := $(addprefix tests/,_base $(addsuffix .py,gaussian/test_arguments gaussian/test_reference \
+	methods/test_attacks test_layers test_private_apis test_paper test_doors))
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -10,13 +10,13 @@ import sys
 
 import pytest
 import torch
-from conftest import skip
 
 import avmixup_kit as av
 from avmixup_kit import methods, runs
 from avmixup_kit.training import checkpoints
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
+from tests.conftest import skip
 
 EPSILON = 0.15
 

@@ -8,18 +8,15 @@ import importlib.util
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import skip
 
-sys.path.insert(0, str(Path(__file__).parent))
+from tests.browser.lab import FLAGS, PATIENCE, Lab, chromium, jupyterlab, notebook_7, voila
+from tests.conftest import skip
 
-from browser.lab import FLAGS, PATIENCE, Lab, chromium, jupyterlab, notebook_7, voila
-
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ARTIFACTS = ROOT / "test-artifacts"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 LIVE = "09_train_it_live.ipynb"

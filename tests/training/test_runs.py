@@ -493,5 +493,5 @@ def test_provenance_names_commit_versions_and_machine():
     about = provenance.provenance()
     assert about["torch"] == torch.__version__
     assert about["machine"]
-    if (Path(__file__).parents[1] / ".git").exists():
+    if (Path(__file__).parents[2] / ".git").exists():
         assert len(about["commit"]) == 40

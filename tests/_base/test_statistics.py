@@ -1,4 +1,4 @@
-"""Intervals over seeds; those over images and the paired tests are in test_evaluation.py."""
+"""Intervals over seeds; those over images, and the paired tests: evaluation/test_verdicts.py."""
 
 import numpy as np
 import pytest

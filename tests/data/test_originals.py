@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import skip
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets as tv
@@ -31,6 +30,7 @@ from avmixup_kit.data import (
     svhn,
     tiny_imagenet,
 )
+from tests.conftest import skip
 
 CROP_AND_FLIP = Augmentation(pad=2, flip=True)
 

@@ -10,7 +10,7 @@ import avmixup_kit as av
 
 pytest.importorskip("pyautoattack")
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "evaluate_public_resnet.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate_public_resnet.py"
 
 
 @pytest.fixture(scope="module")
