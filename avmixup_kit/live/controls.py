@@ -15,10 +15,9 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
-from avmixup_kit._base.plots import COLOURS, GREY, styled
+from avmixup_kit.live.drawing import ALARM
 from avmixup_kit.live.figures import LiveFigure
 
-ALARM = COLOURS[1]
 _F = TypeVar("_F", bound=BaseFigure)
 _LABEL = {"description_width": "8.5em"}
 _WIDE = widgets.Layout(width="15em", flex="0 0 auto")
@@ -165,15 +164,18 @@ class Choice(Control):
     Args:
         name: the name ``draw`` takes it under.
         label: what the reader sees.
-        options: values by what the reader sees.
+        options: values by what the reader sees, or those where they are seen as they are.
         value: where it starts.
     """
 
-    def __init__(self, name: str, label: str, options: Mapping[str, Any], value: Any):
-        self.options = dict(options)
+    def __init__(
+        self, name: str, label: str, options: Mapping[str, Any] | Sequence[str], value: Any
+    ):
+        same = not isinstance(options, Mapping)
+        self.options = dict(zip(options, options, strict=True)) if same else dict(options)
         # a menu shows nothing for the value None, so it holds what the reader sees
         self.menu = widgets.Dropdown(
-            options=list(options),
+            options=list(self.options),
             value=self._said(value),
             description=label,
             style=_LABEL,
@@ -348,26 +350,6 @@ def stored(bundle: dict[str, Any] | None, name: str, what: str) -> dict[str, Any
     return {**(bundle or {}), "text/plain": f"avmixup_kit.live.{name}: run this cell to get {what}"}
 
 
-def chart(title: str, x: str, y: str) -> go.Figure:
-    """Return an empty figure in the kit's look and colours, its guide lines grey."""
-    figure = styled(go.Figure(), title, x, y)
-    return figure.update_layout(
-        colorway=COLOURS, template_layout_shapedefaults_line={"color": GREY, "dash": "dot"}
-    )
-
-
-def dressed(figure: go.Figure, x: str, y: str, height: int = 480) -> go.Figure:
-    """Return the figure itself in the kit's look; x and y name the first panel's axes."""
-    styled(figure, "", x, y)
-    figure.update_layout(
-        height=height,
-        margin={"l": 60, "r": 10, "t": 60, "b": 130},
-        legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"},
-    )
-    figure.update_annotations(font_color=GREY)
-    return figure
-
-
 def fill(figure: _F, view: View) -> _F:
     """Return the figure itself, with the view put into its traces and layout at once.
 
@@ -382,16 +364,3 @@ def fill(figure: _F, view: View) -> _F:
         if view.layout:
             figure.update_layout(view.layout)
     return figure
-
-
-def error_text(log10: float, digits: int = 3) -> str:
-    """Return an error, given by its log10, as HTML: a number, or a power of ten if tiny."""
-    if log10 > -4:
-        return f"{10**log10:.{digits}g}"
-    if not math.isfinite(log10):
-        return "0"
-    exponent = math.floor(log10)
-    mantissa = 10 ** (log10 - exponent)
-    if log10 < -1e4:
-        return f"10<sup>{log10:.0f}</sup>"
-    return f"{mantissa:.{digits - 1}f} · 10<sup>{exponent}</sup>"

@@ -5,7 +5,7 @@ from typing import Any
 
 from avmixup_kit._base.html import image_tag
 from avmixup_kit.evaluation.record import Evaluation
-from avmixup_kit.live.controls import ALARM
+from avmixup_kit.live.drawing import ALARM
 from avmixup_kit.live.lab.menu import title
 from avmixup_kit.live.lab.run import LiveRun, Strip
 from avmixup_kit.live.lab.trainer import Trainer
