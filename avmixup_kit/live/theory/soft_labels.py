@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from avmixup_kit import gaussian
-from avmixup_kit._base.plots import COLOURS, GREY
+from avmixup_kit._base.plots import COLOURS, GREY, METHOD_COLOURS
 from avmixup_kit.live.controls import Choice, Explorer, Number, View
 from avmixup_kit.live.drawing import ALARM, BEST, SECOND, curve, dressed, marks
 from avmixup_kit.live.theory.overfitting import (
@@ -21,9 +21,9 @@ from avmixup_kit.live.theory.overfitting import (
 
 _GAMMAS = np.linspace(0, 4, 21)
 _METHODS = {
-    "adversarial training": (COLOURS[0], 16, "circle"),
-    "label smoothing": (COLOURS[4], 11, "square"),
-    "AVmixup": (COLOURS[1], 13, "diamond"),
+    "adversarial training": (METHOD_COLOURS["pgd"], 16, "circle"),
+    "label smoothing": (METHOD_COLOURS["label_smoothing"], 11, "square"),
+    "AVmixup": (METHOD_COLOURS["avmixup"], 13, "diamond"),
     "best B": BEST,
 }
 
@@ -63,7 +63,7 @@ def _blank() -> go.Figure:
     curve(figure, "test error", GREY)
     for name, look in _METHODS.items():
         marks(figure, name, *look)
-    curve(figure, "low-noise rule", COLOURS[1], "dash", SECOND)
+    curve(figure, "low-noise rule", METHOD_COLOURS["avmixup"], "dash", SECOND)
     curve(figure, "best B ", COLOURS[2], "dot", SECOND)
     marks(figure, "AVmixup, exact", *_METHODS["AVmixup"], at=SECOND, showlegend=False)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
