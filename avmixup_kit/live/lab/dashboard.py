@@ -204,14 +204,8 @@ class Dashboard(widgets.VBox):
         epsilon = self.trainer.run.epsilon
         options = menu.titles() | {"(your own)": None}
         self.method = Choice("method", "method", options, None)
-        self.numbers = {
-            "gamma": Number("gamma", "γ (vertex)", 1, 4, 2, step=0.05),
-            "lambda1": Number("lambda1", "λ₁ (clean side)", 0, 1, 1, step=0.01),
-            "lambda2": Number("lambda2", "λ₂ (vertex side)", 0, 1, 0.1, step=0.01),
-            "epsilon": Number(
-                "epsilon", "ε (of pixels 0..1)", epsilon / 50, 2 * epsilon, epsilon, epsilon / 50
-            ),
-        }
+        numbers = menu.mixing_numbers(epsilon, least=epsilon / 50)
+        self.numbers = {number.name: number for number in numbers}
         for number in self.numbers.values():
             # A drag is one turn, not a hundred.
             number.slider.continuous_update = False
