@@ -26,24 +26,34 @@ _WIDE = widgets.Layout(width="15em", flex="0 0 auto")
 class Control(widgets.HBox):
     """One named value, with a place beside it for what is wrong with it.
 
-    Subclasses give `value`; `listen` registers who is told when the user changes it.
+    The first part holds the value; `listen` registers who is told when the user changes it.
     """
 
-    def __init__(self, name: str, parts: Sequence[widgets.Widget]):
-        self.name = name
+    def __init__(self, name: str, field: Any, *parts: widgets.Widget):
+        self.name, self.field = name, field
         self.listeners: list[Callable[[Control], None]] = []
         self.error = widgets.HTML()
-        super().__init__(
-            [*parts, self.error], layout=widgets.Layout(flex_flow="row wrap", min_width="24em")
-        )
+        layout = widgets.Layout(flex_flow="row wrap", min_width="24em")
+        super().__init__([field, *parts, self.error], layout=layout)
 
     @property
     def value(self) -> Any:
-        raise NotImplementedError
+        """What the control stands at.
+
+        Raises:
+            ValueError: a number out of range; the message says what is allowed.
+        """
+        return self._read(self.field.value)
 
     @value.setter
     def value(self, value: Any) -> None:
-        raise NotImplementedError
+        self.field.value = self._shown(value)
+
+    def _read(self, shown: Any) -> Any:
+        return shown
+
+    def _shown(self, value: Any) -> Any:
+        return value
 
     def listen(self, listener: Callable[["Control"], None]) -> None:
         """Call ``listener(control)`` after each change."""
@@ -91,47 +101,33 @@ class Number(Control):
         self.box = box(
             value=value, description=label, style=_LABEL, layout=_WIDE, continuous_update=False
         )
-        look: dict[str, Any] = {
-            "readout": False,
-            "layout": widgets.Layout(flex="1 1 8em", max_width="20em"),
-        }
-        if log:
-            self.step = step or 0.01
-            look |= {"min": math.log10(low), "max": math.log10(high), "step": self.step}
-            self.slider = widgets.FloatLogSlider(value=value, **look)
-        else:
-            self.step = step or (1 if whole else (high - low) / 100)
-            look |= {"min": low, "max": high, "step": self.step}
-            kind = widgets.IntSlider if whole else widgets.FloatSlider
-            self.slider = kind(value=value, **look)
+        self.step = step or (0.01 if log else 1 if whole else (high - low) / 100)
+        plain = widgets.IntSlider if whole else widgets.FloatSlider
+        self.slider = (widgets.FloatLogSlider if log else plain)(
+            value=value,
+            min=math.log10(low) if log else low,
+            max=math.log10(high) if log else high,
+            step=self.step,
+            readout=False,
+            layout=widgets.Layout(flex="1 1 8em", max_width="20em"),
+        )
         self.slider.observe(self._slid, "value")
         self.box.observe(self._typed, "value")
-        parts: list[widgets.Widget] = [self.box, self.slider]
+        buttons: list[widgets.Widget] = []
         if play:
             self.play = widgets.Play(
                 value=value, min=low, max=high, step=1, interval=150, show_repeat=False
             )
             self.link = widgets.jslink((self.play, "value"), (self.slider, "value"))
-            parts.append(self.play)
-        super().__init__(name, parts)
+            buttons.append(self.play)
+        super().__init__(name, self.box, self.slider, *buttons)
 
-    @property
-    def value(self) -> float:
-        """The number in the box.
-
-        Raises:
-            ValueError: it is out of range; the message says what is allowed.
-        """
-        value = self.box.value
-        if not self.low <= value <= self.high:
+    def _read(self, shown: float) -> float:
+        if not self.low <= shown <= self.high:
             raise ValueError(
-                f"{self.name} must be between {self.low:g} and {self.high:g}, got {value:g}"
+                f"{self.name} must be between {self.low:g} and {self.high:g}, got {shown:g}"
             )
-        return value
-
-    @value.setter
-    def value(self, value: float) -> None:
-        self.box.value = value
+        return shown
 
     def _slid(self, change: Any) -> None:
         # on display a browser sends back the slider's stop nearest to the number in the box
@@ -176,24 +172,18 @@ class Choice(Control):
         # a menu shows nothing for the value None, so it holds what the reader sees
         self.menu = widgets.Dropdown(
             options=list(self.options),
-            value=self._said(value),
+            value=self._shown(value),
             description=label,
             style=_LABEL,
             layout=widgets.Layout(width="28em", max_width="100%"),
         )
         self.menu.observe(self._changed, "value")
-        super().__init__(name, [self.menu])
+        super().__init__(name, self.menu)
 
-    @property
-    def value(self) -> Any:
-        """The chosen value."""
-        return self.options[str(self.menu.value)]
+    def _read(self, shown: str) -> Any:
+        return self.options[shown]
 
-    @value.setter
-    def value(self, value: Any) -> None:
-        self.menu.value = self._said(value)
-
-    def _said(self, value: Any) -> str:
+    def _shown(self, value: Any) -> str:
         for said, option in self.options.items():
             if option == value:
                 return said
@@ -206,16 +196,7 @@ class Switch(Control):
     def __init__(self, name: str, label: str, value: bool):
         self.box = widgets.Checkbox(value=value, description=label, indent=True, style=_LABEL)
         self.box.observe(self._changed, "value")
-        super().__init__(name, [self.box])
-
-    @property
-    def value(self) -> bool:
-        """Whether it is on."""
-        return self.box.value
-
-    @value.setter
-    def value(self, value: bool) -> None:
-        self.box.value = value
+        super().__init__(name, self.box)
 
 
 class View(NamedTuple):
