@@ -14,11 +14,8 @@ NOISE = ("independent", "any", "shared")
 def alignment_bound(n: ArrayLike, sigma: ArrayLike) -> np.ndarray:
     r"""Return a_n(σ) = (2√n - 1) / (2√n + 4σ), the alignment ⟨w, θ*⟩/√d of f_{n,σ} from below.
 
-    It holds with probability `probability(d, sigma)`.
-
-    Args:
-        n: size of the training set, >= 1, so that a_n > 0.
-        sigma: standard deviation, >= 0.
+    It holds with probability `probability(d, sigma)`, and is > 0. Arguments as in
+    `robust_error_bound`.
     """
     n, sigma = reals(n=n, sigma=sigma)
     return _alignment(np.sqrt(n), sigma)[()]
@@ -63,12 +60,7 @@ def epsilon_for_error(d: ArrayLike, n: ArrayLike, sigma: ArrayLike, beta: ArrayL
     r"""Return a_n(σ) - σ √(2 log(1/β)/d): up to this radius the robust error bound is at most β.
 
     Schmidt et al., Theorem 21, from which Theorem 1 follows. Negative where no radius will do.
-
-    Args:
-        d: dimension, >= 1.
-        n: size of the training set, >= 1.
-        sigma: standard deviation, >= 0.
-        beta: error wanted, in (0, 1].
+    beta is the error wanted, in (0, 1]; the other arguments are as in `robust_error_bound`.
     """
     d, n, sigma, beta = reals(d=d, n=n, sigma=sigma, beta=beta)
     return (_alignment(np.sqrt(n), sigma) - sigma * np.sqrt(-2 * np.log(beta) / d))[()]
@@ -162,11 +154,8 @@ def theorem_1_probability(
 def slope(n: ArrayLike, sigma_s: ArrayLike) -> np.ndarray:
     r"""Return Equation (6): π_{n,σ_s} = (2√n - 1) / (σ_s (2√n + 4σ_s)), inf at σ_s = 0.
 
-    Equation (5) is exactly π (σ_s - σ_r): its radius grows at this rate as σ_r falls.
-
-    Args:
-        n: size of the training set, >= 1.
-        sigma_s: standard deviation of the standard model, >= 0.
+    Equation (5) is exactly π (σ_s - σ_r): its radius grows at this rate as σ_r falls. Arguments as
+    in `epsilon_paper`.
     """
     n, sigma_s = reals(n=n, sigma_s=sigma_s)
     return z_score(_alignment(np.sqrt(n), sigma_s), sigma_s)

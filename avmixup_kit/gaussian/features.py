@@ -198,11 +198,8 @@ class FeatureModel:
     ) -> np.ndarray:
         r"""Return the exact robust error Φ((ε‖w‖₁ - wᵀμ)/√(Σσ_i²w_i²)) of any weights w.
 
-        Args:
-            w: shape (..., d + 1), any sign and scale, not 0.
-            epsilon: radius of the attack, >= 0, broadcast to (...).
-            under: "true" or "observed".
-            log10: return log10 of the error, finite where it underflows.
+        w has shape (..., d + 1), any sign and scale, and is not 0; epsilon is broadcast to (...).
+        The other arguments are as in `robust_error`.
         """
         w, epsilon = real("w", w), real("epsilon", epsilon, 0)
         check.that(
@@ -320,11 +317,7 @@ def untied_weight(d: ArrayLike, rho: ArrayLike = 0.0) -> np.ndarray:
     r"""Return ρ/(1 + dρ), each non-robust weight of least Ψ_true variance without ties.
 
     The variance is class-conditional. The robust weight is 1/(1 + dρ). Unlike the paper's
-    Theorem 3, it vanishes with ρ.
-
-    Args:
-        d: number of non-robust features, >= 1.
-        rho: σ_A²/σ_B², >= 0.
+    Theorem 3, it vanishes with ρ. Arguments as in `theorem_2_weight`.
     """
     d, rho = reals(d=d, rho=rho)
     return (rho / (1 + d * rho))[()]

@@ -69,10 +69,7 @@ def typical_z(
 def critical_epsilon(n: ArrayLike, sigma: ArrayLike, density: ArrayLike = 1.0) -> np.ndarray:
     """Return the radius 1/h(σ/√n) where the robust error of f_{n,σ} jumps from 0 to 1 as d grows.
 
-    Args:
-        n: size of the training set, >= 1.
-        sigma: standard deviation, >= 0.
-        density: as in `typical_z`; the dense θ* (density 1) has the smallest critical radius.
+    The dense θ* (density 1) has the smallest one. Arguments as in `typical_z`.
     """
     n, sigma, density = reals(n=n, sigma=sigma, density=density)
     return (1 / _sparse_mean_abs(sigma / np.sqrt(n), density))[()]
@@ -185,10 +182,7 @@ def _between(low: np.ndarray, high: np.ndarray | float) -> np.ndarray:
 def error_law(d: ArrayLike, n: ArrayLike, sigma: ArrayLike) -> ErrorLaw:
     """Return the exact law of f_{n,σ}'s standard error over training sets: see `ErrorLaw`.
 
-    Args:
-        d: dimension, >= 1.
-        n: size of a training set, >= 1.
-        sigma: standard deviation, >= 0 (0: the error is 0 always).
+    At σ = 0 the error is 0 always. Arguments as in `typical_z`.
     """
     return ErrorLaw(*reals(d=d, n=n, sigma=sigma))
 
