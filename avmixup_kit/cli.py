@@ -17,12 +17,7 @@ from avmixup_kit import search as tuning
 from avmixup_kit._base import distributed
 from avmixup_kit._base.distributed import RankFailed, choose_device
 from avmixup_kit._base.plugins import load_plugin
-from avmixup_kit.cli_options import (
-    DataOptions,
-    MethodOptions,
-    NetworkName,
-    method_options,
-)
+from avmixup_kit.cli_options import DataOptions, MethodOptions, NetworkName, method_options, tyro
 from avmixup_kit.demo import comparison_table, demo
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
@@ -31,13 +26,6 @@ from avmixup_kit.training import runs
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
 from avmixup_kit.training.settings import Precision, Settings
-
-try:
-    import tyro
-except ImportError:
-    raise SystemExit(
-        "the command line needs tyro, which is not installed: pip install 'avmixup-kit[cli]'"
-    ) from None
 
 
 def _train_command(words: Sequence[str]) -> type:
@@ -201,14 +189,9 @@ class Evaluate:
         split = split if self.images is None else split.subset(self.images)
         epsilon = loaded.epsilon if self.epsilon is None else self.epsilon
         network = runs.load_model(self.folder / f"{self.checkpoint}.pt", split.device)
-        columns = [
-            attacks.fgsm(epsilon),
-            *(
-                attacks.pgd(steps=steps, epsilon=epsilon, restarts=self.restarts)
-                for steps in self.steps
-            ),
-            attacks.cw(steps=20, epsilon=epsilon, restarts=self.restarts),
-        ]
+        common = {"epsilon": epsilon, "restarts": self.restarts}
+        columns = [attacks.fgsm(epsilon), *(attacks.pgd(steps=n, **common) for n in self.steps)]
+        columns += [attacks.cw(steps=20, **common)]
         judge = partial(evaluate, network, split, batch_size=self.batch_size, seed=self.seed)
         result = judge(columns, rule=self.rule, progress=True)
         talks = distributed.rank() == 0
@@ -390,25 +373,22 @@ def main() -> None:
     """Run a command; what a user can put right is told in one line, with exit status 2."""
     words = sys.argv[1:]
     try:
-        train = _train_command(words[1:]) if words[:1] == ["train"] else Train
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    commands = {
-        "train": train,
-        "evaluate": Evaluate,
-        "demo": Demo,
-        "reproduce": Reproduce,
-        "search": Search,
-    }
-    try:
+        commands = {
+            "train": _train_command(words[1:]) if words[:1] == ["train"] else Train,
+            "evaluate": Evaluate,
+            "demo": Demo,
+            "reproduce": Reproduce,
+            "search": Search,
+        }
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m avmixup_kit")()
-    except (ValueError, OSError, ImportError, RankFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     except torch.OutOfMemoryError as error:
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _end(str(error).splitlines()[0])
     except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(3) from None
+        _end(error, status=3)
+    except (ValueError, OSError, ImportError, RankFailed) as error:
+        _end(error)
+
+
+def _end(why: object, status: int = 2) -> None:
+    print(f"error: {why}", file=sys.stderr)
+    raise SystemExit(status) from None

@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
+from avmixup_kit._base import check
 from avmixup_kit._base.private import AnyBatchNorm
 
 T = TypeVar("T")
@@ -54,20 +55,16 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ValueError: CUDA is asked for and absent, or a machine has fewer GPUs than processes.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device = {name!r} is not allowed: one of auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device = 'cuda' is not allowed: this machine has no CUDA device")
-    if name == "cpu" or not torch.cuda.is_available():
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    check.one_of("device", name, ("auto", "cpu", "cuda"))
+    check.that(name != "cuda" or there > 0, "device", name, "this machine has no CUDA device")
+    if name == "cpu" or not there:
         return torch.device("cpu")
     if "LOCAL_RANK" not in os.environ:
         return torch.device("cuda")
-    local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if local >= there:
-        raise ValueError(
-            f"LOCAL_RANK = {local} is not allowed: this machine has {there} CUDA devices, one for "
-            "each process (torchrun --nproc-per-node)"
-        )
+    local = int(os.environ["LOCAL_RANK"])
+    allowed = f"this machine has {there} CUDA devices, one for each process "
+    check.that(local < there, "LOCAL_RANK", local, f"{allowed}(torchrun --nproc-per-node)")
     return torch.device("cuda", local)
 
 

@@ -38,12 +38,14 @@ def image_tag(image: Tensor, alt: str, size: int = 72) -> str:
 def strip(rows: Mapping[str, tuple[Iterable[Tensor], Sequence[str]]], size: int = 72) -> str:
     """Return a table of pictures with words below them, a heading and a row for each entry.
 
-    Images are (C, H, W) in [0, 1]; headings and captions are text, not HTML.
+    Images are (C, H, W) in [0, 1]; headings and captions are text, not HTML. It brings its look
+    along, for a widget has no style sheet.
     """
-    lines = []
+    lines, look = [], "text-align:center;padding:.25rem .5rem;line-height:1.2"
     for heading, (images, captions) in rows.items():
         cells = "".join(
-            f"<td>{image_tag(image, f'{heading}: {caption}', size)}<br>{escape(caption)}</td>"
+            f'<td style="{look}">{image_tag(image, f"{heading}: {caption}", size)}'
+            f"<br>{escape(caption)}</td>"
             for image, caption in zip(images, captions, strict=True)
         )
         lines.append(f'<tr><th scope="row">{escape(heading)}</th>{cells}</tr>')
@@ -96,7 +98,7 @@ _PAGE = """<!doctype html>
            white-space: nowrap; font-size: 15px; }}
   td:first-child, th:first-child, .words td, .words th {{ text-align: left; }}
   small {{ color: #808080; }}
-  .strip td {{ text-align: center; font-size: 14px; border: 0; }}
+  .strip td {{ font-size: 14px; border: 0; }}
 </style>
 <h1>{title}</h1>
 {body}

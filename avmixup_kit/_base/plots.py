@@ -9,6 +9,18 @@ if TYPE_CHECKING:
 
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+# One colour for each training method, wherever it is drawn; their names are methods.METHODS'.
+METHOD_COLOURS = {
+    "standard": "#999999",
+    "mixup": "#56B4E9",
+    "pgd": "#0072B2",
+    "label_smoothing": "#CC79A7",
+    "avmixup": "#D55E00",
+    "trades": "#009E73",
+    "feature_scatter": "#E69F00",
+    "feature_scatter_avmixup": "#F0E442",
+    "mixture": "#882255",
+}
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 GREY = "#808080"
 GRID = "rgba(128,128,128,0.3)"

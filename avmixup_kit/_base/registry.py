@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from avmixup_kit._base import check
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -59,10 +61,8 @@ class Registry(Mapping[str, Callable[..., Any]]):
             chosen = name or make.__name__
             old = self.entries.get(chosen)
             if old is not None and not (make.__module__ == old.make.__module__ == "__main__"):
-                raise ValueError(
-                    f"{self.kind} = {chosen!r} is not allowed: {old.make.__module__} has that "
-                    "name already; choose another"
-                )
+                taken = f"{old.make.__module__} has that name already; choose another"
+                check.that(False, self.kind, chosen, taken)
             said = title or chosen.replace("_", " ")
             self.entries[chosen] = Entry(chosen, make, said, colour)
             return make
@@ -84,8 +84,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
         Raises:
             ValueError: an unknown name, or a setting that it does not have.
         """
-        if name not in self.entries:
-            raise ValueError(f"{self.kind} = {name!r} is not allowed: one of {', '.join(self)}")
+        check.one_of(self.kind, name, self)
         entry = self.entries[name]
         try:
             inspect.signature(entry.make).bind(*arguments, **settings)

@@ -10,6 +10,17 @@ from avmixup_kit._base import check
 
 Numbers = float | np.ndarray
 
+# What an argument may be wherever it has this name: lowest, highest, whether each end is left out.
+RANGES: dict[str, tuple[float | bool | None, ...]] = {
+    **dict.fromkeys(("d", "n"), (1,)),
+    **dict.fromkeys(("s", "sigma", "sigma_s", "sigma_a", "rho", "epsilon", "scale"), (0,)),
+    **dict.fromkeys(("nu", "B"), (0, 1)),
+    "c": (0,),
+    "eta": (0, 1, False, True),
+    "sigma_b": (0, None, True),
+    **dict.fromkeys(("beta", "density"), (0, 1, True)),
+}
+
 
 def real(
     name: str,
@@ -48,6 +59,14 @@ def _range(low: float | None, high: float | None, open_low: bool, open_high: boo
     if high is not None:
         return f" and {'<' if open_high else '<='} {high:g}"
     return ""
+
+
+def reals(**values: ArrayLike) -> list[np.ndarray]:
+    """Return float64 arrays whose shapes broadcast, each in its name's range of `RANGES`."""
+    limits: dict[str, Any] = RANGES
+    arrays = {name: real(name, value, *limits[name]) for name, value in values.items()}
+    broadcast(**arrays)
+    return list(arrays.values())
 
 
 def number(name: str, value: ArrayLike, *limits: Any, **opened: bool) -> float:

@@ -4,30 +4,25 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from avmixup_kit._base import check
-from avmixup_kit.gaussian.arguments import broadcast, real
+from avmixup_kit.gaussian.arguments import reals
 from avmixup_kit.gaussian.laws import mean_abs
 from avmixup_kit.gaussian.model import z_score
 
 NOISE = ("independent", "any", "shared")
 
 
-def _size(n: ArrayLike, sigma: ArrayLike, name: str = "sigma") -> tuple[np.ndarray, np.ndarray]:
-    n, sigma = real("n", n, 1), real(name, sigma, 0)
-    broadcast(**{"n": n, name: sigma})
-    return np.sqrt(n), sigma
-
-
 def alignment_bound(n: ArrayLike, sigma: ArrayLike) -> np.ndarray:
     r"""Return a_n(σ) = (2√n - 1) / (2√n + 4σ), the alignment ⟨w, θ*⟩/√d of f_{n,σ} from below.
 
-    It holds with probability `probability(d, sigma)`.
-
-    Args:
-        n: size of the training set, >= 1, so that a_n > 0.
-        sigma: standard deviation, >= 0.
+    It holds with probability `probability(d, sigma)`, and is > 0. Arguments as in
+    `robust_error_bound`.
     """
-    root, sigma = _size(n, sigma)
-    return ((2 * root - 1) / (2 * root + 4 * sigma))[()]
+    n, sigma = reals(n=n, sigma=sigma)
+    return _alignment(np.sqrt(n), sigma)[()]
+
+
+def _alignment(root: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    return (2 * root - 1) / (2 * root + 4 * sigma)
 
 
 def robust_error_bound(
@@ -44,11 +39,8 @@ def robust_error_bound(
         epsilon: radius of the attack, >= 0.
         log10: return log10 of the bound, finite where it underflows.
     """
-    d, epsilon = real("d", d, 1), real("epsilon", epsilon, 0)
-    slack = alignment_bound(n, sigma)
-    sigma = real("sigma", sigma, 0)
-    broadcast(d=d, n=np.asarray(slack), sigma=sigma, epsilon=epsilon)
-    z = np.maximum(z_score(np.sqrt(d) * (slack - epsilon), sigma), 0.0)
+    d, n, sigma, epsilon = reals(d=d, n=n, sigma=sigma, epsilon=epsilon)
+    z = np.maximum(z_score(np.sqrt(d) * (_alignment(np.sqrt(n), sigma) - epsilon), sigma), 0.0)
     with np.errstate(over="ignore"):
         exponent = -0.5 * z * z
     return exponent / np.log(10.0) if log10 else np.exp(exponent)
@@ -68,27 +60,10 @@ def epsilon_for_error(d: ArrayLike, n: ArrayLike, sigma: ArrayLike, beta: ArrayL
     r"""Return a_n(σ) - σ √(2 log(1/β)/d): up to this radius the robust error bound is at most β.
 
     Schmidt et al., Theorem 21, from which Theorem 1 follows. Negative where no radius will do.
-
-    Args:
-        d: dimension, >= 1.
-        n: size of the training set, >= 1.
-        sigma: standard deviation, >= 0.
-        beta: error wanted, in (0, 1].
+    beta is the error wanted, in (0, 1]; the other arguments are as in `robust_error_bound`.
     """
-    d, beta = real("d", d, 1), real("beta", beta, 0, 1, open_low=True)
-    slack = alignment_bound(n, sigma)
-    sigma = real("sigma", sigma, 0)
-    broadcast(d=d, n=np.asarray(slack), sigma=sigma, beta=beta)
-    return (slack - sigma * np.sqrt(-2 * np.log(beta) / d))[()]
-
-
-def _condition(
-    n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    root, sigma_s = _size(n, sigma_s, "sigma_s")
-    nu = real("nu", nu, 0, 1)
-    broadcast(n=root, sigma_s=sigma_s, nu=nu)
-    return root, sigma_s, nu
+    d, n, sigma, beta = reals(d=d, n=n, sigma=sigma, beta=beta)
+    return (_alignment(np.sqrt(n), sigma) - sigma * np.sqrt(-2 * np.log(beta) / d))[()]
 
 
 def epsilon_paper(n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike) -> np.ndarray:
@@ -102,7 +77,8 @@ def epsilon_paper(n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike) -> np.ndarray
         sigma_s: standard deviation of the standard model, >= 0.
         nu: σ_r / σ_s in [0, 1].
     """
-    root, sigma_s, nu = _condition(n, sigma_s, nu)
+    n, sigma_s, nu = reals(n=n, sigma_s=sigma_s, nu=nu)
+    root = np.sqrt(n)
     return ((2 * root - 1) * (1 - nu) / (2 * root + 4 * sigma_s))[()]
 
 
@@ -112,7 +88,8 @@ def epsilon_tight(n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike) -> np.ndarray
     For every smaller radius the robust bound of f_{n,νσ_s} is below the standard bound of
     f_{n,σ_s}; it is never less than Equation (5). Arguments as in `epsilon_paper`.
     """
-    root, sigma_s, nu = _condition(n, sigma_s, nu)
+    n, sigma_s, nu = reals(n=n, sigma_s=sigma_s, nu=nu)
+    root = np.sqrt(n)
     top = 2 * root - 1
     # one fraction, so that nu = 1 gives 0 and never a rounding error below Equation (5)
     bottom = (2 * root + 4 * nu * sigma_s) * (2 * root + 4 * sigma_s)
@@ -126,8 +103,8 @@ def epsilon_exact(n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike) -> np.ndarray
     error of f_{n,νσ_s} concentrates, as d grows and |θ*_i| = 1, where the standard error of
     f_{n,σ_s} does. Arguments as in `epsilon_paper`.
     """
-    root, sigma_s, nu = _condition(n, sigma_s, nu)
-    s = sigma_s / root
+    n, sigma_s, nu = reals(n=n, sigma_s=sigma_s, nu=nu)
+    s = sigma_s / np.sqrt(n)
     return ((1 - nu * np.hypot(1.0, nu * s) / np.hypot(1.0, s)) / mean_abs(nu * s))[()]
 
 
@@ -139,8 +116,7 @@ def probability(d: ArrayLike, sigma: ArrayLike, sharp: bool = False) -> np.ndarr
         sigma: standard deviation, >= 0.
         sharp: return 1 - exp(-d/2) - exp(-d/(8σ²)) instead, the step before it in the proof.
     """
-    d, sigma = real("d", d, 1), real("sigma", sigma, 0)
-    broadcast(d=d, sigma=sigma)
+    d, sigma = reals(d=d, sigma=sigma)
     if sharp:
         with np.errstate(over="ignore"):
             failure = np.exp(-d / 2) + np.exp(-np.square(z_score(np.sqrt(d / 8), sigma)))
@@ -166,9 +142,7 @@ def theorem_1_probability(
             the same noise scaled by σ_s and by σ_r; the good events are nested, so p_s alone.
     """
     check.one_of("noise", noise, NOISE)
-    sigma_s, nu = real("sigma_s", sigma_s, 0), real("nu", nu, 0, 1)
-    d = real("d", d, 1)
-    broadcast(d=d, sigma_s=sigma_s, nu=nu)
+    d, sigma_s, nu = reals(d=d, sigma_s=sigma_s, nu=nu)
     standard, robust = probability(d, sigma_s), probability(d, nu * sigma_s)
     if noise == "independent":
         return standard * robust
@@ -180,14 +154,11 @@ def theorem_1_probability(
 def slope(n: ArrayLike, sigma_s: ArrayLike) -> np.ndarray:
     r"""Return Equation (6): π_{n,σ_s} = (2√n - 1) / (σ_s (2√n + 4σ_s)), inf at σ_s = 0.
 
-    Equation (5) is exactly π (σ_s - σ_r): its radius grows at this rate as σ_r falls.
-
-    Args:
-        n: size of the training set, >= 1.
-        sigma_s: standard deviation of the standard model, >= 0.
+    Equation (5) is exactly π (σ_s - σ_r): its radius grows at this rate as σ_r falls. Arguments as
+    in `epsilon_paper`.
     """
-    root, sigma_s = _size(n, sigma_s, "sigma_s")
-    return z_score((2 * root - 1) / (2 * root + 4 * sigma_s), sigma_s)
+    n, sigma_s = reals(n=n, sigma_s=sigma_s)
+    return z_score(_alignment(np.sqrt(n), sigma_s), sigma_s)
 
 
 def slope_tight(n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike) -> np.ndarray:
@@ -196,8 +167,9 @@ def slope_tight(n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike) -> np.ndarray:
     π_{n,σ_s} + 4(2√n - 1)/(2√n + 4σ_r)², which depends on σ_r: Corollary 1 does not hold for the
     tight condition. Arguments as in `epsilon_paper`.
     """
-    root, sigma_s, nu = _condition(n, sigma_s, nu)
-    return slope(root**2, sigma_s) + 4 * (2 * root - 1) / (2 * root + 4 * nu * sigma_s) ** 2
+    n, sigma_s, nu = reals(n=n, sigma_s=sigma_s, nu=nu)
+    root = np.sqrt(n)
+    return slope(n, sigma_s) + 4 * (2 * root - 1) / (2 * root + 4 * nu * sigma_s) ** 2
 
 
 def vacuous(d: ArrayLike, n: ArrayLike, sigma_s: ArrayLike, nu: ArrayLike) -> np.ndarray:

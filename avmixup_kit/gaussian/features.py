@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from avmixup_kit._base import check
-from avmixup_kit.gaussian.arguments import broadcast, count, generator, number, real
+from avmixup_kit.gaussian.arguments import broadcast, count, generator, number, real, reals
 from avmixup_kit.gaussian.model import directions, error_at, z_score
 
 UNDER = ("true", "observed")
@@ -189,8 +189,7 @@ class FeatureModel:
             under: "true" (test error) or "observed" (training error in the limit of Ψ_sample,c).
             log10: return log10 of the error, finite where it underflows.
         """
-        B, epsilon = real("B", B, 0, 1), real("epsilon", epsilon, 0)
-        broadcast(B=B, epsilon=epsilon)
+        B, epsilon = reals(B=B, epsilon=epsilon)
         margin = self.mean(B, under) - epsilon
         return error_at(z_score(margin, np.sqrt(self.variance(B, under))), log10)
 
@@ -199,11 +198,8 @@ class FeatureModel:
     ) -> np.ndarray:
         r"""Return the exact robust error Φ((ε‖w‖₁ - wᵀμ)/√(Σσ_i²w_i²)) of any weights w.
 
-        Args:
-            w: shape (..., d + 1), any sign and scale, not 0.
-            epsilon: radius of the attack, >= 0, broadcast to (...).
-            under: "true" or "observed".
-            log10: return log10 of the error, finite where it underflows.
+        w has shape (..., d + 1), any sign and scale, and is not 0; epsilon is broadcast to (...).
+        The other arguments are as in `robust_error`.
         """
         w, epsilon = real("w", w), real("epsilon", epsilon, 0)
         check.that(
@@ -257,8 +253,7 @@ class FeatureModel:
             n: size of the training set, >= 1.
             epsilon: radius of the attack, >= 0.
         """
-        n, epsilon = real("n", n, 1), real("epsilon", epsilon, 0)
-        broadcast(n=n, epsilon=epsilon)
+        n, epsilon = reals(n=n, epsilon=epsilon)
         return self.d * ndtr(z_score((self.eta - epsilon) * np.sqrt(n), self.sigma_b))
 
 
@@ -286,12 +281,11 @@ def _onto_simplex(w: np.ndarray) -> np.ndarray:
     return np.maximum(w - excess[falling > excess][-1], 0.0)
 
 
-def _theorem(d: ArrayLike, c: ArrayLike, rho: ArrayLike) -> tuple[np.ndarray, ...]:
-    d, c, rho = real("d", d, 1), real("c", c), real("rho", rho, 0)
-    broadcast(d=d, c=c, rho=rho)
+def _theorem(d: ArrayLike, c: ArrayLike, rho: ArrayLike) -> list[np.ndarray]:
+    d, c, rho = reals(d=d, c=c, rho=rho)
     fine = bool(((c > 0) & (c < d)).all())
     check.that(fine, "c", c.tolist(), f"0 < c < d everywhere, where d = {d.tolist()}")
-    return d, c, rho
+    return [d, c, rho]
 
 
 def theorem_2_weight(d: ArrayLike, c: ArrayLike, rho: ArrayLike = 0.0) -> np.ndarray:
@@ -323,14 +317,9 @@ def untied_weight(d: ArrayLike, rho: ArrayLike = 0.0) -> np.ndarray:
     r"""Return ρ/(1 + dρ), each non-robust weight of least Ψ_true variance without ties.
 
     The variance is class-conditional. The robust weight is 1/(1 + dρ). Unlike the paper's
-    Theorem 3, it vanishes with ρ.
-
-    Args:
-        d: number of non-robust features, >= 1.
-        rho: σ_A²/σ_B², >= 0.
+    Theorem 3, it vanishes with ρ. Arguments as in `theorem_2_weight`.
     """
-    d, rho = real("d", d, 1), real("rho", rho, 0)
-    broadcast(d=d, rho=rho)
+    d, rho = reals(d=d, rho=rho)
     return (rho / (1 + d * rho))[()]
 
 
@@ -348,10 +337,9 @@ def rise_factor(
     Vectorised over its arguments, for phase maps; those of FeatureModel and `robust_error`, with
     0 <= c < d, σ_A > 0 or c > 0, and σ_B > 0. inf where the ratio exceeds the largest float.
     """
-    d, c, eta = real("d", d, 1), real("c", c, 0), real("eta", eta, 0, 1, open_high=True)
-    sigma_a, sigma_b = real("sigma_a", sigma_a, 0), real("sigma_b", sigma_b, 0, open_low=True)
-    epsilon = real("epsilon", epsilon, 0)
-    broadcast(d=d, c=c, eta=eta, sigma_a=sigma_a, sigma_b=sigma_b, epsilon=epsilon)
+    d, c, eta, sigma_a, sigma_b, epsilon = reals(
+        d=d, c=c, eta=eta, sigma_a=sigma_a, sigma_b=sigma_b, epsilon=epsilon
+    )
     if not ((c < d) & ((c > 0) | (sigma_a > 0))).all():
         raise ValueError("c must satisfy 0 <= c < d, and c > 0 where sigma_a is 0")
     variance_a = (sigma_a**2 + c * sigma_b**2) / (1 + c) ** 2

@@ -6,6 +6,7 @@ scale * wᵀx. With free scale (`scale=None`): w >= 0 alone, so that training se
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -54,10 +55,14 @@ class Flow:
         return expected_loss(self.model, self.B, self.epsilon, self.loss, self.norm)
 
 
-def _start(model: FeatureModel, start: float | None) -> float:
-    if start is None:
-        return model.uniform_share
-    return number("start", start, 0, 1, open_low=True, open_high=True)
+def _checked(
+    model: FeatureModel, epsilon: float, loss: Loss, geometry: str, start: float | None
+) -> tuple[float, float]:
+    """Return the radius and the share that the flow starts from."""
+    segment(loss)
+    check.one_of("geometry", geometry, GEOMETRY)
+    epsilon, start = number("epsilon", epsilon, 0), model.uniform_share if start is None else start
+    return epsilon, number("start", start, 0, 1, open_low=True, open_high=True)
 
 
 def flow(
@@ -88,21 +93,20 @@ def flow(
     Raises:
         ValueError: a bad argument, or a loss whose slope overflows at this scale.
     """
-    segment(loss)
-    check.one_of("geometry", geometry, GEOMETRY)
-    epsilon, times, share = (
-        number("epsilon", epsilon, 0),
-        real("times", times, 0),
-        _start(model, start),
-    )
+    epsilon, share = _checked(model, epsilon, loss, geometry, start)
+    times = real("times", times, 0)
     fine = times.ndim == 1 and times.size > 0 and not (np.diff(times) < 0).any()
     check.that(fine, "times", times.tolist(), "shape (T,), not falling")
     if scale is None:
         B, norm = _free_path(model, epsilon, loss, times, geometry, share)
     else:
         scale = number("scale", scale, 0, open_low=True)
-        B = _simplex_path(model, epsilon, loss, scale, times, geometry, share)
-        norm = np.full(times.shape, scale)
+        with np.errstate(over="ignore"):
+            fine = bool(np.isfinite(_slope(model, epsilon, loss, scale)(share)))
+        check.that(fine, "scale", scale, f"so small that the loss {loss!r} stays finite")
+        velocity, place, share_at = _simplex(model, epsilon, loss, scale, geometry)
+        path = _solve(lambda t, y: [velocity(float(y[0]))], [place(share)], times)
+        B, norm = share_at(path[0]), np.full(times.shape, scale)
     return Flow(model, epsilon, loss, times, B, norm)
 
 
@@ -156,28 +160,23 @@ def _solve(
     return reached[:, back]
 
 
-def _simplex_path(
-    model: FeatureModel,
-    epsilon: float,
-    loss: Loss,
-    scale: float,
-    times: np.ndarray,
-    geometry: str,
-    share: float,
-) -> np.ndarray:
+def _simplex(
+    model: FeatureModel, epsilon: float, loss: Loss, scale: float, geometry: str
+) -> tuple[Callable[[float], float], Callable[[float], float], Callable[[Any], Any]]:
+    """Return dy/dt as a function of the flow's coordinate y, and y from B and B from y."""
     slope = _slope(model, epsilon, loss, scale)
-    with np.errstate(over="ignore"):
-        fine = bool(np.isfinite(slope(share)))
-        check.that(fine, "scale", scale, f"so small that the loss {loss!r} stays finite")
     if geometry == "exponentiated":
         # in the logit of B the replicator's B(1 - B) cancels and the ends are never crossed
-        path = _solve(lambda t, y: [-slope(float(expit(y[0])))], [float(logit(share))], times)
-        return expit(path[0])
+        return lambda y: -slope(float(expit(y))), lambda B: float(logit(B)), expit
     rate = (model.d - model.c) * (1 + model.c) / (model.d + 1)
     # the flow is monotone, so it may run past an end and be cut there; what it sees of F beyond
     # the end is only so much that its slope stays continuous
-    path = _solve(lambda t, y: [-rate * slope(min(max(float(y[0]), -0.01), 1.01))], [share], times)
-    return np.clip(path[0], 0.0, 1.0)
+    beyond = -0.01, 1.01
+    return (
+        lambda y: -rate * slope(min(max(y, beyond[0]), beyond[1])),
+        lambda B: B,
+        lambda y: np.clip(y, 0.0, 1.0),
+    )
 
 
 def _free_path(
@@ -236,19 +235,13 @@ def time_to_share(
 
     inf where it never does. Arguments as in `flow`, with scale > 0 and B in (0, 1).
     """
-    segment(loss)
-    check.one_of("geometry", geometry, GEOMETRY)
-    epsilon, scale = number("epsilon", epsilon, 0), number("scale", scale, 0, open_low=True)
-    B, share = number("B", B, 0, 1, open_low=True, open_high=True), _start(model, start)
-    slope = _slope(model, epsilon, loss, scale)
+    epsilon, share = _checked(model, epsilon, loss, geometry, start)
+    scale = number("scale", scale, 0, open_low=True)
+    B = number("B", B, 0, 1, open_low=True, open_high=True)
     end = stationary_point(model, epsilon, loss, scale).B
     if share == B:
         return 0.0
     if (B - share) * (end - share) <= 0 or abs(B - share) >= abs(end - share):
         return np.inf
-    if geometry == "exponentiated":
-        return quad(
-            lambda y: -1 / slope(float(expit(y))), logit(share), logit(B), epsabs=0, epsrel=1e-10
-        )[0]
-    rate = (model.d - model.c) * (1 + model.c) / (model.d + 1)
-    return quad(lambda b: -1 / (rate * slope(b)), share, B, epsabs=0, epsrel=1e-10)[0]
+    velocity, place, _ = _simplex(model, epsilon, loss, scale, geometry)
+    return quad(lambda y: 1 / velocity(y), place(share), place(B), epsabs=0, epsrel=1e-10)[0]

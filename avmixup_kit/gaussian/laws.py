@@ -11,7 +11,7 @@ from numpy.polynomial.legendre import leggauss
 from numpy.typing import ArrayLike
 from scipy.special import gammainc, gammaincc, ndtr, ndtri_exp
 
-from avmixup_kit.gaussian.arguments import Numbers, broadcast, count, generator, number, real
+from avmixup_kit.gaussian.arguments import Numbers, broadcast, count, generator, number, real, reals
 from avmixup_kit.gaussian.model import error_at, z_score
 
 _SQRT_2_PI = np.sqrt(2 * np.pi)
@@ -60,10 +60,7 @@ def typical_z(
         epsilon: radius of the attack, >= 0; 0 is the standard error.
         density: share p in (0, 1] of coordinates of θ* that are not 0, each then ±1/√p.
     """
-    d, n = real("d", d, 1), real("n", n, 1)
-    sigma, epsilon = real("sigma", sigma, 0), real("epsilon", epsilon, 0)
-    density = real("density", density, 0, 1, open_low=True)
-    broadcast(d=d, n=n, sigma=sigma, epsilon=epsilon, density=density)
+    d, n, sigma, epsilon, density = reals(d=d, n=n, sigma=sigma, epsilon=epsilon, density=density)
     s = sigma / np.sqrt(n)
     margin = np.sqrt(d) * (1 - epsilon * _sparse_mean_abs(s, density))
     return z_score(margin, sigma * np.hypot(1.0, s))
@@ -72,14 +69,9 @@ def typical_z(
 def critical_epsilon(n: ArrayLike, sigma: ArrayLike, density: ArrayLike = 1.0) -> np.ndarray:
     """Return the radius 1/h(σ/√n) where the robust error of f_{n,σ} jumps from 0 to 1 as d grows.
 
-    Args:
-        n: size of the training set, >= 1.
-        sigma: standard deviation, >= 0.
-        density: as in `typical_z`; the dense θ* (density 1) has the smallest critical radius.
+    The dense θ* (density 1) has the smallest one. Arguments as in `typical_z`.
     """
-    n, sigma = real("n", n, 1), real("sigma", sigma, 0)
-    density = real("density", density, 0, 1, open_low=True)
-    broadcast(n=n, sigma=sigma, density=density)
+    n, sigma, density = reals(n=n, sigma=sigma, density=density)
     return (1 / _sparse_mean_abs(sigma / np.sqrt(n), density))[()]
 
 
@@ -190,14 +182,9 @@ def _between(low: np.ndarray, high: np.ndarray | float) -> np.ndarray:
 def error_law(d: ArrayLike, n: ArrayLike, sigma: ArrayLike) -> ErrorLaw:
     """Return the exact law of f_{n,σ}'s standard error over training sets: see `ErrorLaw`.
 
-    Args:
-        d: dimension, >= 1.
-        n: size of a training set, >= 1.
-        sigma: standard deviation, >= 0 (0: the error is 0 always).
+    At σ = 0 the error is 0 always. Arguments as in `typical_z`.
     """
-    d, n, sigma = real("d", d, 1), real("n", n, 1), real("sigma", sigma, 0)
-    broadcast(d=d, n=n, sigma=sigma)
-    return ErrorLaw(d, n, sigma)
+    return ErrorLaw(*reals(d=d, n=n, sigma=sigma))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike
 from scipy.special import log_ndtr, ndtr
 
 from avmixup_kit._base import check
-from avmixup_kit.gaussian.arguments import broadcast, count, generator, number, real
+from avmixup_kit.gaussian.arguments import broadcast, count, generator, number, real, reals
 
 
 def error_at(z: ArrayLike, log10: bool = False) -> np.ndarray:
@@ -59,7 +59,7 @@ def robust_error(
     w, theta = directions(w), real("theta", theta)
     allowed = f"the last dimension of w's, {w.shape}"
     check.that(theta.shape[-1:] == w.shape[-1:], "theta.shape", theta.shape, allowed)
-    sigma, epsilon = real("sigma", sigma, 0), real("epsilon", epsilon, 0)
+    sigma, epsilon = reals(sigma=sigma, epsilon=epsilon)
     broadcast(w=w[..., 0], theta=theta[..., 0], sigma=sigma, epsilon=epsilon)
     margin = np.einsum("...i,...i->...", w, theta) - epsilon * np.abs(w).sum(axis=-1)
     return error_at(z_score(margin, sigma * np.linalg.norm(w, axis=-1)), log10)

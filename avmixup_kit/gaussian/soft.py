@@ -65,11 +65,7 @@ def matching_gamma(
 ) -> float:
     """Return the gamma whose `low_noise_share` is the robust optimum: (1 - (1 - η)B*)/(ε u₀).
 
-    Args:
-        model: the features.
-        epsilon: radius of the attack, > 0.
-        lambda1: mass on the true class at the clean point, in [0, 1].
-        lambda2: mass on the true class at the vertex, in [0, 1] and < lambda1.
+    Labels as in `zero_crossing`; epsilon, the radius of the attack, must be > 0.
     """
     epsilon = number("epsilon", epsilon, 0, open_low=True)
     best = model.robust_optimum(epsilon)

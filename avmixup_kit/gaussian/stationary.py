@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import root_scalar
 
 from avmixup_kit._base import check
-from avmixup_kit.gaussian.arguments import Numbers, broadcast, number, real
+from avmixup_kit.gaussian.arguments import Numbers, number, reals
 from avmixup_kit.gaussian.features import FeatureModel
 from avmixup_kit.gaussian.objectives import Forces, Loss, expected, forces, mills, segment
 
@@ -73,8 +73,7 @@ def _moments(
     model: FeatureModel, B: ArrayLike, epsilon: float, loss: Loss, scale: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     segment(loss)
-    B, scale, epsilon = real("B", B, 0, 1), real("scale", scale, 0), number("epsilon", epsilon, 0)
-    broadcast(B=B, scale=scale)
+    epsilon, (B, scale) = number("epsilon", epsilon, 0), reals(B=B, scale=scale)
     return model.mean(B, "observed"), np.sqrt(model.variance(B, "observed")), scale, epsilon
 
 

@@ -1,4 +1,5 @@
-from .controls import Choice, Control, Explorer, LiveFigure, Number, Switch, View, chart
+from .controls import Choice, Control, Explorer, LiveFigure, Number, Switch, View
+from .drawing import chart
 from .lab.dashboard import Dashboard, close_all, show
 from .lab.vertex import vertex
 from .theory.lottery import lottery

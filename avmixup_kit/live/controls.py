@@ -15,10 +15,9 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
-from avmixup_kit._base.plots import COLOURS, GREY, styled
+from avmixup_kit.live.drawing import ALARM
 from avmixup_kit.live.figures import LiveFigure
 
-ALARM = COLOURS[1]
 _F = TypeVar("_F", bound=BaseFigure)
 _LABEL = {"description_width": "8.5em"}
 _WIDE = widgets.Layout(width="15em", flex="0 0 auto")
@@ -27,24 +26,34 @@ _WIDE = widgets.Layout(width="15em", flex="0 0 auto")
 class Control(widgets.HBox):
     """One named value, with a place beside it for what is wrong with it.
 
-    Subclasses give `value`; `listen` registers who is told when the user changes it.
+    The first part holds the value; `listen` registers who is told when the user changes it.
     """
 
-    def __init__(self, name: str, parts: Sequence[widgets.Widget]):
-        self.name = name
+    def __init__(self, name: str, field: Any, *parts: widgets.Widget):
+        self.name, self.field = name, field
         self.listeners: list[Callable[[Control], None]] = []
         self.error = widgets.HTML()
-        super().__init__(
-            [*parts, self.error], layout=widgets.Layout(flex_flow="row wrap", min_width="24em")
-        )
+        layout = widgets.Layout(flex_flow="row wrap", min_width="24em")
+        super().__init__([field, *parts, self.error], layout=layout)
 
     @property
     def value(self) -> Any:
-        raise NotImplementedError
+        """What the control stands at.
+
+        Raises:
+            ValueError: a number out of range; the message says what is allowed.
+        """
+        return self._read(self.field.value)
 
     @value.setter
     def value(self, value: Any) -> None:
-        raise NotImplementedError
+        self.field.value = self._shown(value)
+
+    def _read(self, shown: Any) -> Any:
+        return shown
+
+    def _shown(self, value: Any) -> Any:
+        return value
 
     def listen(self, listener: Callable[["Control"], None]) -> None:
         """Call ``listener(control)`` after each change."""
@@ -92,47 +101,33 @@ class Number(Control):
         self.box = box(
             value=value, description=label, style=_LABEL, layout=_WIDE, continuous_update=False
         )
-        look: dict[str, Any] = {
-            "readout": False,
-            "layout": widgets.Layout(flex="1 1 8em", max_width="20em"),
-        }
-        if log:
-            self.step = step or 0.01
-            look |= {"min": math.log10(low), "max": math.log10(high), "step": self.step}
-            self.slider = widgets.FloatLogSlider(value=value, **look)
-        else:
-            self.step = step or (1 if whole else (high - low) / 100)
-            look |= {"min": low, "max": high, "step": self.step}
-            kind = widgets.IntSlider if whole else widgets.FloatSlider
-            self.slider = kind(value=value, **look)
+        self.step = step or (0.01 if log else 1 if whole else (high - low) / 100)
+        plain = widgets.IntSlider if whole else widgets.FloatSlider
+        self.slider = (widgets.FloatLogSlider if log else plain)(
+            value=value,
+            min=math.log10(low) if log else low,
+            max=math.log10(high) if log else high,
+            step=self.step,
+            readout=False,
+            layout=widgets.Layout(flex="1 1 8em", max_width="20em"),
+        )
         self.slider.observe(self._slid, "value")
         self.box.observe(self._typed, "value")
-        parts: list[widgets.Widget] = [self.box, self.slider]
+        buttons: list[widgets.Widget] = []
         if play:
             self.play = widgets.Play(
                 value=value, min=low, max=high, step=1, interval=150, show_repeat=False
             )
             self.link = widgets.jslink((self.play, "value"), (self.slider, "value"))
-            parts.append(self.play)
-        super().__init__(name, parts)
+            buttons.append(self.play)
+        super().__init__(name, self.box, self.slider, *buttons)
 
-    @property
-    def value(self) -> float:
-        """The number in the box.
-
-        Raises:
-            ValueError: it is out of range; the message says what is allowed.
-        """
-        value = self.box.value
-        if not self.low <= value <= self.high:
+    def _read(self, shown: float) -> float:
+        if not self.low <= shown <= self.high:
             raise ValueError(
-                f"{self.name} must be between {self.low:g} and {self.high:g}, got {value:g}"
+                f"{self.name} must be between {self.low:g} and {self.high:g}, got {shown:g}"
             )
-        return value
-
-    @value.setter
-    def value(self, value: float) -> None:
-        self.box.value = value
+        return shown
 
     def _slid(self, change: Any) -> None:
         # on display a browser sends back the slider's stop nearest to the number in the box
@@ -165,33 +160,30 @@ class Choice(Control):
     Args:
         name: the name ``draw`` takes it under.
         label: what the reader sees.
-        options: values by what the reader sees.
+        options: values by what the reader sees, or those where they are seen as they are.
         value: where it starts.
     """
 
-    def __init__(self, name: str, label: str, options: Mapping[str, Any], value: Any):
-        self.options = dict(options)
+    def __init__(
+        self, name: str, label: str, options: Mapping[str, Any] | Sequence[str], value: Any
+    ):
+        same = not isinstance(options, Mapping)
+        self.options = dict(zip(options, options, strict=True)) if same else dict(options)
         # a menu shows nothing for the value None, so it holds what the reader sees
         self.menu = widgets.Dropdown(
-            options=list(options),
-            value=self._said(value),
+            options=list(self.options),
+            value=self._shown(value),
             description=label,
             style=_LABEL,
             layout=widgets.Layout(width="28em", max_width="100%"),
         )
         self.menu.observe(self._changed, "value")
-        super().__init__(name, [self.menu])
+        super().__init__(name, self.menu)
 
-    @property
-    def value(self) -> Any:
-        """The chosen value."""
-        return self.options[str(self.menu.value)]
+    def _read(self, shown: str) -> Any:
+        return self.options[shown]
 
-    @value.setter
-    def value(self, value: Any) -> None:
-        self.menu.value = self._said(value)
-
-    def _said(self, value: Any) -> str:
+    def _shown(self, value: Any) -> str:
         for said, option in self.options.items():
             if option == value:
                 return said
@@ -204,16 +196,7 @@ class Switch(Control):
     def __init__(self, name: str, label: str, value: bool):
         self.box = widgets.Checkbox(value=value, description=label, indent=True, style=_LABEL)
         self.box.observe(self._changed, "value")
-        super().__init__(name, [self.box])
-
-    @property
-    def value(self) -> bool:
-        """Whether it is on."""
-        return self.box.value
-
-    @value.setter
-    def value(self, value: bool) -> None:
-        self.box.value = value
+        super().__init__(name, self.box)
 
 
 class View(NamedTuple):
@@ -348,26 +331,6 @@ def stored(bundle: dict[str, Any] | None, name: str, what: str) -> dict[str, Any
     return {**(bundle or {}), "text/plain": f"avmixup_kit.live.{name}: run this cell to get {what}"}
 
 
-def chart(title: str, x: str, y: str) -> go.Figure:
-    """Return an empty figure in the kit's look and colours, its guide lines grey."""
-    figure = styled(go.Figure(), title, x, y)
-    return figure.update_layout(
-        colorway=COLOURS, template_layout_shapedefaults_line={"color": GREY, "dash": "dot"}
-    )
-
-
-def dressed(figure: go.Figure, x: str, y: str, height: int = 480) -> go.Figure:
-    """Return the figure itself in the kit's look; x and y name the first panel's axes."""
-    styled(figure, "", x, y)
-    figure.update_layout(
-        height=height,
-        margin={"l": 60, "r": 10, "t": 60, "b": 130},
-        legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"},
-    )
-    figure.update_annotations(font_color=GREY)
-    return figure
-
-
 def fill(figure: _F, view: View) -> _F:
     """Return the figure itself, with the view put into its traces and layout at once.
 
@@ -382,16 +345,3 @@ def fill(figure: _F, view: View) -> _F:
         if view.layout:
             figure.update_layout(view.layout)
     return figure
-
-
-def error_text(log10: float, digits: int = 3) -> str:
-    """Return an error, given by its log10, as HTML: a number, or a power of ten if tiny."""
-    if log10 > -4:
-        return f"{10**log10:.{digits}g}"
-    if not math.isfinite(log10):
-        return "0"
-    exponent = math.floor(log10)
-    mantissa = 10 ** (log10 - exponent)
-    if log10 < -1e4:
-        return f"10<sup>{log10:.0f}</sup>"
-    return f"{mantissa:.{digits - 1}f} · 10<sup>{exponent}</sup>"

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from avmixup_kit._base.plots import METHOD_COLOURS
 from avmixup_kit._base.registry import Registry
 from avmixup_kit.methods import attacks, sources
 from avmixup_kit.methods.attacks import Attack, BatchNorm, Start
@@ -44,19 +45,19 @@ def _crafter(
     )
 
 
-@METHODS.register(title="Standard", colour="#999999")
+@METHODS.register(title="Standard", colour=METHOD_COLOURS["standard"])
 def standard() -> Method:
     """Return training on clean images with hard labels: the paper's "Standard"."""
     return Method()
 
 
-@METHODS.register(title="Mixup", colour="#56B4E9")
+@METHODS.register(title="Mixup", colour=METHOD_COLOURS["mixup"])
 def mixup(a: float = 1.0, *, per_example: bool = True) -> Method:
     """Return Mixup with weights from Beta(a, a), Equation (4)."""
     return Method(mix=Mixup(a, per_example))
 
 
-@METHODS.register(title="PGD", colour="#0072B2")
+@METHODS.register(title="PGD", colour=METHOD_COLOURS["pgd"])
 def pgd(
     *,
     steps: int = 10,
@@ -76,7 +77,7 @@ def pgd(
 pgd_training = pgd  # av.pgd is the attack
 
 
-@METHODS.register(title="Label smoothing", colour="#CC79A7")
+@METHODS.register(title="Label smoothing", colour=METHOD_COLOURS["label_smoothing"])
 def label_smoothing(
     lam: float = 0.8,
     epsilon: float = 8 / 255,
@@ -90,7 +91,7 @@ def label_smoothing(
     return Method(_crafter(steps, epsilon, step_size, batch_norm, start), Adversarial(lam))
 
 
-@METHODS.register(title="AVmixup", colour="#D55E00")
+@METHODS.register(title="AVmixup", colour=METHOD_COLOURS["avmixup"])
 def avmixup(
     gamma: float = 2.0,
     lambda1: float = 1.0,
@@ -118,7 +119,7 @@ def avmixup(
     return Method(perturb, AVmixup(gamma, lambda1, lambda2, clip_vertex, per_example))
 
 
-@METHODS.register(title="TRADES", colour="#009E73")
+@METHODS.register(title="TRADES", colour=METHOD_COLOURS["trades"])
 def trades(
     beta: float = 6.0,
     epsilon: float = 0.031,
@@ -145,7 +146,7 @@ def _scatter(
     )
 
 
-@METHODS.register(title="Feature Scatter", colour="#E69F00")
+@METHODS.register(title="Feature Scatter", colour=METHOD_COLOURS["feature_scatter"])
 def feature_scatter(
     lam: float = 0.5,
     epsilon: float = 8 / 255,
@@ -163,7 +164,9 @@ def feature_scatter(
     return Method(_scatter(epsilon, step_size, steps, batch_norm, start), Adversarial(lam))
 
 
-@METHODS.register(title="Feature Scatter + AVmixup", colour="#F0E442")
+@METHODS.register(
+    title="Feature Scatter + AVmixup", colour=METHOD_COLOURS["feature_scatter_avmixup"]
+)
 def feature_scatter_avmixup(
     gamma: float = 1.0,
     lambda1: float = 0.5,
@@ -193,7 +196,7 @@ def feature_scatter_avmixup(
     )
 
 
-@METHODS.register(title="AVmixup over five sources", colour="#882255")
+@METHODS.register(title="AVmixup over five sources", colour=METHOD_COLOURS["mixture"])
 def mixture(
     gamma: float = 2.0,
     lambda1: float = 1.0,

@@ -494,3 +494,12 @@ def test_soft_labels_skip_the_exact_search_that_a_theorem_spares() -> None:
     explorer.controls["lam"].box.value = 0.9
     assert trace(explorer, "label smoothing").x[0] < exact.B
     assert soft_labels._rule(model, 0.2, 0.5, 0.7).size == 0  # labels that rise ask for nothing
+
+
+def test_soft_labels_wear_the_colours_that_their_methods_have_everywhere() -> None:
+    from avmixup_kit.methods import METHODS
+
+    traces = {trace.name: trace for trace in live.soft_labels().figure.data}
+    names = {"adversarial training": "pgd", "label smoothing": "label_smoothing"}
+    for said, name in (names | {"AVmixup": "avmixup", "AVmixup, exact": "avmixup"}).items():
+        assert traces[said].marker.color == METHODS.entries[name].colour

@@ -10,8 +10,9 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
@@ -20,7 +21,6 @@ from avmixup_kit import methods
 from avmixup_kit._base import check
 from avmixup_kit._base.plots import GREY
 from avmixup_kit.data import Data
-from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.live.controls import Choice, Control, Number, grid, inside, row, stored
 from avmixup_kit.live.figures import LiveFigure
 from avmixup_kit.live.lab import menu, new_run, panels, words
@@ -29,6 +29,9 @@ from avmixup_kit.live.lab.trainer import Trainer
 from avmixup_kit.methods.method import Method
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 NOW = "the present one"
 _open: dict[str, "Dashboard"] = {}
@@ -95,6 +98,18 @@ def close_all() -> None:
         dashboard.close()
 
 
+def _waits(
+    ask: Callable[Concatenate[Trainer, P], "Future[T]"],
+) -> Callable[Concatenate["Dashboard", P], T]:
+    """Return a dashboard's method that asks the trainer, and returns when it is done."""
+
+    @wraps(ask)
+    def method(dashboard: "Dashboard", *args: P.args, **settings: P.kwargs) -> T:
+        return ask(dashboard.trainer, *args, **settings).result()
+
+    return method
+
+
 class Dashboard(widgets.VBox):
     """A live training: buttons, dials, curves, adversarial images. ``show`` makes it.
 
@@ -145,41 +160,15 @@ class Dashboard(widgets.VBox):
         """The dial of the current run."""
         return self.trainer.dial
 
-    def start(self) -> None:
-        """Begin training, or go on."""
-        self.trainer.start().result()
-
-    def pause(self) -> None:
-        """Hold training after the step that is under way."""
-        self.trainer.pause().result()
-
-    def resume(self) -> None:
-        """Go on after a pause, or try a failed step again."""
-        self.trainer.resume().result()
-
-    def stop(self) -> None:
-        """End this run here; the model stays."""
-        self.trainer.stop().result()
-
-    def fork(self, step: int | None = None) -> LiveRun:
-        """Continue from a kept step, or from the present one, as a run of its own."""
-        return self.trainer.fork(step).result()
-
-    def save(self, folder: str | Path) -> Path:
-        """Write a run folder."""
-        return self.trainer.save(folder).result()
-
-    def load(self, folder: str | Path) -> LiveRun:
-        """Take up a run folder as a run of its own."""
-        return self.trainer.load(folder).result()
-
-    def export(self, path: str | Path) -> Path:
-        """Write the dial's turns; ``Dial(method, runs.turns_of(path))`` repeats them headless."""
-        return self.trainer.export(path).result()
-
-    def evaluate(self, images: int = 500) -> Evaluation:
-        """Return the model's accuracy on test images, clean and under FGSM, PGD20 and CW20."""
-        return self.trainer.evaluate(images).result()
+    start = _waits(Trainer.start)
+    pause = _waits(Trainer.pause)
+    resume = _waits(Trainer.resume)
+    stop = _waits(Trainer.stop)
+    fork = _waits(Trainer.fork)
+    save = _waits(Trainer.save)
+    load = _waits(Trainer.load)
+    export = _waits(Trainer.export)
+    evaluate = _waits(Trainer.evaluate)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the run has ended, and raise what went wrong in it."""
@@ -215,14 +204,8 @@ class Dashboard(widgets.VBox):
         epsilon = self.trainer.run.epsilon
         options = menu.titles() | {"(your own)": None}
         self.method = Choice("method", "method", options, None)
-        self.numbers = {
-            "gamma": Number("gamma", "γ (vertex)", 1, 4, 2, step=0.05),
-            "lambda1": Number("lambda1", "λ₁ (clean side)", 0, 1, 1, step=0.01),
-            "lambda2": Number("lambda2", "λ₂ (vertex side)", 0, 1, 0.1, step=0.01),
-            "epsilon": Number(
-                "epsilon", "ε (of pixels 0..1)", epsilon / 50, 2 * epsilon, epsilon, epsilon / 50
-            ),
-        }
+        numbers = menu.mixing_numbers(epsilon, least=epsilon / 50)
+        self.numbers = {number.name: number for number in numbers}
         for number in self.numbers.values():
             # A drag is one turn, not a hundred.
             number.slider.continuous_update = False

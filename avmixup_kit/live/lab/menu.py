@@ -1,8 +1,21 @@
-"""The methods a reader can choose: their titles, and how one is made; all from the registry."""
+"""The methods a reader can choose, and sliders of AVmixup's numbers; all from the registry."""
 
 from avmixup_kit import methods
+from avmixup_kit.live.controls import Number
 from avmixup_kit.methods import METHODS
 from avmixup_kit.methods.method import Method
+
+FAR = 4.0
+
+
+def mixing_numbers(epsilon: float, least: float) -> list[Number]:
+    """Return sliders of gamma, lambda1 and lambda2, and one of epsilon from ``least`` on."""
+    return [
+        Number("gamma", "γ (vertex)", 1, FAR, 2, step=0.05),
+        Number("lambda1", "λ₁ (clean side)", 0, 1, 1, step=0.01),
+        Number("lambda2", "λ₂ (vertex side)", 0, 1, 0.1, step=0.01),
+        Number("epsilon", "ε (of pixels 0..1)", least, 2 * epsilon, epsilon, epsilon / 50),
+    ]
 
 
 def titles() -> dict[str, str]:

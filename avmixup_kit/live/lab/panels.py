@@ -90,21 +90,13 @@ def fill(figure: Any, runs: list[LiveRun], current: LiveRun, every: bool = True)
 
 
 def _mark(figure: Any, marks: Mapping[int, str]) -> None:
-    shapes, notes = [], [note for note in figure.layout.annotations if note.text in _PANELS]
-    for step in marks:
-        for panel in ("", "2", "3", "4"):
-            shapes.append(
-                {
-                    "type": "line",
-                    "x0": step,
-                    "x1": step,
-                    "xref": f"x{panel}",
-                    "y0": 0,
-                    "y1": 1,
-                    "yref": f"y{panel} domain",
-                    "line": {"color": GREY, "dash": "dot", "width": 1},
-                }
-            )
+    line = {"type": "line", "y0": 0, "y1": 1, "line": {"color": GREY, "dash": "dot", "width": 1}}
+    shapes = [
+        line | {"x0": step, "x1": step, "xref": f"x{panel}", "yref": f"y{panel} domain"}
+        for step in marks
+        for panel in ("", "2", "3", "4")
+    ]
+    notes = [note for note in figure.layout.annotations if note.text in _PANELS]
     for number, (step, words) in enumerate(list(marks.items())[-MARKED:]):
         # High and low in turn, so that turns close to each other stay readable.
         notes.append(

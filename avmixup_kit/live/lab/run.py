@@ -201,10 +201,10 @@ class LiveRun:
 
     def _strip(self) -> Strip:
         model, split, method = self.training.model, self.shown, self.method
-        epsilon = method.parameters.get("epsilon", self.epsilon)
-        x, y = split.batch(torch.arange(len(split)))
+        epsilon, everything = method.parameters.get("epsilon", self.epsilon), range(len(split))
+        x, y = split.batch(everything)
         delta = craft(
-            attacks.pgd(steps=10, epsilon=epsilon), model, split, torch.arange(len(split))
+            attacks.pgd(steps=10, epsilon=epsilon), model, split, torch.tensor(everything)
         )
         with torch.no_grad(), attacks.frozen(model):
             confidence, said = model(x + delta).softmax(1).max(1)
@@ -312,10 +312,7 @@ class LiveRun:
             model = copy.deepcopy(here.model)
         else:
             model = models.from_architecture(content["architecture"]).to(here.device)
-        saved: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in state["settings"].items()
-        }
+        saved = state["settings"] | {"decay_at": tuple(state["settings"]["decay_at"])}
         training = Training(model, here.split, dial, settings=Settings(**saved))
         training.load_state_dict(state)
         dial.expect(runs.turns_of(folder)[len(dial.turns) :])

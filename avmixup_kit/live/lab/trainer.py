@@ -141,12 +141,12 @@ class Trainer:
         return future
 
     def start(self) -> "Future[None]":
-        """Begin training."""
+        """Begin training, or go on."""
         return self.ask("start", self._go)
 
     def pause(self) -> "Future[None]":
         """Hold training after the step that is under way."""
-        return self.ask("pause", lambda: self._leave("paused"))
+        return self.ask("pause", self._hold)
 
     def resume(self) -> "Future[None]":
         """Go on after a pause, or try a failed step again."""
@@ -157,7 +157,7 @@ class Trainer:
         return self.ask("stop", self._stop)
 
     def fork(self, step: int | None = None) -> "Future[LiveRun]":
-        """Continue from a kept state, or from the present one, as a new paused run."""
+        """Continue from a kept step, or from the present one, as a paused run of its own."""
         return self.ask("fork", lambda: self._fork(step))
 
     def switch(self, name: str) -> "Future[LiveRun]":
@@ -169,7 +169,7 @@ class Trainer:
         return self.ask("make the run", lambda: self._add(*make()))
 
     def evaluate(self, images: int = 500) -> "Future[Evaluation]":
-        """Evaluate the model on test images under FGSM, PGD20 and CW20."""
+        """Measure accuracy on test images, clean and under FGSM, PGD20 and CW20."""
         return self.ask("evaluate", lambda: self.run.evaluate(images))
 
     def save(self, folder: str | Path) -> "Future[Path]":
@@ -177,7 +177,7 @@ class Trainer:
         return self.ask("save", lambda: self._save(Path(folder).expanduser()))
 
     def load(self, folder: str | Path) -> "Future[LiveRun]":
-        """Take up a run folder of the same images as a new paused run."""
+        """Take up a run folder of the same images as a paused run of its own."""
         return self.ask("load", lambda: self._load(Path(folder).expanduser()))
 
     def export(self, path: str | Path) -> "Future[Path]":
@@ -240,7 +240,7 @@ class Trainer:
                 self._closing = True
                 while not self._queue.empty():
                     self._queue.get()[2].set_exception(RuntimeError("this dashboard is closed"))
-            self._leave("paused")
+            self._hold()
             with self._status:
                 self._status.notify_all()
             self.changed.set()
@@ -325,9 +325,9 @@ class Trainer:
         run.error, run.traceback = None, ""
         self._set(run, "running")
 
-    def _leave(self, status: Status) -> None:
+    def _hold(self) -> None:
         if self.run.status == "running":
-            self._set(self.run, status)
+            self._set(self.run, "paused")
 
     def _stop(self) -> None:
         run = self.run
@@ -350,7 +350,7 @@ class Trainer:
     def _enter(self, run: LiveRun) -> LiveRun:
         run.measure()
         run.keep()
-        self._leave("paused")
+        self._hold()
         self.runs = [*self.runs, run]
         self.run = run
         return run
@@ -359,7 +359,7 @@ class Trainer:
         names = [run.name for run in self.runs]
         check.one_of("name", name, names)
         if name != self.run.name:
-            self._leave("paused")
+            self._hold()
             self.run = self.runs[names.index(name)]
         return self.run
 

@@ -5,6 +5,7 @@ for and what it says; the plane through the image with its decision regions; the
 vertex line.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,15 +15,16 @@ import torch
 from plotly.subplots import make_subplots
 from torch import Generator, Tensor, nn
 
-from avmixup_kit._base.plots import COLOURS, GREY, styled
+from avmixup_kit._base.plots import COLOURS, GREY, METHOD_COLOURS, styled
 from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation.crafting import craft
 from avmixup_kit.live.controls import Explorer, Number, View
+from avmixup_kit.live.drawing import curve, marks
+from avmixup_kit.live.lab.menu import FAR, mixing_numbers
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.mixing import AVmixup
 
-FAR = 4.0
 SETTINGS = {
     "the paper's with PGD": (2.0, 1.0, 0.1),
     "with Feature Scatter, CIFAR-10": (1.0, 0.5, 0.7),
@@ -34,6 +36,9 @@ _PLANE = np.linspace(-0.5, FAR, 46)
 _REGIONS = ("#88B8DA", "#F0B58A", "#8FD1B9", "#E6C3D8", "#F4D48B", "#B5DDF4", "#D9D9D9", "#F5EE9E")
 _REGIONS += ("#C9B79C", "#B8A9D9")
 _BARS = 10
+_ASKED = METHOD_COLOURS["avmixup"]
+_ALONG = (2, 9)  # the panel of the label along the vertex line
+_SYMBOLS = ["circle", "square", "triangle-right", "diamond"]
 
 
 class Scene:
@@ -47,8 +52,8 @@ class Scene:
 
     def __init__(self, model: nn.Module, split: Split, count: int = 64) -> None:
         self.model, self.split = model, split
-        self.many = torch.arange(min(count, len(split)))
-        self.delta = lru_cache(64)(self._delta)
+        self.many = range(min(count, len(split)))
+        self.delta = lru_cache(64)(lambda index, epsilon: self._crafted([index], epsilon))
         self.plane = lru_cache(64)(self._plane)
         self.mean_line = lru_cache(16)(self._mean_line)
 
@@ -60,14 +65,12 @@ class Scene:
         """Return softmax outputs (N, K) in eval mode, on CPU."""
         device = next(self.model.parameters()).device
         with torch.no_grad(), attacks.frozen(self.model):
-            return self.model(x.to(device)).softmax(1).cpu()
+            return torch.cat([self.model(x.to(device)).softmax(1).cpu() for x in x.split(512)])
 
-    def _delta(self, index: int, epsilon: float) -> Tensor:
-        """Return PGD10's perturbation (1, C, H, W) of an image."""
-        delta = craft(
-            attacks.pgd(steps=10, epsilon=epsilon), self.model, self.split, torch.tensor([index])
-        )
-        return delta.to(self.split.device)
+    def _crafted(self, indices: Sequence[int], epsilon: float) -> Tensor:
+        """Return PGD10's perturbations (N, C, H, W) of images."""
+        attack = attacks.pgd(steps=10, epsilon=epsilon)
+        return craft(attack, self.model, self.split, torch.tensor(indices)).to(self.split.device)
 
     def sideways(self, index: int, epsilon: float) -> Tensor:
         """Return a random sign direction orthogonal to delta and of its length, (1, C, H, W)."""
@@ -84,22 +87,18 @@ class Scene:
         t = torch.as_tensor(_PLANE, dtype=x.dtype, device=x.device)
         s = torch.as_tensor(_SIDES, dtype=x.dtype, device=x.device)
         grid = x + t.reshape(1, -1, 1, 1, 1) * delta + s.reshape(-1, 1, 1, 1, 1) * side
-        flat = grid.reshape(-1, *x.shape[1:])
-        said = torch.cat([self.probabilities(part).argmax(1) for part in flat.split(512)])
+        said = self.probabilities(grid.reshape(-1, *x.shape[1:])).argmax(1)
         return said.reshape(len(s), len(t)).numpy()
 
     def line(self, x: Tensor, y: Tensor, delta: Tensor) -> np.ndarray:
         """Return the true class's mean probability at x + t delta for t on the vertex line."""
         t = torch.as_tensor(_LINE, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1, 1)
-        flat = (x + t * delta).reshape(-1, *x.shape[1:])
-        share = torch.cat([self.probabilities(part) for part in flat.split(512)])
+        share = self.probabilities((x + t * delta).reshape(-1, *x.shape[1:]))
         share = share.reshape(len(_LINE), len(x), -1)
         return (share * y.cpu()).sum(2).mean(1).double().numpy()
 
     def _mean_line(self, epsilon: float) -> np.ndarray:
-        x, y = self.split.batch(self.many)
-        delta = craft(attacks.pgd(steps=10, epsilon=epsilon), self.model, self.split, self.many)
-        return self.line(x, y, delta.to(x.device))
+        return self.line(*self.split.batch(self.many), self._crafted(self.many, epsilon))
 
 
 def vertex(model: nn.Module, data: Data, **start: Any) -> Explorer:
@@ -111,14 +110,12 @@ def vertex(model: nn.Module, data: Data, **start: Any) -> Explorer:
         start: values to open with: index, gamma, lambda1, lambda2, alpha, epsilon.
     """
     scene = Scene(model, data.test)
-    epsilon = data.epsilon
+    *mixing, radius = mixing_numbers(data.epsilon, least=data.epsilon / 10)
     controls = [
         Number("index", "test image", 0, len(data.test) - 1, 0, whole=True),
-        Number("gamma", "γ (vertex)", 1, FAR, 2, step=0.05),
-        Number("lambda1", "λ₁ (clean side)", 0, 1, 1, step=0.01),
-        Number("lambda2", "λ₂ (vertex side)", 0, 1, 0.1, step=0.01),
+        *mixing,
         Number("alpha", "α (mixing)", 0, 1, 0.4, step=0.01),
-        Number("epsilon", "ε (of pixels 0..1)", epsilon / 10, 2 * epsilon, epsilon, epsilon / 50),
+        radius,
     ]
     presets = {
         name: {"gamma": gamma, "lambda1": lambda1, "lambda2": lambda2}
@@ -156,7 +153,7 @@ def _blank() -> go.Figure:
         )
     figure.update_xaxes(visible=False, row=1)
     figure.update_yaxes(visible=False, row=1)
-    for name, colour in (("asked of the network", COLOURS[1]), ("said by the network", COLOURS[0])):
+    for name, colour in (("asked of the network", _ASKED), ("said by the network", COLOURS[0])):
         figure.add_bar(name=name, marker_color=colour, row=2, col=1)
     figure.add_heatmap(
         name="predicted class", showscale=False, x=_PLANE, y=_SIDES, row=2, col=4, opacity=0.75
@@ -170,46 +167,27 @@ def _blank() -> go.Figure:
         row=2,
         col=4,
     )
-    figure.add_scatter(
-        name="the vertex line",
+    curve(
+        figure,
+        "the vertex line",
+        "black",
+        at=(2, 4),
+        width=2,
         mode="lines+markers+text",
-        line={"color": "black", "width": 2},
         marker={"color": "black", "size": [9, 9, 9, 13], "symbol": _SYMBOLS},
         textposition="top center",
         textfont={"color": "black", "size": 13},
         showlegend=False,
-        row=2,
-        col=4,
     )
-    lines = (
-        ("said, this image", COLOURS[0], "solid"),
-        ("said, mean of many", COLOURS[5], "longdash"),
-        ("asked by your γ, λ", COLOURS[1], "solid"),
-    )
-    for name, colour, dash in lines:
-        figure.add_scatter(
-            name=name, mode="lines", line={"color": colour, "dash": dash}, row=2, col=9
-        )
-    for (name, (gamma, lambda1, lambda2)), dash in zip(
+    curve(figure, "said, this image", COLOURS[0], "solid", _ALONG)
+    curve(figure, "said, mean of many", COLOURS[5], "longdash", _ALONG)
+    curve(figure, "asked by your γ, λ", _ASKED, "solid", _ALONG)
+    for (name, (gamma, *shares)), dash in zip(
         SETTINGS.items(), ("dot", "dashdot", "dash"), strict=True
     ):
-        figure.add_scatter(
-            name=f"asked: {name}",
-            x=np.array([0, gamma]),
-            y=np.array([lambda1, lambda2]),
-            mode="lines",
-            line={"color": GREY, "dash": dash, "width": 1.5},
-            row=2,
-            col=9,
-        )
-    figure.add_scatter(
-        name="x̂",
-        mode="markers",
-        marker={"color": COLOURS[1], "size": 12, "symbol": "diamond"},
-        showlegend=False,
-        row=2,
-        col=9,
-    )
+        ends: dict[str, Any] = {"x": np.array([0, gamma]), "y": np.array(shares)}
+        curve(figure, f"asked: {name}", GREY, dash, _ALONG, 1.5, **ends)
+    marks(figure, "x̂", _ASKED, 12, "diamond", _ALONG, showlegend=False)
     styled(figure, "", "", "")
     figure.update_layout(
         height=640,
@@ -224,9 +202,6 @@ def _blank() -> go.Figure:
     figure.update_xaxes(title="t = (1 − α)γ", range=[0, FAR], row=2, col=9)
     figure.update_yaxes(title="true class's share", range=[-0.02, 1.02], row=2, col=9)
     return figure
-
-
-_SYMBOLS = ["circle", "square", "triangle-right", "diamond"]
 
 
 def _draw(scene: Scene, index: int, mix: AVmixup, epsilon: float) -> View:
@@ -304,20 +279,13 @@ def _shown(share: Tensor, true: int) -> list[int]:
 
 def _regions(region: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
     count = len(classes)
-    edges = np.arange(count + 1) / count
-    colours = [_REGIONS[k % len(_REGIONS)] for k in range(count)]
-    scale = [
-        [float(edge), colour]
-        for k, colour in enumerate(colours)
-        for edge in (edges[k], edges[k + 1])
-    ]
-    names = np.array(classes, dtype=object)[region]
+    steps = [(edge / count, k) for k in range(count) for edge in (k, k + 1)]
     return {
         "z": region,
         "zmin": -0.5,
         "zmax": count - 0.5,
-        "colorscale": scale,
-        "text": names,
+        "colorscale": [[edge, _REGIONS[k % len(_REGIONS)]] for edge, k in steps],
+        "text": np.array(classes, dtype=object)[region],
         "hovertemplate": "predicted %{text}<extra></extra>",
     }
 

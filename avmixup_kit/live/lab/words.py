@@ -3,9 +3,9 @@
 from html import escape
 from typing import Any
 
-from avmixup_kit._base.html import image_tag
+from avmixup_kit._base import html
 from avmixup_kit.evaluation.record import Evaluation
-from avmixup_kit.live.controls import ALARM
+from avmixup_kit.live.drawing import ALARM
 from avmixup_kit.live.lab.menu import title
 from avmixup_kit.live.lab.run import LiveRun, Strip
 from avmixup_kit.live.lab.trainer import Trainer
@@ -86,36 +86,18 @@ def label_note(method: Method) -> str:
 
 def strip(strip: Strip) -> str:
     """Return the pictures as a table: clean, adversarial, as trained on."""
+    labels = strip.labels
+    said = [
+        f"{'✓' if label == said else '✗'} {said} ({share:.0%})"
+        for (said, share), label in zip(strip.said, labels, strict=True)
+    ]
+    asked = [f"{share:.0%} {label}" for share, label in zip(strip.targets, labels, strict=True)]
     rows = {
-        "clean": (strip.clean, [f"is {label}" for label in strip.labels]),
-        f"PGD10, ε = {strip.epsilon:.3g}": (
-            strip.adversarial,
-            [
-                f"{'✓' if label == said else '✗'} {said} ({share:.0%})"
-                for (said, share), label in zip(strip.said, strip.labels, strict=True)
-            ],
-        ),
-        "trained on": (
-            strip.mixed,
-            [
-                f"{share:.0%} {label}"
-                for share, label in zip(strip.targets, strip.labels, strict=True)
-            ],
-        ),
+        "clean": (strip.clean, [f"is {label}" for label in labels]),
+        f"PGD10, ε = {strip.epsilon:.3g}": (strip.adversarial, said),
+        "trained on": (strip.mixed, asked),
     }
-    lines = []
-    for head, (images, captions) in rows.items():
-        cells = "".join(
-            f'<td style="text-align:center;padding:0 0.4em;line-height:1.2">'
-            f"{image_tag(image, f'{head}: {caption}', 52)}<br>{escape(caption)}</td>"
-            for image, caption in zip(images, captions, strict=True)
-        )
-        lines.append(
-            f'<tr><th scope="row" style="text-align:right;padding:0 0.5em;white-space:nowrap">'
-            f"{escape(head)}</th>"
-            f"{cells}</tr>"
-        )
-    return f'<table aria-label="adversarial images">{"".join(lines)}</table>'
+    return f'<div role="group" aria-label="adversarial images">{html.strip(rows, size=52)}</div>'
 
 
 def evaluated(step: int, evaluation: Evaluation, epsilon: float) -> str:

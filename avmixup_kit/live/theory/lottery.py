@@ -9,7 +9,8 @@ from plotly.subplots import make_subplots
 
 from avmixup_kit import gaussian
 from avmixup_kit._base.plots import COLOURS, GREY
-from avmixup_kit.live.controls import Explorer, Number, View, dressed, error_text
+from avmixup_kit.live.controls import Explorer, Number, View
+from avmixup_kit.live.drawing import SECOND, curve, dressed, error_text, marks
 
 _SETS = 4000
 _BINS = 60
@@ -38,28 +39,16 @@ def _blank() -> go.Figure:
     )
     for name, colour in (("standard", COLOURS[0]), ("robust", COLOURS[1])):
         figure.add_bar(name=f"{name} error, drawn", marker_color=colour, opacity=0.6)
-    figure.add_scatter(name="exact law of the standard error", line={"color": COLOURS[0]})
-    for name, colour, dash in (("standard", COLOURS[0], "dot"), ("robust", COLOURS[1], "dash")):
-        figure.add_scatter(
-            name=f"typical {name} error", mode="lines", line={"color": colour, "dash": dash}
-        )
-    band = {"mode": "lines", "line": {"width": 0, "color": COLOURS[1]}, "hoverinfo": "skip"}
-    figure.add_scatter(name="95 %", showlegend=False, row=1, col=2, **band)
-    figure.add_scatter(
-        name="90 % of training sets",
-        fill="tonexty",
-        fillcolor="rgba(213,94,0,0.25)",
-        row=1,
-        col=2,
-        **band,
-    )
-    figure.add_scatter(name="typical", line={"color": COLOURS[1], "dash": "dash"}, row=1, col=2)
-    figure.add_scatter(
-        name="critical radius", mode="lines", line={"color": GREY, "dash": "dot"}, row=1, col=2
-    )
-    figure.add_scatter(
-        name="your ε", mode="markers", marker={"color": COLOURS[3], "size": 12}, row=1, col=2
-    )
+    curve(figure, "exact law of the standard error", COLOURS[0], mode=None)
+    curve(figure, "typical standard error", COLOURS[0], "dot")
+    curve(figure, "typical robust error", COLOURS[1], "dash")
+    edge: dict[str, Any] = {"at": SECOND, "width": 0, "hoverinfo": "skip"}
+    curve(figure, "95 %", COLOURS[1], showlegend=False, **edge)
+    inside = {"fill": "tonexty", "fillcolor": "rgba(213,94,0,0.25)"}
+    curve(figure, "90 % of training sets", COLOURS[1], **inside, **edge)
+    curve(figure, "typical", COLOURS[1], "dash", SECOND, mode=None)
+    curve(figure, "critical radius", GREY, "dot", SECOND)
+    marks(figure, "your ε", COLOURS[3], 12, at=SECOND)
     figure.update_layout(barmode="overlay", bargap=0)
     figure.update_xaxes(title="attack radius ε", row=1, col=2)
     figure.update_yaxes(title="robust error", range=[-0.03, 1.03], row=1, col=2)

@@ -1,5 +1,6 @@
 """Adversarial feature overfitting: as a film, as a map, and on drawn data."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -9,31 +10,32 @@ from plotly.subplots import make_subplots
 
 from avmixup_kit import gaussian
 from avmixup_kit._base.plots import COLOURS, GREY
-from avmixup_kit.live.controls import (
-    Choice,
-    Control,
-    Explorer,
-    Number,
-    Switch,
-    View,
+from avmixup_kit.live.controls import Choice, Control, Explorer, Number, Switch, View
+from avmixup_kit.live.drawing import (
+    BEST,
+    SECOND,
+    TEST,
+    TRAIN,
+    curve,
     dressed,
     error_text,
+    marks,
 )
 
 _FRAMES = 100
 _TIMES = np.geomspace(0.05, 1000, _FRAMES + 1)
-_SHARES = np.concatenate([np.linspace(0, 0.1, 21), np.linspace(0.11, 1, 100)])
+SHARES = np.concatenate([np.linspace(0, 0.1, 21), np.linspace(0.11, 1, 100)])
 _GRID = np.linspace(0, 0.6, 61)
 _STEPS, _RECORDS = 800, 60
-_TEST = {"color": COLOURS[1], "dash": "solid"}
-_TRAIN = {"color": COLOURS[0], "dash": "dash"}
 
 
-def feature_controls(**value: float) -> list[Control]:
+def feature_controls(
+    value: Mapping[str, float], largest_d: int = 2000, least_c: int = 0
+) -> list[Control]:
     """Return the controls of a FeatureModel, c = 0 being the control experiment."""
     return [
-        Number("d", "features d", 2, 2000, value["d"], log=True, whole=True),
-        Number("c", "insufficient c", 0, 50, value["c"], whole=True),
+        Number("d", "features d", 2, largest_d, value["d"], log=True, whole=True),
+        Number("c", "insufficient c", least_c, 50, value["c"], whole=True),
         Number("eta", "mean η", 0, 0.95, value["eta"], step=0.01),
         Number("sigma_a", "noise σ_A", 0.01, 2, value["sigma_a"], log=True),
         Number("sigma_b", "noise σ_B", 0.01, 2, value["sigma_b"], log=True),
@@ -48,10 +50,20 @@ def feature_model(
 
 
 def preset_values(name: str) -> dict[str, float]:
-    """Return the values of those controls and epsilon at one of `gaussian.PRESETS`."""
+    """Return the values of those controls and epsilon at one of `gaussian.PRESETS`.
+
+    "control" is S1 with c = 0.
+    """
+    if name == "control":
+        return {**preset_values("S1"), "c": 0}
     model, epsilon = gaussian.PRESETS[name]
     names = ("d", "c", "eta", "sigma_a", "sigma_b")
     return {**{one: getattr(model, one) for one in names}, "epsilon": epsilon}
+
+
+def fixed_scales(*scales: int) -> dict[str, float]:
+    """Return the choices of a fixed logit scale by what the reader sees."""
+    return {f"fixed at {scale}": float(scale) for scale in scales}
 
 
 def overfitting(**start: Any) -> Explorer:
@@ -64,41 +76,25 @@ def overfitting(**start: Any) -> Explorer:
     first = preset_values("S1")
     controls = [
         Number("frame", "time", 0, _FRAMES, 0, whole=True, play=True),
-        *feature_controls(**first),
+        *feature_controls(first),
         Number("epsilon", "ε in training", 0, 1, first["epsilon"], step=0.01),
         Number("epsilon_test", "ε in testing", 0, 1, first["epsilon"], step=0.01),
-        Choice(
-            "scale",
-            "logit scale",
-            {**{f"fixed at {s}": float(s) for s in (1, 2, 4, 8)}, "learned": None},
-            1.0,
-        ),
-        Choice(
-            "loss",
-            "loss",
-            {name: name for name in ("logistic", "exponential", "hinge")},
-            "logistic",
-        ),
-        Choice(
-            "geometry",
-            "descent",
-            {"exponentiated": "exponentiated", "projected": "projected"},
-            "exponentiated",
-        ),
+        Choice("scale", "logit scale", {**fixed_scales(1, 2, 4, 8), "learned": None}, 1.0),
+        Choice("loss", "loss", ("logistic", "exponential", "hinge"), "logistic"),
+        Choice("geometry", "descent", ("exponentiated", "projected"), "exponentiated"),
     ]
     notes = {
-        "S1: falls, then rises as far": "S1",
-        "S2: catastrophic rise": "S2",
-        "S3: c = 5": "S3",
-        "S4: c = 10": "S4",
-        "S5: ε = η, no overshoot": "S5",
-        "S6: ε = 2η, hopeless": "S6",
+        "S1": "falls, then rises as far",
+        "S2": "catastrophic rise",
+        "S3": "c = 5",
+        "S4": "c = 10",
+        "S5": "ε = η, no overshoot",
+        "S6": "ε = 2η, hopeless",
+        "control": "S1 with c = 0",
     }
-    presets = {}
-    for said, name in notes.items():
-        values = preset_values(name)
-        presets[said] = {**values, "epsilon_test": values["epsilon"], "frame": 0}
-    presets["control: S1 with c = 0"] = {**presets["S1: falls, then rises as far"], "c": 0}
+    presets = {f"{name}: {note}": preset_values(name) for name, note in notes.items()}
+    for values in presets.values():
+        values |= {"epsilon_test": values["epsilon"], "frame": 0}
     return Explorer("overfitting", controls, _film_blank(), _film, start, presets)
 
 
@@ -107,26 +103,12 @@ def _film_blank() -> go.Figure:
         1, 2, shared_yaxes=True, subplot_titles=["error of every B", "error against time"]
     )
     for col, kind in ((1, "at every B"), (2, "along the path")):
-        for said, line in (("test", _TEST), ("train", _TRAIN)):
-            figure.add_scatter(
-                name=f"{said} error {kind}",
-                legendgroup=said,
-                mode="lines",
-                line=line,
-                row=1,
-                col=col,
-            )
-    marks = {
-        "best B": {"color": COLOURS[2], "symbol": "star", "size": 15},
-        "now, test": {"color": COLOURS[1], "size": 13},
-        "now, train": {"color": COLOURS[0], "size": 10, "symbol": "square"},
-    }
-    for name, marker in marks.items():
-        figure.add_scatter(name=name, mode="markers", marker=marker, row=1, col=1)
-        if name != "best B":
-            figure.add_scatter(
-                name=f"{name} ", mode="markers", marker=marker, showlegend=False, row=1, col=2
-            )
+        for said, look in (("test", TEST), ("train", TRAIN)):
+            curve(figure, f"{said} error {kind}", *look, (1, col), legendgroup=said)
+    marks(figure, "best B", *BEST, (1, 1))
+    for name, look in (("test", (COLOURS[1], 13, None)), ("train", (COLOURS[0], 10, "square"))):
+        marks(figure, f"now, {name}", *look, at=(1, 1))
+        marks(figure, f"now, {name} ", *look, at=SECOND, showlegend=False)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
     figure.update_xaxes(
         title="training time", type="log", exponentformat="power", dtick=1, row=1, col=2
@@ -156,10 +138,10 @@ def _film(
     test, train = path.robust_error("true", epsilon_test), path.robust_error("observed")
     B, t = path.B[frame], path.times[frame]
     traces = {
-        "test error at every B": {"x": _SHARES, "y": model.robust_error(_SHARES, epsilon_test)},
+        "test error at every B": {"x": SHARES, "y": model.robust_error(SHARES, epsilon_test)},
         "train error at every B": {
-            "x": _SHARES,
-            "y": model.robust_error(_SHARES, epsilon, "observed"),
+            "x": SHARES,
+            "y": model.robust_error(SHARES, epsilon, "observed"),
         },
         "test error along the path": {"x": path.times, "y": test},
         "train error along the path": {"x": path.times, "y": train},
@@ -192,11 +174,11 @@ def phase_map(**start: Any) -> Explorer:
     """
     first = preset_values("S1")
     controls = [
-        *feature_controls(**first),
+        *feature_controls(first),
         Number("epsilon", "radius ε", 0, 0.6, first["epsilon"], step=0.01),
     ]
     presets = {name: preset_values(name) for name in gaussian.PRESETS}
-    presets["control: S1 with c = 0"] = {**presets["S1"], "c": 0}
+    presets["control: S1 with c = 0"] = preset_values("control")
     return Explorer("phase_map", controls, _map_blank(), _map, start, presets)
 
 
@@ -223,25 +205,11 @@ def _map_blank() -> go.Figure:
         },
         hovertemplate="ε %{x:.2f}, η %{y:.2f}: ×10^%{z:.2f}<extra></extra>",
     )
-    figure.add_scatter(
-        name="ε = η",
-        x=[0, 0.6],
-        y=[0, 0.6],
-        mode="lines",
-        line={"color": "#E69F00", "dash": "dash"},
-    )
-    figure.add_scatter(
-        name="your point", mode="markers", marker={"color": "#D55E00", "size": 13, "symbol": "x"}
-    )
-    figure.add_scatter(name="test error", mode="lines", line=_TEST, row=1, col=2)
-    figure.add_scatter(name="train error", mode="lines", line=_TRAIN, row=1, col=2)
-    figure.add_scatter(
-        name="best B",
-        mode="markers",
-        marker={"color": COLOURS[2], "symbol": "star", "size": 15},
-        row=1,
-        col=2,
-    )
+    curve(figure, "ε = η", COLOURS[4], "dash", x=[0, 0.6], y=[0, 0.6])
+    marks(figure, "your point", COLOURS[1], 13, "x")
+    curve(figure, "test error", *TEST, SECOND)
+    curve(figure, "train error", *TRAIN, SECOND)
+    marks(figure, "best B", *BEST, SECOND)
     figure.update_xaxes(range=[0, 0.6], constrain="domain", row=1, col=1)
     figure.update_yaxes(range=[0, 0.6], row=1, col=1)
     figure.update_xaxes(title="B", row=1, col=2)
@@ -259,8 +227,8 @@ def _map(epsilon: float, **features: Any) -> View:
     traces = {
         "rise": {"z": np.log10(np.minimum(rise, 100))},
         "your point": {"x": [epsilon], "y": [model.eta]},
-        "test error": {"x": _SHARES, "y": model.robust_error(_SHARES, epsilon)},
-        "train error": {"x": _SHARES, "y": model.robust_error(_SHARES, epsilon, "observed")},
+        "test error": {"x": SHARES, "y": model.robust_error(SHARES, epsilon)},
+        "train error": {"x": SHARES, "y": model.robust_error(SHARES, epsilon, "observed")},
         "best B": {"x": [best], "y": [model.robust_error(best, epsilon)]},
     }
     note = (
@@ -277,16 +245,13 @@ def drawn_data(**start: Any) -> Explorer:
         start: values to open with: d, c, eta, sigma_a, sigma_b, epsilon, n, planted, seed, and
             frame, 0 to 60.
     """
+    first = {"d": 200, "c": 10, "eta": 0.1, "sigma_a": 0.6, "sigma_b": 0.9}
     controls = [
         Number("frame", "time", 0, _RECORDS, _RECORDS, whole=True, play=True),
         Number("n", "examples n", 5, 400, 100, log=True, whole=True),
         Switch("planted", "plant Example 3", False),
         Number("seed", "seed", 0, 99, 0, whole=True),
-        Number("d", "features d", 2, 200, 200, log=True, whole=True),
-        Number("c", "insufficient c", 1, 50, 10, whole=True),
-        Number("eta", "mean η", 0, 0.95, 0.1, step=0.01),
-        Number("sigma_a", "noise σ_A", 0.01, 2, 0.6, log=True),
-        Number("sigma_b", "noise σ_B", 0.01, 2, 0.9, log=True),
+        *feature_controls(first, 200, 1),
         Number("epsilon", "radius ε", 0, 1, 0.2, step=0.01),
     ]
     return Explorer("drawn_data", controls, _drawn_blank(), _drawn, start)
@@ -296,19 +261,13 @@ def _drawn_blank() -> go.Figure:
     figure = make_subplots(
         1, 2, subplot_titles=["robust error while training", "which features training keeps"]
     )
-    figure.add_scatter(name="test error, exact", line=_TEST)
-    figure.add_scatter(name="train error", line=_TRAIN)
-    figure.add_scatter(name="now", mode="markers", marker={"color": COLOURS[3], "size": 11})
-    marks = {
-        "x₁, robust": {"color": COLOURS[2], "symbol": "star", "size": 14},
-        "insufficient": {"color": COLOURS[3], "symbol": "square", "size": 8},
-        "other features": {"color": COLOURS[0], "size": 6, "opacity": 0.7},
-    }
-    for name, marker in marks.items():
-        figure.add_scatter(name=name, mode="markers", marker=marker, row=1, col=2)
-    figure.add_scatter(
-        name="cut at ε", mode="lines", line={"color": GREY, "dash": "dot"}, row=1, col=2
-    )
+    curve(figure, "test error, exact", *TEST, mode=None)
+    curve(figure, "train error", *TRAIN, mode=None)
+    marks(figure, "now", COLOURS[3], 11)
+    marks(figure, "x₁, robust", COLOURS[2], 14, "star", SECOND)
+    marks(figure, "insufficient", COLOURS[3], 8, "square", SECOND)
+    marks(figure, "other features", COLOURS[0], 6, at=SECOND, marker_opacity=0.7)
+    curve(figure, "cut at ε", GREY, "dot", SECOND)
     figure.update_xaxes(type="log", dtick=1, row=1, col=1)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
     figure.update_xaxes(title="mean of y·x over the sample", row=1, col=2)

@@ -8,17 +8,23 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from avmixup_kit import gaussian
-from avmixup_kit._base.plots import COLOURS, GREY
-from avmixup_kit.live.controls import ALARM, Choice, Explorer, Number, View, dressed
-from avmixup_kit.live.theory.overfitting import feature_controls, feature_model, preset_values
+from avmixup_kit._base.plots import COLOURS, GREY, METHOD_COLOURS
+from avmixup_kit.live.controls import Choice, Explorer, Number, View
+from avmixup_kit.live.drawing import ALARM, BEST, SECOND, curve, dressed, marks
+from avmixup_kit.live.theory.overfitting import (
+    SHARES,
+    feature_controls,
+    feature_model,
+    fixed_scales,
+    preset_values,
+)
 
-_SHARES = np.concatenate([np.linspace(0, 0.1, 21), np.linspace(0.11, 1, 100)])
 _GAMMAS = np.linspace(0, 4, 21)
 _METHODS = {
-    "adversarial training": {"color": COLOURS[0], "symbol": "circle", "size": 16},
-    "label smoothing": {"color": COLOURS[4], "symbol": "square", "size": 11},
-    "AVmixup": {"color": COLOURS[1], "symbol": "diamond", "size": 13},
-    "best B": {"color": COLOURS[2], "symbol": "star", "size": 15},
+    "adversarial training": (METHOD_COLOURS["pgd"], 16, "circle"),
+    "label smoothing": (METHOD_COLOURS["label_smoothing"], 11, "square"),
+    "AVmixup": (METHOD_COLOURS["avmixup"], 13, "diamond"),
+    "best B": BEST,
 }
 
 
@@ -35,14 +41,9 @@ def soft_labels(**start: Any) -> Explorer:
         Number("lambda1", "clean label λ₁", 0.5, 1, 1.0, step=0.01),
         Number("lambda2", "vertex label λ₂", 0, 1, 0.5, step=0.01),
         Number("lam", "smoothing λ", 0.51, 1, 0.9, step=0.01),
-        Choice(
-            "scale",
-            "logit scale",
-            {"learned": None, **{f"fixed at {s}": float(s) for s in (1, 2, 4, 8, 16)}},
-            None,
-        ),
+        Choice("scale", "logit scale", {"learned": None, **fixed_scales(1, 2, 4, 8, 16)}, None),
         Number("epsilon", "radius ε", 0.01, 0.6, first["epsilon"], step=0.01),
-        *feature_controls(**first),
+        *feature_controls(first),
     ]
     harm = {"d": 100, "c": 10, "eta": 0.15, "sigma_a": 0.1, "sigma_b": 0.5, "epsilon": 0.3}
     presets = {
@@ -59,27 +60,12 @@ def _blank() -> go.Figure:
     figure = make_subplots(
         1, 2, subplot_titles=["robust test error where each ends", "the share AVmixup asks for"]
     )
-    figure.add_scatter(name="test error", mode="lines", line={"color": GREY})
-    for name, marker in _METHODS.items():
-        figure.add_scatter(name=name, mode="markers", marker=marker)
-    figure.add_scatter(
-        name="low-noise rule",
-        mode="lines",
-        line={"color": COLOURS[1], "dash": "dash"},
-        row=1,
-        col=2,
-    )
-    figure.add_scatter(
-        name="best B ", mode="lines", line={"color": COLOURS[2], "dash": "dot"}, row=1, col=2
-    )
-    figure.add_scatter(
-        name="AVmixup, exact",
-        mode="markers",
-        marker=_METHODS["AVmixup"],
-        showlegend=False,
-        row=1,
-        col=2,
-    )
+    curve(figure, "test error", GREY)
+    for name, look in _METHODS.items():
+        marks(figure, name, *look)
+    curve(figure, "low-noise rule", METHOD_COLOURS["avmixup"], "dash", SECOND)
+    curve(figure, "best B ", COLOURS[2], "dot", SECOND)
+    marks(figure, "AVmixup, exact", *_METHODS["AVmixup"], at=SECOND, showlegend=False)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
     figure.update_xaxes(title="vertex γ", range=[-0.1, 4.1], row=1, col=2)
     figure.update_yaxes(title="B", range=[-0.05, 1.05], row=1, col=2)
@@ -127,7 +113,7 @@ def _draw(
     traces: dict[str, dict[str, Any]] = {
         name: {"x": [shares[name]], "y": [errors[name]]} for name in _METHODS
     }
-    traces["test error"] = {"x": _SHARES, "y": model.robust_error(_SHARES, epsilon)}
+    traces["test error"] = {"x": SHARES, "y": model.robust_error(SHARES, epsilon)}
     rule = _rule(model, epsilon, lambda1, lambda2)
     traces["low-noise rule"] = {"x": _GAMMAS[: rule.size], "y": rule}
     traces["best B "] = {"x": [0, 4], "y": [best, best]}

@@ -8,7 +8,8 @@ from plotly.subplots import make_subplots
 
 from avmixup_kit import gaussian
 from avmixup_kit._base.plots import COLOURS
-from avmixup_kit.live.controls import ALARM, Choice, Explorer, Number, View, dressed, error_text
+from avmixup_kit.live.controls import Choice, Explorer, Number, View
+from avmixup_kit.live.drawing import ALARM, curve, dressed, error_text, marks
 
 _NU = np.linspace(0, 1, 101)
 _SETS = 2000
@@ -53,11 +54,11 @@ def _blank() -> go.Figure:
         1, 2, column_widths=[0.55, 0.45], subplot_titles=["largest radius", "probability"]
     )
     for name, (_, colour, dash) in _CURVES.items():
-        fill = {"fill": "tonexty", "fillcolor": "rgba(213,94,0,0.15)"} if dash == "dash" else {}
-        figure.add_scatter(name=name, mode="lines", line={"color": colour, "dash": dash}, **fill)
-    figure.add_scatter(
-        name="your ν", mode="markers", marker={"color": COLOURS[3], "size": 11, "symbol": "diamond"}
+        curve(figure, name, colour, dash)
+    figure.update_traces(
+        {"fill": "tonexty", "fillcolor": "rgba(213,94,0,0.15)"}, {"name": "tight condition"}
     )
+    marks(figure, "your ν", COLOURS[3], 11, "diamond")
     figure.add_bar(
         name="probability of the statement",
         x=list(_BARS),

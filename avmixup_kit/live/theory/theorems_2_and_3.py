@@ -8,7 +8,8 @@ from plotly.subplots import make_subplots
 
 from avmixup_kit import gaussian
 from avmixup_kit._base.plots import COLOURS, GREY
-from avmixup_kit.live.controls import Choice, Explorer, Number, View, dressed
+from avmixup_kit.live.controls import Choice, Explorer, Number, View
+from avmixup_kit.live.drawing import curve, dressed, marks
 
 _SHARES = np.concatenate([[0], np.geomspace(1e-4, 0.05, 40), np.linspace(0.06, 1, 95)])
 _FEATURES = ("x₁, robust", "insufficient", "sufficient")
@@ -45,7 +46,7 @@ def _blank() -> go.Figure:
     )
     for under, (colour, dash, shape) in _STYLE.items():
         said = _SAID[under]
-        figure.add_scatter(name=f"{said} variance", line={"color": colour, "dash": dash})
+        curve(figure, f"{said} variance", colour, dash, mode=None)
         figure.add_bar(
             name=f"least {said} variance",
             x=list(_FEATURES),
@@ -53,16 +54,15 @@ def _blank() -> go.Figure:
             row=1,
             col=2,
         )
-    marks = {
+    places = {
         "least sample variance, exact": (COLOURS[0], "circle"),
         "Theorem 2 says (10)": (COLOURS[0], "x"),
         "least true variance, exact": (COLOURS[1], "circle"),
         "Theorem 3 says (11)": (COLOURS[1], "x"),
         "equal weights": (GREY, "diamond"),
     }
-    for name, (colour, symbol) in marks.items():
-        marker = {"color": colour, "symbol": symbol, "size": 11, "line": {"width": 1}}
-        figure.add_scatter(name=name, mode="markers", marker=marker)
+    for name, (colour, symbol) in places.items():
+        marks(figure, name, colour, 11, symbol, marker_line_width=1)
     figure.update_yaxes(type="log", exponentformat="power", dtick=1, row=1, col=1)
     figure.update_yaxes(title="weight", type="log", exponentformat="power", dtick=1, row=1, col=2)
     return dressed(figure, "B, total weight on sufficient features", "variance")
