@@ -1,7 +1,7 @@
 """Which networks, attacks and images each table of the paper takes, at each scale; all as data."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -210,6 +210,14 @@ class TablePlan:
         found = [row.run for row in self.rows]
         found += [c.source for row in self.rows for c in row.columns if c.source is not None]
         return tuple(dict.fromkeys(found))
+
+    def blocks(self, rows: Iterable[str]) -> dict[str, list[str]]:
+        """Return rows by the data set that their names begin with, "" where they name none."""
+        found: dict[str, list[str]] = {}
+        for row in rows:
+            dataset = row.split(" / ")[0] if self.heading.startswith("Dataset") else ""
+            found.setdefault(dataset, []).append(row)
+        return found
 
     @property
     def impossible(self) -> tuple[str, ...]:
