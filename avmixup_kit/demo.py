@@ -16,6 +16,7 @@ from avmixup_kit.evaluation.curves import (
     CURVE_IMAGES,
     accuracy_bars,
     accuracy_curves,
+    method_colours,
     robust_curves,
 )
 from avmixup_kit.evaluation.ladder import evaluate
@@ -80,16 +81,17 @@ def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> di
         "evaluations": {name: e.to_json() for name, e in evaluations.items()},
     }
     files.write_atomic(folder / "results.json", json.dumps(results, indent=2).encode())
+    colours = method_colours(demo_methods(data.epsilon))
     curves = {name: runs.curves_of(folder / name) for name in evaluations}
     page = html.page(
         "AVmixup on digits",
         [
             ("What was run", _about(data, steps, seed)),
             ("Accuracy on test images", html.table(_cells(evaluations))),
-            ("The same as bars", accuracy_bars(evaluations)),
+            ("The same as bars", accuracy_bars(evaluations, colours=colours)),
             (
                 "Robust accuracy while training (as in the paper's Figure 2)",
-                accuracy_curves(curves, ["PGD10, train", "PGD10, validation"]),
+                accuracy_curves(curves, ["PGD10, train", "PGD10, validation"], colours=colours),
             ),
             ("Adversarial images (PGD20)", adversarial_strip(networks, data.test, ladder[1])),
         ],
