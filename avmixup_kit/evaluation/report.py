@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from avmixup_kit._base import files, html
-from avmixup_kit.evaluation.alarms import probe
+from avmixup_kit.evaluation.alarms import alarms
 from avmixup_kit.evaluation.crafting import craft
 from avmixup_kit.evaluation.evidence import Alarm
 from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 
 SHOWN = 8
-SHOWN_ANYWAY = ("radii", "label-line")
+SHOWN_ANYWAY = {
+    "radii": "Robust accuracy against epsilon",
+    "label-line": "The learned label along the attack direction",
+}
+NO_TRANSFER = (
+    "<p>Not measured: no other model was given "
+    "(<code>av.report(..., sources={'name': model})</code>).</p>"
+)
 
 
 def report(
@@ -47,62 +54,35 @@ def report(
         ValueError: no attack was evaluated, or model or images are not those that were.
         ImportError: plotly is not installed.
     """
-    content = page(result, model, images, sources=sources, count=count, title=title)
-    files.write_atomic(path, content.encode())
-
-
-def page(
-    evaluation: Evaluation,
-    model: nn.Module,
-    images: ImageSet | Pair,
-    *,
-    sources: Mapping[str, nn.Module] | None = None,
-    count: int = 200,
-    title: str = "Is it really robust?",
-) -> str:
-    """Return the page as HTML."""
-    found = probe(evaluation, model, images, sources=sources, count=count)
-    epsilon = evaluation.epsilon
-    assert epsilon is not None  # or the probe would have refused
+    found = alarms(result, model, images, sources=sources, count=count, silent=True)
+    epsilon = result.epsilon
+    assert epsilon is not None  # or alarms would have refused
     images = as_images(model, images)
-    by_key = {alarm.key: alarm for alarm in found}
     sections: list[tuple[str, str | go.Figure]] = [
-        ("In short", _summary(evaluation, found)),
-        ("Accuracy", _accuracies(evaluation)),
+        ("In short", _summary(result, found)),
+        ("Accuracy", _accuracies(result)),
         ("Signs of hidden gradients", _alarm_table(found)),
+        *(
+            (f"Ringing: {alarm.name}", alarm.figure())
+            for alarm in found
+            if alarm.rings and alarm.key not in SHOWN_ANYWAY
+        ),
+        *(
+            (SHOWN_ANYWAY[alarm.key], alarm.figure())
+            for alarm in found
+            if alarm.drawing is not None and alarm.key in SHOWN_ANYWAY
+        ),
+        ("Worst examples", worst_examples(model, images, epsilon, result.seed)),
     ]
-    sections += [
-        (f"Ringing: {alarm.name}", alarm.figure())
-        for alarm in found
-        if alarm.rings and alarm.key not in SHOWN_ANYWAY
-    ]
-    sections.append(("Robust accuracy against epsilon", by_key["radii"].figure()))
-    if by_key["label-line"].drawing is not None:
-        sections.append(
-            ("The learned label along the attack direction", by_key["label-line"].figure())
-        )
-    sections.append(("Worst examples", worst_examples(model, images, epsilon, evaluation.seed)))
     if sources:
-        matrix = transfer_matrix(
-            {"this model": model, **sources},
-            _few(images, count),
-            pgd(steps=20, epsilon=epsilon),
-            seed=evaluation.seed,
-        )
-        sections += [
-            ("Transfer between models", _transfer_table(matrix)),
-            ("The same as a heat map", transfer_heatmap(matrix)),
-        ]
+        networks, attack = {"this model": model, **sources}, pgd(steps=20, epsilon=epsilon)
+        matrix = transfer_matrix(networks, _few(images, count), attack, seed=result.seed)
+        sections.append(("Transfer between models", _transfer_table(matrix)))
+        sections.append(("The same as a heat map", transfer_heatmap(matrix)))
     else:
-        sections.append(
-            (
-                "Transfer between models",
-                "<p>Not measured: no other model was given "
-                "(<code>av.report(..., sources={'name': model})</code>).</p>",
-            )
-        )
-    sections.append(("How to read this page", _reading(evaluation)))
-    return html.page(title, sections)
+        sections.append(("Transfer between models", NO_TRANSFER))
+    sections.append(("How to read this page", _reading(result)))
+    files.write_atomic(path, html.page(title, sections).encode())
 
 
 def worst_examples(
@@ -182,7 +162,7 @@ def _accuracies(evaluation: Evaluation) -> str:
 
 def _alarm_table(found: list[Alarm]) -> str:
     states = {True: "RINGS", False: "silent", None: "not tried"}
-    # The loudest first; sorting is stable, so the order of the probe is kept within each.
+    # The loudest first; sorting is stable, so the order of alarms is kept within each.
     ordered = sorted(found, key=lambda alarm: list(states).index(alarm.rings))
     rows = [(states[alarm.rings], alarm.name, alarm.sentence) for alarm in ordered]
     return html.table([("", "sign", "what was found"), *rows], "words")
