@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from avmixup_kit import models
+from avmixup_kit import __version__, models
 from avmixup_kit._base import check, files, provenance
 from avmixup_kit.data import Augmentation, Data, load
 from avmixup_kit.evaluation.curves import robust_curves
@@ -290,11 +290,10 @@ class Runner:
         trained = json.loads((self.folder / run.folder / "run.json").read_text())
         wanted = () if table.published is not None else ("PGD10, train", ROBUST)
         curves = runs.curves_of(self.folder / run.folder) if wanted else {}
-        accuracy = {name: evaluation.accuracy(name) for name in evaluation.names}
-        precision = run.settings.precision
+        said, precision = evaluation.to_json(), run.settings.precision
         about = {
             "format": results.FORMAT,
-            "kit": results.kit_version(),
+            "kit": __version__,
             "table": table.name,
             "scale": table.scale.name,
             "row": row.title,
@@ -320,9 +319,7 @@ class Runner:
             "settings": asdict(run.settings),
             "augmentation": repr(data.train.augmentation),
             "attacks": {column.title: column.key for column in columns},
-            "rule": evaluation.rule,
-            "accuracy": accuracy,
-            "interval95": {name: list(evaluation.interval(name)) for name in evaluation.names},
+            **{key: said[key] for key in ("rule", "accuracy", "interval95")},
             "curves": {name: curves[name] for name in wanted},
             "notes": verdicts.about["notes"],
             "seconds": {
@@ -386,7 +383,7 @@ class Runner:
                     "test_checksum": data.test.checksum,
                     "train_checksum": data.train.checksum,
                 }
-            here = results.origin(result.dataset, results.kit_version(), self.precision, about)
+            here = results.origin(result.dataset, self.precision, about)
             where = f"{result.path} could not stand beside what is made (choose another --results)"
             check.same(result.origin, here, where)
 
