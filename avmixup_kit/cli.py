@@ -23,7 +23,8 @@ from avmixup_kit.cli_options import (
     NetworkName,
     method_options,
 )
-from avmixup_kit.demo import comparison_table, demo
+from avmixup_kit.demo import demo
+from avmixup_kit.evaluation.compare import comparison_table
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.methods import attacks

@@ -9,9 +9,8 @@ from tqdm.auto import tqdm
 
 from avmixup_kit import methods, models
 from avmixup_kit._base import files, html, provenance
-from avmixup_kit._base.tables import text_table
-from avmixup_kit.data import Data, Split, digits
-from avmixup_kit.evaluation.crafting import craft
+from avmixup_kit.data import Data, digits
+from avmixup_kit.evaluation.compare import comparison_rows, comparison_table
 from avmixup_kit.evaluation.curves import (
     CURVE_IMAGES,
     accuracy_bars,
@@ -20,7 +19,8 @@ from avmixup_kit.evaluation.curves import (
     robust_curves,
 )
 from avmixup_kit.evaluation.ladder import evaluate
-from avmixup_kit.evaluation.record import CLEAN, Evaluation
+from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.evaluation.report import adversarial_strip
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.method import Method
 from avmixup_kit.training import runs
@@ -87,7 +87,7 @@ def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> di
         "AVmixup on digits",
         [
             ("What was run", _about(data, steps, seed)),
-            ("Accuracy on test images", html.table(_cells(evaluations))),
+            ("Accuracy on test images", html.table(comparison_rows(evaluations))),
             ("The same as bars", accuracy_bars(evaluations, colours=colours)),
             (
                 "Robust accuracy while training (as in the paper's Figure 2)",
@@ -98,19 +98,6 @@ def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> di
     )
     files.write_atomic(folder / "index.html", page.encode())
     return evaluations
-
-
-def _cells(evaluations: dict[str, Evaluation]) -> list[list[str]]:
-    names = next(iter(evaluations.values())).names
-    rows = [["method", *names, "n"]]
-    for method, evaluation in evaluations.items():
-        rows.append([method, *map(evaluation.bracketed, names), str(evaluation.n)])
-    return rows
-
-
-def comparison_table(evaluations: dict[str, Evaluation]) -> str:
-    """Return a text table, a row per method, a column per attack, with 95 % intervals."""
-    return text_table(_cells(evaluations))
 
 
 def _about(data: Data, steps: int, seed: int) -> str:
@@ -124,24 +111,3 @@ def _about(data: Data, steps: int, seed: int) -> str:
         " labels flatten. Treat AVmixup's and LS0.8's figures as upper bounds until a stronger"
         " attack has been tried.</p>"
     )
-
-
-def adversarial_strip(
-    networks: dict[str, torch.nn.Module], split: Split, attack: attacks.Attack, count: int = 8
-) -> str:
-    """Return an HTML table of clean images and each network's adversarial ones, with verdicts."""
-    part = torch.arange(min(count, len(split)))
-    x, _ = split.batch(part)
-    labels = [split.classes[int(label)] for label in split.labels[part]]
-    rows = {CLEAN: (x, [f"is {label}" for label in labels])}
-    for name, network in networks.items():
-        x_hat = x + craft(attack, network, split, part)
-        with torch.no_grad(), attacks.frozen(network):
-            probabilities = network(x_hat).softmax(1)
-        confidence, predicted = probabilities.max(1)
-        captions = [
-            f"{'✓' if split.classes[int(p)] == label else '✗'} {split.classes[int(p)]} ({c:.0%})"
-            for p, c, label in zip(predicted, confidence.tolist(), labels, strict=True)
-        ]
-        rows[name] = (x_hat, captions)
-    return html.strip(rows)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from avmixup_kit._base import check
+from avmixup_kit._base.tables import aligned
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,10 @@ class Table:
         lines = [[self.heading, *self.columns]]
         for row, cells in zip(self.rows, self.cells, strict=True):
             lines.append([row, *("-" if value is None else f"{value:.2f}" for value in cells)])
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-        text = [
-            " | ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in (lines[0], rule, *lines[1:])
-        ]
-        parts = [f"Table {self.number}: {self.title}", "\n".join(f"| {line} |" for line in text)]
+        head, *body = aligned(lines)
+        rule = ["-" * len(head[0]), *("-" * (len(cell) - 1) + ":" for cell in head[1:])]
+        text = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
+        parts = [f"Table {self.number}: {self.title}", text]
         return "\n\n".join([*parts, self.note] if self.note else parts)
 
     def _repr_markdown_(self) -> str:

@@ -120,10 +120,9 @@ def test_every_network_of_every_scale_can_be_built_and_every_attack_is_the_paper
             for row in plan(name, scale).rows:
                 run, epsilon = row.run, 0.15 if scale.digits else 8 / 255
                 size = estimate.SIZES[run.data]
-                shape = estimate._Shape(size[1], size[0])
                 options = dict(run.network_options)
                 if scale is plans.SHORT:
-                    models.build(run.network, shape, base_channels=2, **options)
+                    models.build(run.network, size, base_channels=2, **options)
                 for column in row.columns:
                     attack = column.attack
                     setting = paper.ATTACKS.get(column.title.split(",")[0])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from avmixup_kit._base import files, html
 from avmixup_kit.evaluation.alarms import alarms
@@ -15,7 +15,7 @@ from avmixup_kit.evaluation.evidence import Alarm
 from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, WORST, Evaluation
 from avmixup_kit.evaluation.transfer import TransferMatrix, transfer_heatmap, transfer_matrix
-from avmixup_kit.methods.attacks import frozen, pgd
+from avmixup_kit.methods.attacks import Attack, frozen, pgd
 from avmixup_kit.methods.losses import margin
 
 if TYPE_CHECKING:
@@ -92,27 +92,55 @@ def worst_examples(
 
     Looks at the first 256 images that are right without an attack.
     """
-    attack = pgd(steps=20, epsilon=epsilon)
     part = torch.arange(min(len(images), 256))
     x, y = batch_on(model, images, part)
-    x_hat = x + craft(attack, model, images, part, seed)
+    x_hat, logits = _attacked(model, images, part, pgd(steps=20, epsilon=epsilon), seed)
     with frozen(model), torch.no_grad():
         right = model(x).argmax(1) == y.argmax(1)
-        logits = model(x_hat)
     depth = torch.where(right, margin(logits, y), float("inf"))
     order = [i for i in depth.argsort()[:count].tolist() if bool(right[i])]
     if not order:
         return "<p>No image is classified correctly without an attack.</p>"
-    sure, said = logits.softmax(1).max(1)
-    read = [
-        f"{'still' if depth[i] > 0 else 'read as'} {images.classes[int(said[i])]} ({sure[i]:.0%})"
-        for i in order
-    ]
+    said = _said(images, logits)
+    read = [f"{'still' if depth[i] > 0 else 'read as'} {said[i]}" for i in order]
     rows = {
         "image": (x[order], [images.classes[int(y[i].argmax())] for i in order]),
         "adversarial": (x_hat[order], read),
     }
     return f"<p>Under PGD20 at epsilon = {epsilon:.4g}, worst first.</p>{html.strip(rows)}"
+
+
+def adversarial_strip(
+    networks: Mapping[str, nn.Module], images: ImageSet, attack: Attack, count: int = SHOWN
+) -> str:
+    """Return an HTML table of clean images and each network's adversarial ones, with verdicts."""
+    part = torch.arange(min(count, len(images)))
+    x, y = images.batch(part)
+    labels = [images.classes[int(label)] for label in y.argmax(1)]
+    rows = {CLEAN: (x, [f"is {label}" for label in labels])}
+    for name, network in networks.items():
+        x_hat, logits = _attacked(network, images, part, attack)
+        right = (logits.argmax(1) == y.to(logits).argmax(1)).tolist()
+        captions = zip(right, _said(images, logits), strict=True)
+        rows[name] = (x_hat, [f"{'✓' if fine else '✗'} {said}" for fine, said in captions])
+    return html.strip(rows)
+
+
+def _attacked(
+    model: nn.Module, images: ImageSet, part: Tensor, attack: Attack, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return adversarial images and their logits."""
+    x, _ = batch_on(model, images, part)
+    x_hat = x + craft(attack, model, images, part, seed)
+    with frozen(model), torch.no_grad():
+        return x_hat, model(x_hat)
+
+
+def _said(images: ImageSet, logits: Tensor) -> list[str]:
+    """Return the likeliest class of each image, with its probability in brackets."""
+    sure, said = logits.softmax(1).max(1)
+    both = zip(said.tolist(), sure.tolist(), strict=True)
+    return [f"{images.classes[number]} ({share:.0%})" for number, share in both]
 
 
 def _few(images: ImageSet, count: int) -> ImageSet:
