@@ -65,7 +65,7 @@ def alarms(
         raise ValueError(f"{len(images)} images were given, {result.n} were evaluated")
     index = torch.from_numpy(choose(images.labels.cpu().numpy(), min(count, len(images)), seed=0))
     bench = Bench(model, images.subset(index), epsilon, result.seed, batch_size)
-    if not torch.equal(bench.found.of(CLEAN), result.of(CLEAN)[index]):
+    if not torch.equal(bench.baseline.of(CLEAN), result.of(CLEAN)[index]):
         raise ValueError(
             "the model does not classify these images as it did when it was evaluated: it was "
             "trained on, or model or images are others; evaluate again"

@@ -34,14 +34,14 @@ class Bench:
         return len(self.images)
 
     @cached_property
-    def found(self) -> Evaluation:
+    def baseline(self) -> Evaluation:
         """The clean images, FGSM and PGD20."""
         return self.evaluate(self.images, [fgsm(self.epsilon), pgd(steps=20, epsilon=self.epsilon)])
 
     @property
     def reference(self) -> Tensor:
         """Which images PGD20 left standing, bool (n,)."""
-        return self.found.of(REFERENCE)
+        return self.baseline.of(REFERENCE)
 
     def batches(self) -> Iterator[Tensor]:
         """Yield the numbers of the images, a batch at a time."""
@@ -72,7 +72,7 @@ def fgsm_above_clean(bench: Bench) -> Alarm:
             right[part] = (bench.model(x + delta).argmax(1) == y.argmax(1)).cpu()
     return paired(
         "fgsm-above-clean",
-        bench.found.of(CLEAN),
+        bench.baseline.of(CLEAN),
         right,
         ("on clean images", "under FGSM"),
         "An attack that helps the model follows a gradient that points the wrong way.",
@@ -83,7 +83,7 @@ def pgd_above_fgsm(bench: Bench) -> Alarm:
     """Whether twenty steps do worse than one."""
     return paired(
         "pgd-above-fgsm",
-        bench.found.of("FGSM"),
+        bench.baseline.of("FGSM"),
         bench.reference,
         ("under FGSM", f"under {REFERENCE}"),
         "Twenty steps do worse than one: the gradients along the way are misleading.",
@@ -92,7 +92,7 @@ def pgd_above_fgsm(bench: Bench) -> Alarm:
 
 def one_step(bench: Bench) -> Alarm:
     """Whether one step finds what twenty miss."""
-    one, many = bench.found.of("FGSM"), bench.reference
+    one, many = bench.baseline.of("FGSM"), bench.reference
     both = one & many
     right = {"FGSM": int(one.sum()), REFERENCE: int(many.sum()), "both": int(both.sum())}
     return share(
@@ -220,7 +220,7 @@ def radii(bench: Bench) -> Alarm:
     places = [bench.epsilon / 2]
     while places[-1] < 1:
         places.append(min(1.0, 2 * places[-1]))
-    right = [int(bench.found.of(CLEAN).sum())]
+    right = [int(bench.baseline.of(CLEAN).sum())]
     for radius in places:
         right.append(
             int(bench.evaluate(bench.images, [pgd(steps=20, epsilon=radius)]).of(REFERENCE).sum())

@@ -34,7 +34,7 @@ def starts(split: ImageSet, part: Tensor, attack: Attack, seed: int, restart: in
     return torch.from_numpy(noise).mul_(0.001)
 
 
-def begun(
+def first_state(
     attack: Attack, model: nn.Module, split: ImageSet, part: Tensor, seed: int, restart: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return x, y, the attack's first delta and what its objective looks up once of images."""
@@ -54,7 +54,7 @@ def craft(
     The starts are those of ``evaluate`` under the same seed, whatever the batch.
     """
     with frozen(model):
-        x, y, delta, reference = begun(attack, model, split, part, seed, restart)
+        x, y, delta, reference = first_state(attack, model, split, part, seed, restart)
         return ascend(
             lambda x_hat: attack.objective(model(x_hat), y, reference).sum(),
             x,

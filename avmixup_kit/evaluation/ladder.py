@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from avmixup_kit._base import check as checked
 from avmixup_kit._base import distributed
-from avmixup_kit.evaluation.crafting import begun, craft
+from avmixup_kit.evaluation.crafting import craft, first_state
 from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Rule, Verdict
 from avmixup_kit.evaluation.sanity import check_logits, inspect
@@ -212,13 +212,13 @@ class _Ladder:
         kept = torch.zeros(len(self.marks), len(self.split), dtype=torch.bool)
         kept[:, standing] = True
         for restart in range(self.attack.restarts):
-            kept &= self._once(kept[-1].nonzero().squeeze(1), restart)
+            kept &= self._from_start(kept[-1].nonzero().squeeze(1), restart)
         return {
             attack.name: Verdict(row, self.gradients[attack.steps])
             for attack, row in zip(self.attacks, kept, strict=True)
         }
 
-    def _once(self, queue: Tensor, restart: int) -> Tensor:
+    def _from_start(self, queue: Tensor, restart: int) -> Tensor:
         """Return which examples of the queue each mark left standing, (marks, N); others False.
 
         A pool of at most ``batch_size`` examples moves together, each at its own iterate. The
@@ -247,7 +247,7 @@ class _Ladder:
         return kept
 
     def _enter(self, index: Tensor, restart: int) -> "_Pool":
-        x, y, delta, reference = begun(
+        x, y, delta, reference = first_state(
             self.attack, self.model, self.split, index, self.seed, restart
         )
         return _Pool(index, x, y, delta, torch.zeros(len(index), dtype=torch.long), reference)

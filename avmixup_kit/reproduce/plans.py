@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from avmixup_kit import methods, paper
@@ -21,6 +21,7 @@ TITLES = {
     "svhn": "SVHN",
     "tiny_imagenet": "Tiny ImageNet",
 }
+UPDATES = {field.name for field in fields(Settings)}  # a recipe calls them the same
 DIGITS_EPSILON = 0.15  # data.digits().epsilon
 EPSILON = 8 / 255
 TRADES_EPSILON, TRADES_STEP = 0.031, 0.003  # of TRADES' own evaluation
@@ -326,17 +327,9 @@ class _Maker:
             settings = Settings(self.scale.steps or 500, **own)
             return Run("digits", name, self.scale.network or "small_cnn", method, settings)
         share = dict(self.scale.share).get(dataset, 1.0)
-        settings = Settings(
-            self.scale.steps or max(1, round(recipe.steps * share)),
-            batch_size=recipe.batch_size,
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            decay_all=recipe.decay_all,
-            decay_at=recipe.decay_at,
-            decay_factor=recipe.decay_factor,
-            **own,
-        )
+        own["steps"] = self.scale.steps or max(1, round(recipe.steps * share))
+        shared = {key: value for key, value in asdict(recipe).items() if key in UPDATES}
+        settings = Settings(**shared | own)
         return Run(
             dataset,
             name,
