@@ -149,12 +149,8 @@ def transfer(bench: Bench, result: Evaluation, sources: Mapping[str, nn.Module] 
     """Whether other models' adversarial examples win, newly made or read off the evaluation."""
     rows = [row for row in result.names if row.endswith("(transfer)")]
     if sources:
-        fooled = {
-            source: bench.fooled([pgd(steps=20, epsilon=bench.epsilon, source=other)])[
-                f"{REFERENCE} (transfer)"
-            ]
-            for source, other in sources.items()
-        }
+        attacks = {s: pgd(steps=20, epsilon=bench.epsilon, source=m) for s, m in sources.items()}
+        fooled = {s: bench.fooled([attack])[attack.name] for s, attack in attacks.items()}
         n, standing = bench.n, int(bench.reference.sum())
     elif REFERENCE in result.names and rows and not result.ladder:
         reference = result.of(REFERENCE)
@@ -164,34 +160,34 @@ def transfer(bench: Bench, result: Evaluation, sources: Mapping[str, nn.Module] 
         why = "no other model was given: alarms(sources={'name': model}) tries its examples."
         return untried("transfer", why)
     worst = max(fooled, key=lambda source: fooled[source])
+    left = {f"then from {source}": standing - k for source, k in fooled.items()}
     return share(
         "transfer",
         fooled[worst],
         n,
         f"adversarial examples of another model ({worst}) fool images that {REFERENCE} could not:",
         "Another model's gradients attack better than its own: its own are hidden.",
-        bars(
-            {REFERENCE: standing, **{f"then from {s}": standing - k for s, k in fooled.items()}}, n
-        ),
+        bars({REFERENCE: standing, **left}, n),
     )
 
 
 def square(result: Evaluation) -> Alarm:
     """Whether AutoAttack's Square wins over its gradient attacks, as evaluated."""
-    for row, stages in result.stages.items():
-        titles = [title for title, _ in stages]
-        if "Square" in titles[1:]:
-            place = titles.index("Square")
-            return share(
-                "square",
-                stages[place - 1][1] - stages[place][1],
-                result.n,
-                f"in {row}, Square fools images that {' and '.join(titles[:place])} could not:",
-                "Queries without gradients win over AutoAttack's gradients: more of them would "
-                "win more, and even AutoAttack's figure is too high.",
-                bars(dict(stages), result.n),
-            )
-    return untried("square", "AutoAttack was not evaluated; random search stands in for Square.")
+    rows = [row for row, stages in result.stages.items() if "Square" in dict(stages[1:])]
+    if not rows:
+        why = "AutoAttack was not evaluated; random search stands in for Square."
+        return untried("square", why)
+    titles, left = zip(*result.stages[rows[0]], strict=True)
+    place = titles.index("Square")
+    return share(
+        "square",
+        left[place - 1] - left[place],
+        result.n,
+        f"in {rows[0]}, Square fools images that {' and '.join(titles[:place])} could not:",
+        "Queries without gradients win over AutoAttack's gradients: more of them would win more, "
+        "and even AutoAttack's figure is too high.",
+        bars(dict(result.stages[rows[0]]), result.n),
+    )
 
 
 def autoattack(result: Evaluation) -> Alarm:
@@ -220,11 +216,9 @@ def radii(bench: Bench) -> Alarm:
     places = [bench.epsilon / 2]
     while places[-1] < 1:
         places.append(min(1.0, 2 * places[-1]))
-    right = [int(bench.baseline.of(CLEAN).sum())]
-    for radius in places:
-        right.append(
-            int(bench.evaluate(bench.images, [pgd(steps=20, epsilon=radius)]).of(REFERENCE).sum())
-        )
+    attacked = (bench.evaluate(bench.images, [pgd(steps=20, epsilon=r)]) for r in places)
+    standing = [bench.baseline.of(CLEAN), *(found.of(REFERENCE) for found in attacked)]
+    right = [int(rows.sum()) for rows in standing]
     return share(
         "radii",
         right[-1],
