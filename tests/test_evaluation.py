@@ -338,3 +338,20 @@ def test_runs_have_their_methods_colours_and_others_those_that_are_free(trained,
     curves = {"LS0.8": {"PGD10, train": ((0, 1), (0.5, 0.6))}}
     (line,) = av.plots.accuracy_curves(curves, ["PGD10, train"], colours=named).data
     assert line.line.color == named["LS0.8"]
+
+
+def test_an_evaluation_that_cannot_be_written_leaves_the_one_before_it(
+    trained, digits, tmp_path, monkeypatch
+):
+    result = av.evaluate(trained, digits.test.subset(20))
+    result.save(tmp_path / "right")
+    before = (tmp_path / "right.npz").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="the file before it is kept"):
+        replace(result, seed=1).save(tmp_path / "right.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["right.npz"]
+    assert (tmp_path / "right.npz").read_bytes() == before
