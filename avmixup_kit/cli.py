@@ -18,7 +18,8 @@ from avmixup_kit._base import distributed
 from avmixup_kit._base.distributed import RankFailed, choose_device
 from avmixup_kit._base.plugins import load_plugin
 from avmixup_kit.cli_options import DataOptions, MethodOptions, NetworkName, method_options, tyro
-from avmixup_kit.demo import comparison_table, demo
+from avmixup_kit.demo import demo
+from avmixup_kit.evaluation.compare import comparison_table
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.methods import attacks

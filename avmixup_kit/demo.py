@@ -9,17 +9,18 @@ from tqdm.auto import tqdm
 
 from avmixup_kit import methods, models
 from avmixup_kit._base import files, html, provenance
-from avmixup_kit._base.tables import text_table
-from avmixup_kit.data import Data, Split, digits
-from avmixup_kit.evaluation.crafting import craft
+from avmixup_kit.data import Data, digits
+from avmixup_kit.evaluation.compare import comparison_rows, comparison_table
 from avmixup_kit.evaluation.curves import (
     CURVE_IMAGES,
     accuracy_bars,
     accuracy_curves,
+    method_colours,
     robust_curves,
 )
 from avmixup_kit.evaluation.ladder import evaluate
-from avmixup_kit.evaluation.record import CLEAN, Evaluation
+from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.evaluation.report import adversarial_strip
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.method import Method
 from avmixup_kit.training import runs
@@ -80,35 +81,23 @@ def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> di
         "evaluations": {name: e.to_json() for name, e in evaluations.items()},
     }
     files.write_atomic(folder / "results.json", json.dumps(results, indent=2).encode())
+    colours = method_colours(demo_methods(data.epsilon))
     curves = {name: runs.curves_of(folder / name) for name in evaluations}
     page = html.page(
         "AVmixup on digits",
         [
             ("What was run", _about(data, steps, seed)),
-            ("Accuracy on test images", html.table(_cells(evaluations))),
-            ("The same as bars", accuracy_bars(evaluations)),
+            ("Accuracy on test images", html.table(comparison_rows(evaluations))),
+            ("The same as bars", accuracy_bars(evaluations, colours=colours)),
             (
                 "Robust accuracy while training (as in the paper's Figure 2)",
-                accuracy_curves(curves, ["PGD10, train", "PGD10, validation"]),
+                accuracy_curves(curves, ["PGD10, train", "PGD10, validation"], colours=colours),
             ),
             ("Adversarial images (PGD20)", adversarial_strip(networks, data.test, ladder[1])),
         ],
     )
     files.write_atomic(folder / "index.html", page.encode())
     return evaluations
-
-
-def _cells(evaluations: dict[str, Evaluation]) -> list[list[str]]:
-    names = next(iter(evaluations.values())).names
-    rows = [["method", *names, "n"]]
-    for method, evaluation in evaluations.items():
-        rows.append([method, *map(evaluation.bracketed, names), str(evaluation.n)])
-    return rows
-
-
-def comparison_table(evaluations: dict[str, Evaluation]) -> str:
-    """Return a text table, a row per method, a column per attack, with 95 % intervals."""
-    return text_table(_cells(evaluations))
 
 
 def _about(data: Data, steps: int, seed: int) -> str:
@@ -122,24 +111,3 @@ def _about(data: Data, steps: int, seed: int) -> str:
         " labels flatten. Treat AVmixup's and LS0.8's figures as upper bounds until a stronger"
         " attack has been tried.</p>"
     )
-
-
-def adversarial_strip(
-    networks: dict[str, torch.nn.Module], split: Split, attack: attacks.Attack, count: int = 8
-) -> str:
-    """Return an HTML table of clean images and each network's adversarial ones, with verdicts."""
-    part = torch.arange(min(count, len(split)))
-    x, _ = split.batch(part)
-    labels = [split.classes[int(label)] for label in split.labels[part]]
-    rows = {CLEAN: (x, [f"is {label}" for label in labels])}
-    for name, network in networks.items():
-        x_hat = x + craft(attack, network, split, part)
-        with torch.no_grad(), attacks.frozen(network):
-            probabilities = network(x_hat).softmax(1)
-        confidence, predicted = probabilities.max(1)
-        captions = [
-            f"{'✓' if split.classes[int(p)] == label else '✗'} {split.classes[int(p)]} ({c:.0%})"
-            for p, c, label in zip(predicted, confidence.tolist(), labels, strict=True)
-        ]
-        rows[name] = (x_hat, captions)
-    return html.strip(rows)

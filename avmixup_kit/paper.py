@@ -6,9 +6,13 @@ CVPR 2020. Accuracies are percent. Where the paper and the authors' released cod
 ``THIRD_PARTY`` holds what others measured with stronger attacks.
 """
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from avmixup_kit._base import check
+from avmixup_kit._base.tables import aligned
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,7 @@ class Table:
         if len(self.cells) != shape[0] or any(len(row) != shape[1] for row in self.cells):
             raise ValueError(f"cells are not {shape[0]} rows of {shape[1]} columns")
         for name, labels in (("rows", self.rows), ("columns", self.columns)):
-            if len(set(labels)) != len(labels):
-                raise ValueError(f"{name} = {labels!r} is not allowed: a name occurs twice")
+            check.that(len(set(labels)) == len(labels), name, labels, "a name occurs twice")
 
     def value(self, row: str, column: str) -> float | None:
         """Return the accuracy in percent in this cell, None where the paper prints "-".
@@ -55,124 +58,115 @@ class Table:
         lines = [[self.heading, *self.columns]]
         for row, cells in zip(self.rows, self.cells, strict=True):
             lines.append([row, *("-" if value is None else f"{value:.2f}" for value in cells)])
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-        text = [
-            " | ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in (lines[0], rule, *lines[1:])
-        ]
-        parts = [f"Table {self.number}: {self.title}", "\n".join(f"| {line} |" for line in text)]
+        head, *body = aligned(lines)
+        rule = ["-" * len(head[0]), *("-" * (len(cell) - 1) + ":" for cell in head[1:])]
+        text = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
+        parts = [f"Table {self.number}: {self.title}", text]
         return "\n\n".join([*parts, self.note] if self.note else parts)
 
     def _repr_markdown_(self) -> str:
         return str(self)
 
 
-TABLE_1 = Table(
+def _table(number: int, title: str, text: str, note: str = "") -> Table:
+    """Return a table from its text: two spaces or more between cells, the heading first."""
+    head, *lines = (re.split(r" {2,}", line.strip()) for line in text.strip().splitlines())
+    cells = tuple(
+        tuple(None if cell == "-" else float(cell) for cell in values) for _, *values in lines
+    )
+    heading, *columns = head
+    return Table(
+        number, title, heading, tuple(columns), tuple(row for row, *_ in lines), cells, note
+    )
+
+
+TABLE_1 = _table(
     1,
     "Accuracy against white-box attacks on CIFAR10",
-    "Model",
-    ("Clean", "FGSM", "PGD10", "PGD20", "CW20"),
-    ("Standard", "PGD", "LS0.8", "LS0.9", "AVmixup"),
-    (
-        (95.48, 7.25, 0.0, 0.0, 0.0),
-        (86.88, 62.68, 47.69, 46.34, 47.35),
-        (87.28, 66.09, 53.49, 50.87, 50.60),
-        (87.64, 65.96, 52.82, 50.29, 50.30),
-        (93.24, 78.25, 62.67, 58.23, 53.63),
-    ),
+    """
+    Model     Clean  FGSM   PGD10  PGD20  CW20
+    Standard  95.48   7.25   0.0    0.0    0.0
+    PGD       86.88  62.68  47.69  46.34  47.35
+    LS0.8     87.28  66.09  53.49  50.87  50.60
+    LS0.9     87.64  65.96  52.82  50.29  50.30
+    AVmixup   93.24  78.25  62.67  58.23  53.63
+    """,
 )
 
-TABLE_2 = Table(
+TABLE_2 = _table(
     2,
     "Accuracy against transfer-based black-box attacks (PGD20) on CIFAR10",
-    "Defense model",
-    ("Standard", "PGD", "LS0.8", "LS0.9"),
-    ("PGD", "LS0.8", "LS0.9", "AVmixup"),
-    (
-        (85.6, None, 65.70, 64.91),
-        (86.03, 63.60, None, 64.83),
-        (86.40, 63.74, 65.78, None),
-        (89.53, 68.51, 71.48, 70.50),
-    ),
+    """
+    Defense model  Standard  PGD    LS0.8  LS0.9
+    PGD            85.6      -      65.70  64.91
+    LS0.8          86.03     63.60  -      64.83
+    LS0.9          86.40     63.74  65.78  -
+    AVmixup        89.53     68.51  71.48  70.50
+    """,
     "Columns are the models that the adversarial examples were made on.",
 )
 
-TABLE_3 = Table(
+TABLE_3 = _table(
     3,
     "Comparison with TRADES on CIFAR10",
-    "Models",
-    ("Clean", "PGD20"),
-    ("PGD", "TRADES (1/lambda = 1)", "TRADES (1/lambda = 6)", "AVmixup"),
-    ((87.3, 47.04), (88.64, 49.14), (84.92, 56.61), (90.36, 58.27)),
+    """
+    Models                 Clean  PGD20
+    PGD                    87.3   47.04
+    TRADES (1/lambda = 1)  88.64  49.14
+    TRADES (1/lambda = 6)  84.92  56.61
+    AVmixup                90.36  58.27
+    """,
     "All but AVmixup's row are TRADES' own figures (its PGD20 takes steps of 0.003).",
 )
 
-TABLE_4 = Table(
+TABLE_4 = _table(
     4,
     "AVmixup on CIFAR100, SVHN and Tiny ImageNet",
-    "Dataset / Model",
-    ("Clean", "FGSM", "PGD20"),
-    tuple(
-        f"{dataset} / {model}"
-        for dataset in ("CIFAR100", "SVHN", "Tiny ImageNet")
-        for model in ("PGD", "LS0.8", "LS0.9", "AVmixup")
-    ),
-    (
-        (61.29, 46.01, 25.17),
-        (62.1, 52.33, 28.81),
-        (61.77, 53.17, 27.13),
-        (74.81, 62.76, 38.49),
-        (92.4, 75.31, 58.22),
-        (92.15, 75.84, 59.75),
-        (92.34, 76.14, 59.28),
-        (95.59, 81.83, 61.90),
-        (41.67, 20.30, 13.14),
-        (42.89, 22.75, 15.43),
-        (41.71, 20.96, 14.03),
-        (54.27, 35.46, 20.31),
-    ),
+    """
+    Dataset / Model          Clean  FGSM   PGD20
+    CIFAR100 / PGD           61.29  46.01  25.17
+    CIFAR100 / LS0.8         62.1   52.33  28.81
+    CIFAR100 / LS0.9         61.77  53.17  27.13
+    CIFAR100 / AVmixup       74.81  62.76  38.49
+    SVHN / PGD               92.4   75.31  58.22
+    SVHN / LS0.8             92.15  75.84  59.75
+    SVHN / LS0.9             92.34  76.14  59.28
+    SVHN / AVmixup           95.59  81.83  61.90
+    Tiny ImageNet / PGD      41.67  20.30  13.14
+    Tiny ImageNet / LS0.8    42.89  22.75  15.43
+    Tiny ImageNet / LS0.9    41.71  20.96  14.03
+    Tiny ImageNet / AVmixup  54.27  35.46  20.31
+    """,
 )
 
-TABLE_5 = Table(
+TABLE_5 = _table(
     5,
     "AVmixup with Feature Scatter",
-    "Dataset / Model",
-    ("Clean", "FGSM", "PGD20", "PGD100", "CW20", "CW100"),
-    tuple(
-        f"{dataset} / {model}"
-        for dataset in ("CIFAR10", "CIFAR100", "SVHN")
-        for model in ("PGD", "Feature Scatter", "Feature Scatter + AVmixup")
-    ),
-    (
-        (85.7, 54.9, 44.9, 44.8, 45.7, 45.4),
-        (90.22, 78.19, 69.74, 67.35, 60.77, 58.29),
-        (92.37, 83.49, 82.31, 81.88, 71.88, 69.50),
-        (59.9, 28.5, 22.6, 22.3, 23.2, 23.0),
-        (74.9, 72.99, 45.29, 42.77, 27.35, 24.89),
-        (78.62, 78.92, 47.28, 46.29, 33.20, 31.22),
-        (93.9, 68.4, 47.9, 46.0, 48.7, 47.3),
-        (96.42, 95.92, 58.67, 46.98, 51.23, 38.89),
-        (96.07, 95.26, 73.65, 70.24, 67.06, 62.01),
-    ),
+    """
+    Dataset / Model                       Clean  FGSM   PGD20  PGD100  CW20   CW100
+    CIFAR10 / PGD                         85.7   54.9   44.9   44.8    45.7   45.4
+    CIFAR10 / Feature Scatter             90.22  78.19  69.74  67.35   60.77  58.29
+    CIFAR10 / Feature Scatter + AVmixup   92.37  83.49  82.31  81.88   71.88  69.50
+    CIFAR100 / PGD                        59.9   28.5   22.6   22.3    23.2   23.0
+    CIFAR100 / Feature Scatter            74.9   72.99  45.29  42.77   27.35  24.89
+    CIFAR100 / Feature Scatter + AVmixup  78.62  78.92  47.28  46.29   33.20  31.22
+    SVHN / PGD                            93.9   68.4   47.9   46.0    48.7   47.3
+    SVHN / Feature Scatter                96.42  95.92  58.67  46.98   51.23  38.89
+    SVHN / Feature Scatter + AVmixup      96.07  95.26  73.65  70.24   67.06  62.01
+    """,
     "PGD's rows are Feature Scatter's figures; the others are the paper's, at the end of training.",
 )
 
-TABLE_6 = Table(
+TABLE_6 = _table(
     6,
     "Sensitivity of Feature Scatter + AVmixup (gamma = 1) to label smoothing on CIFAR10",
-    "lambda1 / lambda2",
-    ("Clean", "FGSM", "PGD20", "CW20"),
-    ("0.1 / 0.5", "0.5 / 0.3", "0.5 / 0.7", "1.0 / 0.5"),
-    (
-        (91.94, 80.09, 74.43, 62.87),
-        (92.82, 77.81, 57.67, 55.18),
-        (92.37, 83.49, 82.31, 71.88),
-        (93.07, 79.55, 53.42, 56.72),
-    ),
+    """
+    lambda1 / lambda2  Clean  FGSM   PGD20  CW20
+    0.1 / 0.5          91.94  80.09  74.43  62.87
+    0.5 / 0.3          92.82  77.81  57.67  55.18
+    0.5 / 0.7          92.37  83.49  82.31  71.88
+    1.0 / 0.5          93.07  79.55  53.42  56.72
+    """,
 )
 
 TABLES = (TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_6)
@@ -187,22 +181,23 @@ class Recipe:
     augmentation and, for Feature Scatter, everything but gamma and the lambdas. Epsilon and
     step_size are for images in [0, 1]; ``decay_at`` are fractions of ``steps``, where the learning
     rate is multiplied by ``decay_factor``; ``pad`` zero pixels a side precede the random crop.
-    ``decay_all``: weight decay also on biases and batch norm.
+    ``decay_all``: weight decay also on biases and batch norm. Defaults are Section 5.1's, AVmixup
+    with PGD on CIFAR.
     """
 
     dataset: str
     network: str
-    perturbation: Literal["pgd", "feature_scatter"]
-    gamma: float
-    lambda1: float
-    lambda2: float
-    steps: int
-    lr: float
-    decay_at: tuple[float, ...]
-    pad: int
-    flip: bool
-    attack_steps: int
-    step_size: float
+    perturbation: Literal["pgd", "feature_scatter"] = "pgd"
+    gamma: float = 2.0
+    lambda1: float = 1.0
+    lambda2: float = 0.1
+    steps: int = 80_000
+    lr: float = 0.1
+    decay_at: tuple[float, ...] = (0.5, 0.75)
+    pad: int = 2
+    flip: bool = True
+    attack_steps: int = 10
+    step_size: float = 2 / 255
     batch_size: int = 128
     decay_factor: float = 0.1
     momentum: float = 0.9
@@ -211,64 +206,40 @@ class Recipe:
     epsilon: float = 8 / 255
 
 
-def _with_pgd(
-    dataset: str, network: str, steps: int, lr: float = 0.1, pad: int = 2, flip: bool = True
-) -> Recipe:
-    return Recipe(
-        dataset,
-        network,
-        "pgd",
-        gamma=2.0,
-        lambda1=1.0,
-        lambda2=0.1,
-        steps=steps,
-        lr=lr,
-        decay_at=(0.5, 0.75),
-        pad=pad,
-        flip=flip,
-        attack_steps=10,
-        step_size=2 / 255,
-    )
-
-
-def _with_feature_scatter(
-    dataset: str, images: int, gamma: float, lambda1: float, lambda2: float, augmented: bool
-) -> Recipe:
-    """200 passes in batches of 60, the last one smaller; decays after passes 60 and 90."""
-    return Recipe(
-        dataset,
-        "wrn-28-10",
-        "feature_scatter",
-        gamma=gamma,
-        lambda1=lambda1,
-        lambda2=lambda2,
-        steps=200 * -(-images // 60),
-        lr=0.1,
-        decay_at=(60 / 200, 90 / 200),
-        pad=4 if augmented else 0,
-        flip=augmented,
-        attack_steps=1,
-        step_size=8 / 255,
-        batch_size=60,
-        decay_all=True,
-    )
-
-
 # AVmixup with PGD. The released code trains on CIFAR only: for SVHN and Tiny ImageNet the
 # augmentation is its CIFAR one, without the flip where that would turn a digit into no digit.
 RECIPES = {
-    "cifar10": _with_pgd("cifar10", "wrn-34-10", 80_000),
-    "cifar100": _with_pgd("cifar100", "wrn-34-10", 80_000),
-    "svhn": _with_pgd("svhn", "wrn-16-8", 80_000, lr=0.01, flip=False),
-    "tiny_imagenet": _with_pgd("tiny_imagenet", "preact_resnet18", 50_000),
+    recipe.dataset: recipe
+    for recipe in (
+        Recipe("cifar10", "wrn-34-10"),
+        Recipe("cifar100", "wrn-34-10"),
+        Recipe("svhn", "wrn-16-8", lr=0.01, flip=False),
+        Recipe("tiny_imagenet", "preact_resnet18", steps=50_000),
+    )
 }
 
-# AVmixup with Feature Scatter, "the same model architecture and configuration as in [40]". Its
-# released script is CIFAR-10's; that SVHN keeps its learning rate is an assumption.
+# AVmixup with Feature Scatter, "the same model architecture and configuration as in [40]": 200
+# passes in batches of 60, the last one smaller, decays after passes 60 and 90. Its released script
+# is CIFAR-10's; that SVHN keeps its learning rate is an assumption.
+_SCATTER = Recipe(
+    "cifar10",
+    "wrn-28-10",
+    "feature_scatter",
+    gamma=1.0,
+    lambda1=0.5,
+    lambda2=0.7,
+    steps=200 * -(-50_000 // 60),
+    decay_at=(60 / 200, 90 / 200),
+    pad=4,
+    attack_steps=1,
+    step_size=8 / 255,
+    batch_size=60,
+    decay_all=True,
+)
 FEATURE_SCATTER_RECIPES = {
-    "cifar10": _with_feature_scatter("cifar10", 50_000, 1.0, 0.5, 0.7, augmented=True),
-    "cifar100": _with_feature_scatter("cifar100", 50_000, 1.5, 0.3, 0.42, augmented=True),
-    "svhn": _with_feature_scatter("svhn", 73_257, 1.0, 0.5, 0.7, augmented=False),
+    "cifar10": _SCATTER,
+    "cifar100": replace(_SCATTER, dataset="cifar100", gamma=1.5, lambda1=0.3, lambda2=0.42),
+    "svhn": replace(_SCATTER, dataset="svhn", steps=200 * -(-73_257 // 60), pad=0, flip=False),
 }
 
 
@@ -382,74 +353,28 @@ class ThirdParty:
     source: str
 
 
-THIRD_PARTY = (
-    ThirdParty(
-        "Feature Scatter, WRN-28-10",
-        89.98,
-        "the authors' own",
-        60.6,
-        "AutoAttack",
-        36.64,
-        "RobustBench / AutoAttack table",
+_Figures = tuple[str, float | None, str, float, str | None, float | None]
+_MEASURED: dict[str, tuple[_Figures, ...]] = {
+    "RobustBench / AutoAttack table": (
+        ("Feature Scatter, WRN-28-10", 89.98, "the authors' own", 60.6, "AutoAttack", 36.64),
     ),
-    ThirdParty(
-        "AVmixup, ResNet-18",
-        89.07,
-        "PGD10",
-        61.30,
-        "AutoAttack",
-        20.57,
-        "README of a public re-implementation",
+    "README of a public re-implementation": (
+        ("AVmixup, ResNet-18", 89.07, "PGD10", 61.30, "AutoAttack", 20.57),
     ),
-    ThirdParty(
-        "AVmixup, WRN-34-10",
-        94.97,
-        "PGD20",
-        57.54,
-        "CW20",
-        40.5,
-        "README of another public re-implementation (the paper's CW20: 53.63)",
+    "README of another public re-implementation (the paper's CW20: 53.63)": (
+        ("AVmixup, WRN-34-10", 94.97, "PGD20", 57.54, "CW20", 40.5),
     ),
-    ThirdParty(
-        "TRADES (1/lambda = 6), WRN-34-10",
-        84.92,
-        "PGD20",
-        56.4,
-        "AutoAttack",
-        53.08,
-        "RobustBench",
+    "RobustBench": (
+        ("TRADES (1/lambda = 6), WRN-34-10", 84.92, "PGD20", 56.4, "AutoAttack", 53.08),
+        ("PGD (Madry et al.), WRN-34-10", 87.14, "PGD20", 47.04, "AutoAttack", 44.04),
     ),
-    ThirdParty(
-        "PGD (Madry et al.), WRN-34-10",
-        87.14,
-        "PGD20",
-        47.04,
-        "AutoAttack",
-        44.04,
-        "RobustBench",
+    "Rice et al.'s logs; AutoAttack: a re-implementation's ResNet-18": (
+        ("PGD, PreActResNet18, best checkpoint", 82.9, "PGD10", 53.5, "AutoAttack", 47.6),
+        ("PGD, PreActResNet18, last checkpoint", 84.9, "PGD10", 45.6, "AutoAttack", 41.2),
     ),
-    ThirdParty(
-        "PGD, PreActResNet18, best checkpoint",
-        82.9,
-        "PGD10",
-        53.5,
-        "AutoAttack",
-        47.6,
-        "Rice et al.'s logs; AutoAttack: a re-implementation's ResNet-18",
+    "Rice et al.'s logs": (
+        ("PGD, WRN-34-10, best checkpoint", None, "PGD10", 56.8, None, None),
+        ("PGD, WRN-34-10, last checkpoint", None, "PGD10", 48.6, None, None),
     ),
-    ThirdParty(
-        "PGD, PreActResNet18, last checkpoint",
-        84.9,
-        "PGD10",
-        45.6,
-        "AutoAttack",
-        41.2,
-        "Rice et al.'s logs; AutoAttack: a re-implementation's ResNet-18",
-    ),
-    ThirdParty(
-        "PGD, WRN-34-10, best checkpoint", None, "PGD10", 56.8, None, None, "Rice et al.'s logs"
-    ),
-    ThirdParty(
-        "PGD, WRN-34-10, last checkpoint", None, "PGD10", 48.6, None, None, "Rice et al.'s logs"
-    ),
-)
+}
+THIRD_PARTY = tuple(ThirdParty(*row, source) for source, rows in _MEASURED.items() for row in rows)

@@ -17,7 +17,6 @@ The networks stay in ``--runs``, which the repository ignores.
 
 import argparse
 import dataclasses
-import io
 import json
 import os
 import time
@@ -144,9 +143,7 @@ def save(path: Path, evaluation: Evaluation, name: str, seconds: list[float]) ->
         ),
         "provenance": provenance.provenance(),
     }
-    buffer = io.BytesIO()
-    evaluation.save(buffer)
-    files.write_atomic(path, buffer.getvalue())
+    evaluation.save(path)
     text = json.dumps(evaluation.to_json() | about, indent=2)
     files.write_atomic(path.with_suffix(".json"), text.encode())
 

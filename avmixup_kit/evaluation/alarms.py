@@ -37,40 +37,22 @@ def alarms(
     sources: Mapping[str, nn.Module] | None = None,
     count: int = 200,
     epsilon: float | None = None,
+    batch_size: int = 256,
+    silent: bool = False,
 ) -> list[Alarm]:
     """Return the signs of hidden gradients that ring, each with figure and sentence.
 
     What was evaluated is probed again with attacks chosen to disagree where robustness is not
-    real; ``probe`` returns the silent ones and those that could not be tried as well.
+    real, at the evaluation's radius and seed; rows of AutoAttack and of transferred examples are
+    read off the evaluation itself.
 
     Args:
         result, model, images: an evaluation and what was evaluated.
         sources: other models, whose adversarial examples are tried too.
         count: how many images are probed, the same for the same images and count.
         epsilon: radius; needed only where no attack was evaluated.
-
-    Raises:
-        ValueError: the radius is missing, or model or images are not those that were evaluated.
-    """
-    every = probe(result, model, images, sources=sources, count=count, epsilon=epsilon)
-    return [alarm for alarm in every if alarm.rings]
-
-
-def probe(
-    result: Evaluation,
-    model: nn.Module,
-    images: ImageSet | Pair,
-    *,
-    sources: Mapping[str, nn.Module] | None = None,
-    count: int = 200,
-    epsilon: float | None = None,
-    batch_size: int = 256,
-) -> list[Alarm]:
-    """Return every alarm, ringing, silent or not tried, about an evaluated model.
-
-    Attacks ``count`` of the evaluated images anew, at the evaluation's radius and seed; rows of
-    AutoAttack and of transferred examples are read off the evaluation itself. The arguments are
-    those of ``alarms``.
+        batch_size: how many images are probed at once; changes nothing but speed and memory.
+        silent: return those that are silent or could not be tried as well, in a fixed order.
 
     Raises:
         ValueError: the radius is missing, or model or images are not those that were evaluated.
@@ -83,12 +65,12 @@ def probe(
         raise ValueError(f"{len(images)} images were given, {result.n} were evaluated")
     index = torch.from_numpy(choose(images.labels.cpu().numpy(), min(count, len(images)), seed=0))
     bench = Bench(model, images.subset(index), epsilon, result.seed, batch_size)
-    if not torch.equal(bench.found.of(CLEAN), result.of(CLEAN)[index]):
+    if not torch.equal(bench.baseline.of(CLEAN), result.of(CLEAN)[index]):
         raise ValueError(
             "the model does not classify these images as it did when it was evaluated: it was "
             "trained on, or model or images are others; evaluate again"
         )
-    return [
+    every = [
         attack_signs.fgsm_above_clean(bench),
         attack_signs.pgd_above_fgsm(bench),
         attack_signs.one_step(bench),
@@ -100,3 +82,4 @@ def probe(
         gradient_signs.label_rises(bench),
         *gradient_signs.gradients(bench),
     ]
+    return [alarm for alarm in every if silent or alarm.rings]

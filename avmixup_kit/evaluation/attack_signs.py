@@ -34,14 +34,14 @@ class Bench:
         return len(self.images)
 
     @cached_property
-    def found(self) -> Evaluation:
+    def baseline(self) -> Evaluation:
         """The clean images, FGSM and PGD20."""
         return self.evaluate(self.images, [fgsm(self.epsilon), pgd(steps=20, epsilon=self.epsilon)])
 
     @property
     def reference(self) -> Tensor:
         """Which images PGD20 left standing, bool (n,)."""
-        return self.found.of(REFERENCE)
+        return self.baseline.of(REFERENCE)
 
     def batches(self) -> Iterator[Tensor]:
         """Yield the numbers of the images, a batch at a time."""
@@ -72,7 +72,7 @@ def fgsm_above_clean(bench: Bench) -> Alarm:
             right[part] = (bench.model(x + delta).argmax(1) == y.argmax(1)).cpu()
     return paired(
         "fgsm-above-clean",
-        bench.found.of(CLEAN),
+        bench.baseline.of(CLEAN),
         right,
         ("on clean images", "under FGSM"),
         "An attack that helps the model follows a gradient that points the wrong way.",
@@ -83,7 +83,7 @@ def pgd_above_fgsm(bench: Bench) -> Alarm:
     """Whether twenty steps do worse than one."""
     return paired(
         "pgd-above-fgsm",
-        bench.found.of("FGSM"),
+        bench.baseline.of("FGSM"),
         bench.reference,
         ("under FGSM", f"under {REFERENCE}"),
         "Twenty steps do worse than one: the gradients along the way are misleading.",
@@ -92,7 +92,7 @@ def pgd_above_fgsm(bench: Bench) -> Alarm:
 
 def one_step(bench: Bench) -> Alarm:
     """Whether one step finds what twenty miss."""
-    one, many = bench.found.of("FGSM"), bench.reference
+    one, many = bench.baseline.of("FGSM"), bench.reference
     both = one & many
     right = {"FGSM": int(one.sum()), REFERENCE: int(many.sum()), "both": int(both.sum())}
     return share(
@@ -149,12 +149,8 @@ def transfer(bench: Bench, result: Evaluation, sources: Mapping[str, nn.Module] 
     """Whether other models' adversarial examples win, newly made or read off the evaluation."""
     rows = [row for row in result.names if row.endswith("(transfer)")]
     if sources:
-        fooled = {
-            source: bench.fooled([pgd(steps=20, epsilon=bench.epsilon, source=other)])[
-                f"{REFERENCE} (transfer)"
-            ]
-            for source, other in sources.items()
-        }
+        attacks = {s: pgd(steps=20, epsilon=bench.epsilon, source=m) for s, m in sources.items()}
+        fooled = {s: bench.fooled([attack])[attack.name] for s, attack in attacks.items()}
         n, standing = bench.n, int(bench.reference.sum())
     elif REFERENCE in result.names and rows and not result.ladder:
         reference = result.of(REFERENCE)
@@ -164,34 +160,34 @@ def transfer(bench: Bench, result: Evaluation, sources: Mapping[str, nn.Module] 
         why = "no other model was given: alarms(sources={'name': model}) tries its examples."
         return untried("transfer", why)
     worst = max(fooled, key=lambda source: fooled[source])
+    left = {f"then from {source}": standing - k for source, k in fooled.items()}
     return share(
         "transfer",
         fooled[worst],
         n,
         f"adversarial examples of another model ({worst}) fool images that {REFERENCE} could not:",
         "Another model's gradients attack better than its own: its own are hidden.",
-        bars(
-            {REFERENCE: standing, **{f"then from {s}": standing - k for s, k in fooled.items()}}, n
-        ),
+        bars({REFERENCE: standing, **left}, n),
     )
 
 
 def square(result: Evaluation) -> Alarm:
     """Whether AutoAttack's Square wins over its gradient attacks, as evaluated."""
-    for row, stages in result.stages.items():
-        titles = [title for title, _ in stages]
-        if "Square" in titles[1:]:
-            place = titles.index("Square")
-            return share(
-                "square",
-                stages[place - 1][1] - stages[place][1],
-                result.n,
-                f"in {row}, Square fools images that {' and '.join(titles[:place])} could not:",
-                "Queries without gradients win over AutoAttack's gradients: more of them would "
-                "win more, and even AutoAttack's figure is too high.",
-                bars(dict(stages), result.n),
-            )
-    return untried("square", "AutoAttack was not evaluated; random search stands in for Square.")
+    rows = [row for row, stages in result.stages.items() if "Square" in dict(stages[1:])]
+    if not rows:
+        why = "AutoAttack was not evaluated; random search stands in for Square."
+        return untried("square", why)
+    titles, left = zip(*result.stages[rows[0]], strict=True)
+    place = titles.index("Square")
+    return share(
+        "square",
+        left[place - 1] - left[place],
+        result.n,
+        f"in {rows[0]}, Square fools images that {' and '.join(titles[:place])} could not:",
+        "Queries without gradients win over AutoAttack's gradients: more of them would win more, "
+        "and even AutoAttack's figure is too high.",
+        bars(dict(result.stages[rows[0]]), result.n),
+    )
 
 
 def autoattack(result: Evaluation) -> Alarm:
@@ -220,11 +216,9 @@ def radii(bench: Bench) -> Alarm:
     places = [bench.epsilon / 2]
     while places[-1] < 1:
         places.append(min(1.0, 2 * places[-1]))
-    right = [int(bench.found.of(CLEAN).sum())]
-    for radius in places:
-        right.append(
-            int(bench.evaluate(bench.images, [pgd(steps=20, epsilon=radius)]).of(REFERENCE).sum())
-        )
+    attacked = (bench.evaluate(bench.images, [pgd(steps=20, epsilon=r)]) for r in places)
+    standing = [bench.baseline.of(CLEAN), *(found.of(REFERENCE) for found in attacked)]
+    right = [int(rows.sum()) for rows in standing]
     return share(
         "radii",
         right[-1],

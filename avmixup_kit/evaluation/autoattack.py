@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from logging.handlers import BufferingHandler
 from typing import Any, Literal, get_args
 
 import torch
@@ -119,7 +120,7 @@ class AutoAttack:
                         x, labels, batch_size=batch_size
                     )
                 gradients += count["gradients"]
-                notes += [f"{TITLES[attack]}: {line}" for line in said]
+                notes += [f"{TITLES[attack]}: {line.getMessage()}" for line in said]
                 _inside(x_hat, x, self.epsilon, TITLES[attack])
                 advance(len(left))
                 left = left[(predicted == labels).cpu()]
@@ -207,20 +208,15 @@ def _apart(same_for_all: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _warnings() -> Iterator[list[str]]:
+def _warnings() -> Iterator[list[logging.LogRecord]]:
     """Collect what the package warns of, which would else go to the terminal."""
     logger = logging.getLogger("auto-attack")
-    said: list[str] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
-
-    handler, propagate = Collect(logging.WARNING), logger.propagate
+    handler, propagate = BufferingHandler(capacity=sys.maxsize), logger.propagate
+    handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
     logger.propagate = False
     try:
-        yield said
+        yield handler.buffer
     finally:
         logger.propagate = propagate
         logger.removeHandler(handler)

@@ -1,6 +1,6 @@
 """Two models on the same images, seed by seed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from avmixup_kit._base.statistics import mcnemar, over_seeds
+from avmixup_kit._base.tables import text_table
 from avmixup_kit.evaluation.record import CLEAN, Evaluation
 
 
@@ -65,28 +66,36 @@ def compare(
     second = list(b) if isinstance(b, Sequence) else [b]
     if len(first) != len(second) or not first:
         raise ValueError(f"{len(first)} and {len(second)} seeds cannot be paired")
-    for one, other in zip(first, second, strict=True):
+    pairs = list(zip(first, second, strict=True))
+    for one, other in pairs:
         if (one.data, one.n) != (other.data, other.n):
             raise ValueError(
                 f"{one.data} ({one.n} images) and {other.data} ({other.n} images) cannot be paired"
             )
-    rows = [(one.of(name), other.of(name)) for one, other in zip(first, second, strict=True)]
-    each = [(x.double() - y.double()).numpy() for x, y in rows]
-    differences = np.array([d.mean() for d in each])
+    rows = [(one.of(name), other.of(name)) for one, other in pairs]
+    over_images = [(x.double() - y.double()).tolist() for x, y in rows]
+    differences = [float(np.mean(each)) for each in over_images]
+    sample = over_images[0] if len(pairs) == 1 else differences
+    mean, half = over_seeds(sample) if len(sample) > 1 else (sample[0], 0.0)
     p_values = tuple(mcnemar(x, y) for x, y in rows)
-    sample = each[0] if len(rows) == 1 else differences
-    mean, half = over_seeds(sample.tolist()) if len(sample) > 1 else (float(sample.mean()), 0.0)
-    if len(rows) == 1:
-        p = p_values[0]
-    else:
+    p = p_values[0]
+    if len(pairs) > 1:
         # Seeds that agree to the last image leave no spread to test against.
         test: Any = stats.ttest_1samp(differences, 0) if half else None
         p = float(test.pvalue) if half else float(mean == 0)
-    return Comparison(
-        name,
-        first[0].n,
-        tuple(float(d) for d in differences),
-        p_values,
-        p,
-        (mean - half, mean + half),
-    )
+    ends = mean - half, mean + half
+    return Comparison(name, pairs[0][0].n, tuple(differences), p_values, p, ends)
+
+
+def comparison_rows(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
+    """Return a row per model, a column per attack, with 95 % intervals, below their headings."""
+    names = next(iter(evaluations.values())).names
+    rows = [["method", *names, "n"]]
+    for method, evaluation in evaluations.items():
+        rows.append([method, *map(evaluation.bracketed, names), str(evaluation.n)])
+    return rows
+
+
+def comparison_table(evaluations: Mapping[str, Evaluation]) -> str:
+    """Return ``comparison_rows`` as a text table."""
+    return text_table(comparison_rows(evaluations))

@@ -34,6 +34,18 @@ def starts(split: ImageSet, part: Tensor, attack: Attack, seed: int, restart: in
     return torch.from_numpy(noise).mul_(0.001)
 
 
+def first_state(
+    attack: Attack, model: nn.Module, split: ImageSet, part: Tensor, seed: int, restart: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return x, y, the attack's first delta and what its objective looks up once of images."""
+    x, y = batch_on(model, split, part)
+    delta = starts(split, part, attack, seed, restart).to(x)
+    if attack.clip_start:
+        delta = torch.clamp(delta, *ball(x, attack.epsilon))
+    with torch.no_grad():
+        return x, y, delta, attack.objective.reference(model, x)
+
+
 def craft(
     attack: Attack, model: nn.Module, split: ImageSet, part: Tensor, seed: int = 0, restart: int = 0
 ) -> Tensor:
@@ -41,12 +53,8 @@ def craft(
 
     The starts are those of ``evaluate`` under the same seed, whatever the batch.
     """
-    x, y = batch_on(model, split, part)
-    delta = starts(split, part, attack, seed, restart).to(x)
-    if attack.clip_start:
-        delta = torch.clamp(delta, *ball(x, attack.epsilon))
     with frozen(model):
-        reference = attack.objective.reference(model, x)
+        x, y, delta, reference = first_state(attack, model, split, part, seed, restart)
         return ascend(
             lambda x_hat: attack.objective(model(x_hat), y, reference).sum(),
             x,

@@ -1,17 +1,19 @@
 """Accuracies while training, and figures of accuracies."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avmixup_kit._base.plots import COLOURS, DASHES, error_bars, graph_objects, styled
+from avmixup_kit import methods
+from avmixup_kit._base.plots import COLOURS, DASHES, GREY, error_bars, graph_objects, styled
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.images import HasModel
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.methods import attacks
+from avmixup_kit.methods.method import Method
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -42,20 +44,29 @@ def robust_curves(data: Data, images: int | None = None) -> Callable[[HasModel],
     return measure
 
 
+def method_colours(named: Mapping[str, Method]) -> dict[str, str]:
+    """Return the colour of each method in every figure, grey for one of the user's own."""
+    names = {title: methods.name_of(method) for title, method in named.items()}
+    return {t: methods.METHODS.entries[name].colour if name else GREY for t, name in names.items()}
+
+
 def accuracy_curves(
-    runs: Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]], names: Sequence[str]
+    runs: Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]],
+    names: Sequence[str],
+    *,
+    colours: Mapping[str, str] | None = None,
 ) -> "go.Figure":
     """Return accuracy against training steps, as in Figure 2: a colour per run, a dash per curve.
 
     Args:
         runs: of each run's name, its curves by name as (steps, fractions), as ``runs.curves_of``.
         names: which curves to draw.
+        colours: by run; where left out, runs called like a method have its colour.
     """
-    go = graph_objects()
-    figure = go.Figure()
-    for colour, (run, curves) in zip(cycle(COLOURS), runs.items(), strict=False):
+    figure = graph_objects().Figure()
+    for run, colour in _coloured(runs, colours):
         for dash, name in zip(cycle(DASHES), names, strict=False):
-            steps, values = curves[name]
+            steps, values = runs[run][name]
             figure.add_scatter(
                 x=np.asarray(steps),
                 y=100 * np.asarray(values),
@@ -67,11 +78,16 @@ def accuracy_curves(
     return styled(figure, "Accuracy while training", "optimiser step", "accuracy (%)")
 
 
-def accuracy_bars(evaluations: Mapping[str, Evaluation]) -> "go.Figure":
-    """Return the accuracy of each model under each attack, with 95 % intervals."""
-    go = graph_objects()
-    figure = go.Figure()
-    for colour, (model, evaluation) in zip(cycle(COLOURS), evaluations.items(), strict=False):
+def accuracy_bars(
+    evaluations: Mapping[str, Evaluation], *, colours: Mapping[str, str] | None = None
+) -> "go.Figure":
+    """Return the accuracy of each model under each attack, with 95 % intervals.
+
+    ``colours`` are as in ``accuracy_curves``.
+    """
+    figure = graph_objects().Figure()
+    for model, colour in _coloured(evaluations, colours):
+        evaluation = evaluations[model]
         values = [100 * evaluation.accuracy(name) for name in evaluation.names]
         bounds = [evaluation.interval(name) for name in evaluation.names]
         figure.add_bar(
@@ -82,3 +98,14 @@ def accuracy_bars(evaluations: Mapping[str, Evaluation]) -> "go.Figure":
             error_y=error_bars(values, [(100 * low, 100 * high) for low, high in bounds]),
         )
     return styled(figure, "Accuracy on test images, 95 % intervals", "attack", "accuracy (%)")
+
+
+def _coloured(names: Iterable[str], colours: Mapping[str, str] | None) -> Iterator[tuple[str, str]]:
+    """Yield names with their colours; what no method is called takes a colour that is free."""
+    known = {entry.title: entry.colour for entry in methods.METHODS.entries.values()}
+    known |= colours or {}
+    names = list(names)
+    taken = {known[name] for name in names if name in known}
+    free = cycle([colour for colour in COLOURS if colour not in taken] or COLOURS)
+    for name in names:
+        yield name, known[name] if name in known else next(free)

@@ -2,13 +2,13 @@
 
 Limits are what robust models without hidden gradients are known to show. ``BLIND``: an attack that
 is weaker than PGD20 or sees no gradient should win nothing over it; 2 % leaves room for luck.
-``OBJECTIVE`` and ``WORK``: the margin loss, or ten times the work, lowers the accuracy of models
-trained by PGD or TRADES by at most about 3 points. ``AUTOATTACK``: by 3.0 (PGD training) and 3.3
-(TRADES) from PGD20 in AutoAttack's own table, by 24 for Feature Scatter. ``FAR``: at the radius 1
-any image can become any other, and accuracy must vanish up to a weak attack's few failures.
+``OBJECTIVE`` and ``TEN_TIMES``: the margin loss, or ten times the work, lowers the accuracy of
+models trained by PGD or TRADES by at most about 3 points. ``AUTOATTACK``: by 3.0 (PGD training) and
+3.3 (TRADES) from PGD20 in AutoAttack's own table, by 24 for Feature Scatter. ``FAR``: at the radius
+1 any image can become any other, and accuracy must vanish up to a weak attack's few failures.
 ``ALIGNED``: neighbours' gradients of models without hidden gradients have mean cosines well above
-it (0.7 and more on digits); under catastrophic overfitting they fall to about 0 (Andriushchenko
-and Flammarion 2020).
+it (0.7 and more on digits); under catastrophic overfitting they fall to about 0 (Andriushchenko and
+Flammarion 2020).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BLIND = 0.02
 OBJECTIVE = 0.03
-WORK = 0.03
+TEN_TIMES = 0.03
 AUTOATTACK = 0.05
 FAR = 0.05
 RISE = 0.05
@@ -40,8 +40,8 @@ SIGNS: Mapping[str, tuple[str, float]] = {
     "one-step": ("one step beats many", BLIND),
     "cw": ("CW beats PGD", OBJECTIVE),
     "random-search": ("random search beats PGD", BLIND),
-    "more-steps": ("more steps still help", WORK),
-    "more-restarts": ("more restarts still help", WORK),
+    "more-steps": ("more steps still help", TEN_TIMES),
+    "more-restarts": ("more restarts still help", TEN_TIMES),
     "transfer": ("transfer beats PGD", BLIND),
     "square": ("Square beats white-box attacks", BLIND),
     "autoattack": ("AutoAttack far below PGD", AUTOATTACK),

@@ -47,7 +47,7 @@ def label_rises(bench: Bench) -> Alarm:
     places = [t / 4 for t in range(9)]
     line = label_line(
         bench.model, bench.images, bench.epsilon, places, batch_size=bench.batch_size
-    )[:, bench.found.of(CLEAN)]
+    )[:, bench.baseline.of(CLEAN)]
     if not line.shape[1]:
         return untried("label-line", NONE_RIGHT)
     quartiles = torch.quantile(line.double(), torch.tensor([0.25, 0.5, 0.75]).double(), dim=1)
@@ -88,7 +88,7 @@ def gradients(bench: Bench) -> list[Alarm]:
             here.append(_input_gradient(bench.model, x, y).flatten(1).cpu())
             neighbour = (x + shift.to(x)).clamp(0, 1)
             there.append(_input_gradient(bench.model, neighbour, y).flatten(1).cpu())
-    clean = bench.found.of(CLEAN)
+    clean = bench.baseline.of(CLEAN)
     first, second = torch.cat(here)[clean], torch.cat(there)[clean]
     return [_vanishing(first), _aligned(first, second)]
 

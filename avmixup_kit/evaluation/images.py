@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from avmixup_kit._base import check
 from avmixup_kit.data import Split
 from avmixup_kit.methods.attacks import frozen
 from avmixup_kit.methods.labels import one_hot
@@ -67,38 +68,26 @@ def as_images(model: nn.Module, given: ImageSet | Pair) -> ImageSet:
             "(x, labels)"
         )
     x, labels = given
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(
-            f"images of shape {tuple(x.shape)} and type {x.dtype} are not allowed: float "
-            "(N, C, H, W) in [0, 1]; bytes are divided by 255 first"
-        )
-    if labels.shape != x.shape[:1] or labels.is_floating_point():
-        raise ValueError(
-            f"labels of shape {tuple(labels.shape)} and type {labels.dtype} are not allowed: one "
-            f"class number for each of the {len(x)} images"
-        )
+    kind = tuple(x.shape), x.dtype
+    allowed = "float (N, C, H, W) in [0, 1]; bytes are divided by 255 first"
+    check.that(x.ndim == 4 and x.is_floating_point(), "images' shape and type", kind, allowed)
+    kind = tuple(labels.shape), labels.dtype
+    fine = labels.shape == x.shape[:1] and not labels.is_floating_point()
+    allowed = f"one class number for each of the {len(x)} images"
+    check.that(fine, "labels' shape and type", kind, allowed)
     if not len(x):
         raise ValueError("there are no images to evaluate")
     low, high = float(x.min()), float(x.max())
-    if not (low >= 0 and high <= 1):
-        hint = (
-            "divide by 255"
-            if low >= 0
-            else "undo the normalisation and make it the model's first layer"
-        )
-        raise ValueError(
-            f"images from {low:g} to {high:g} are not allowed: pixels live in [0, 1], where "
-            f"epsilon is measured; {hint}"
-        )
+    undo = "undo the normalisation and make it the model's first layer"
+    remedy = "divide by 255" if low >= 0 else undo
+    allowed = f"pixels live in [0, 1], where epsilon is measured; {remedy}"
+    check.that(low >= 0 and high <= 1, "images' range", (low, high), allowed)
     device = model_device(model)
     with torch.no_grad(), frozen(model):
         classes = model(x[:1].to(device)).shape[-1]
-    first, last = int(labels.min()), int(labels.max())
-    if not 0 <= first <= last < classes:
-        raise ValueError(
-            f"labels from {first} to {last} are not allowed: the model has {classes} classes, "
-            f"numbered 0 to {classes - 1}"
-        )
+    ends = int(labels.min()), int(labels.max())
+    allowed = f"0 to {classes - 1}, the model has {classes} classes"
+    check.that(ends[0] >= 0 and ends[1] < classes, "labels' range", ends, allowed)
     names = tuple(str(number) for number in range(classes))
     return FloatImages(x.detach().float(), labels.to(torch.int64), names)
 

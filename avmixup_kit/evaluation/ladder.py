@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from avmixup_kit._base import check as checked
 from avmixup_kit._base import distributed
-from avmixup_kit.evaluation.crafting import craft, starts
+from avmixup_kit.evaluation.crafting import craft, first_state
 from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Rule, Verdict
 from avmixup_kit.evaluation.sanity import check_logits, inspect
@@ -90,9 +90,10 @@ def evaluate(
         groups = list(_groups(attacks))
         bar = progress and distributed.rank() == 0
         with _bar(int(clean.sum()) * sum(map(_passes, groups)), bar) as advance:
+            shared = _Shared(model, split, batch_size, seed, rule, advance)
             for group in groups:
                 standing = (left if ladder else clean).nonzero().squeeze(1)
-                found = _judged(model, split, group, standing, batch_size, seed, rule, advance)
+                found = _judged(shared, group, standing)
                 for attack in group:
                     verdict = found[attack.name]
                     if ladder:
@@ -131,25 +132,32 @@ def _passes(group: Sequence[Attack | Judge]) -> int:
     return last.restarts if isinstance(last, Attack) else last.passes
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """What all attacks of an evaluation have in common."""
+
+    model: nn.Module
+    split: ImageSet
+    batch_size: int
+    seed: int
+    rule: Rule
+    advance: Callable[[int], object]
+
+
 def _judged(
-    model: nn.Module,
-    split: ImageSet,
-    group: Sequence[Attack | Judge],
-    standing: Tensor,
-    batch_size: int,
-    seed: int,
-    rule: Rule,
-    advance: Callable[[int], object],
+    shared: _Shared, group: Sequence[Attack | Judge], standing: Tensor
 ) -> dict[str, Verdict]:
     """Return the verdicts of attacks that share one run, by name."""
     attacks = [attack for attack in group if isinstance(attack, Attack)]
     if not attacks:
         (judge,) = group
         assert not isinstance(judge, Attack)
-        return {judge.name: judge.judge(model, split, standing, batch_size, seed, advance)}
+        model, split, batch_size, seed = shared.model, shared.split, shared.batch_size, shared.seed
+        found = judge.judge(model, split, standing, batch_size, seed, shared.advance)
+        return {judge.name: found}
     if attacks[-1].source is not None:
-        return _transfer(model, split, attacks, standing, batch_size, seed, advance)
-    return _Ladder(model, split, attacks, batch_size, seed, rule, advance)(standing)
+        return _transfer(shared, attacks[-1], standing)
+    return _Ladder(shared, attacks)(standing)
 
 
 # ---------------------------------------------------------------------------------- how it is done
@@ -191,19 +199,11 @@ def _groups(attacks: Sequence[Attack | Judge]) -> Iterator[list[Attack | Judge]]
 class _Ladder:
     """One white-box ladder: attacks alike but for their steps, on one model."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        split: ImageSet,
-        attacks: list[Attack],
-        batch_size: int,
-        seed: int,
-        rule: Rule,
-        advance: Callable[[int], object],
-    ) -> None:
-        self.model, self.split, self.attacks, self.seed = model, split, attacks, seed
-        self.batch_size, self.advance, self.drop = batch_size, advance, rule == "any"
-        self.attack = attacks[-1]
+    def __init__(self, shared: _Shared, attacks: list[Attack]) -> None:
+        self.model, self.split, self.seed = shared.model, shared.split, shared.seed
+        self.batch_size, self.advance = shared.batch_size, shared.advance
+        self.drop = shared.rule == "any"
+        self.attacks, self.attack = attacks, attacks[-1]
         self.marks = [attack.steps for attack in attacks]
         self.gradients = dict.fromkeys(self.marks, 0)
 
@@ -212,13 +212,13 @@ class _Ladder:
         kept = torch.zeros(len(self.marks), len(self.split), dtype=torch.bool)
         kept[:, standing] = True
         for restart in range(self.attack.restarts):
-            kept &= self._once(kept[-1].nonzero().squeeze(1), restart)
+            kept &= self._from_start(kept[-1].nonzero().squeeze(1), restart)
         return {
             attack.name: Verdict(row, self.gradients[attack.steps])
             for attack, row in zip(self.attacks, kept, strict=True)
         }
 
-    def _once(self, queue: Tensor, restart: int) -> Tensor:
+    def _from_start(self, queue: Tensor, restart: int) -> Tensor:
         """Return which examples of the queue each mark left standing, (marks, N); others False.
 
         A pool of at most ``batch_size`` examples moves together, each at its own iterate. The
@@ -247,12 +247,9 @@ class _Ladder:
         return kept
 
     def _enter(self, index: Tensor, restart: int) -> "_Pool":
-        x, y = batch_on(self.model, self.split, index)
-        delta = starts(self.split, index, self.attack, self.seed, restart).to(x)
-        if self.attack.clip_start:
-            delta = torch.clamp(delta, *ball(x, self.attack.epsilon))
-        with torch.no_grad():
-            reference = self.attack.objective.reference(self.model, x)
+        x, y, delta, reference = first_state(
+            self.attack, self.model, self.split, index, self.seed, restart
+        )
         return _Pool(index, x, y, delta, torch.zeros(len(index), dtype=torch.long), reference)
 
     def _step(self, pool: "_Pool", kept: Tensor) -> tuple["_Pool", "_Pool"]:
@@ -315,47 +312,30 @@ class _Pool:
             return self
         there = mask.nonzero().squeeze(1)
         on_device = there.to(self.x.device)
-        return _Pool(
-            self.index[there],
-            self.x[on_device],
-            self.y[on_device],
-            self.delta[on_device],
-            self.t[there],
-            None if self.reference is None else self.reference[on_device],
+        return self._with(
+            lambda name, held: held[there if held.device == there.device else on_device]
         )
 
     def join(self, other: "_Pool") -> "_Pool":
-        return _Pool(
-            torch.cat([self.index, other.index]),
-            torch.cat([self.x, other.x]),
-            torch.cat([self.y, other.y]),
-            torch.cat([self.delta, other.delta]),
-            torch.cat([self.t, other.t]),
-            None
-            if self.reference is None or other.reference is None
-            else torch.cat([self.reference, other.reference]),
-        )
+        return self._with(lambda name, held: torch.cat([held, getattr(other, name)]))
+
+    def _with(self, change: Callable[[str, Tensor], Tensor]) -> "_Pool":
+        """Return a pool with every tensor changed, given its name; no reference stays none."""
+        held = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return replace(self, **{name: change(name, tensor) for name, tensor in held.items()})
 
 
-def _transfer(
-    model: nn.Module,
-    split: ImageSet,
-    ladder: list[Attack],
-    standing: Tensor,
-    batch_size: int,
-    seed: int,
-    advance: Callable[[int], object],
-) -> dict[str, Verdict]:
+def _transfer(shared: _Shared, attack: Attack, standing: Tensor) -> dict[str, Verdict]:
     """Give the last iterates of another model's attack to this one."""
-    (attack,) = ladder
     assert attack.source is not None
+    model, split, seed = shared.model, shared.split, shared.seed
     kept = torch.zeros(len(split), dtype=torch.bool)
     kept[standing] = True
     for restart in range(attack.restarts):
-        for part in kept.nonzero().squeeze(1).split(batch_size):
+        for part in kept.nonzero().squeeze(1).split(shared.batch_size):
             x, y = batch_on(model, split, part)
             delta = craft(replace(attack, restarts=1), attack.source, split, part, seed, restart)
             kept[part] = _correct(model, x + delta.to(x), y).cpu()
-            advance(len(part))
+            shared.advance(len(part))
     gradients = attack.steps * attack.restarts * len(standing)
     return {attack.name: Verdict(kept, gradients)}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avmixup_kit._base import files
 from avmixup_kit._base.statistics import wilson
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.evaluation.images import ImageSet
@@ -147,24 +148,27 @@ class Evaluation:
         }
 
     def save(self, path: str | Path | IO[bytes]) -> None:
-        """Write the whole matrix as .npz."""
+        """Write the whole matrix as .npz; a file is written whole or not at all."""
+        content = io.BytesIO()
+        stages = {name: list(its) for name, its in self.stages.items()}
+        more = {"epsilon": self.epsilon, "ladder": self.ladder, "stages": stages}
+        more["notes"] = list(self.notes)
         np.savez_compressed(
-            path,
+            content,
             names=np.array(self.names),
             correct=self.correct.numpy(),
             gradients=np.array(self.gradients),
             rule=self.rule,
             seed=self.seed,
             data=self.data,
-            more=json.dumps(
-                {
-                    "epsilon": self.epsilon,
-                    "ladder": self.ladder,
-                    "stages": {name: list(stages) for name, stages in self.stages.items()},
-                    "notes": list(self.notes),
-                }
-            ),
+            more=json.dumps(more),
         )
+        if isinstance(path, str | Path):
+            name = str(path)  # NumPy's own writing gives names their ending, too
+            name = name if name.endswith(".npz") else f"{name}.npz"
+            files.write_atomic(name, content.getvalue())
+        else:
+            path.write(content.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":

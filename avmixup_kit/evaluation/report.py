@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from avmixup_kit._base import files, html
-from avmixup_kit.evaluation.alarms import probe
+from avmixup_kit.evaluation.alarms import alarms
 from avmixup_kit.evaluation.crafting import craft
 from avmixup_kit.evaluation.evidence import Alarm
 from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, WORST, Evaluation
 from avmixup_kit.evaluation.transfer import TransferMatrix, transfer_heatmap, transfer_matrix
-from avmixup_kit.methods.attacks import frozen, pgd
+from avmixup_kit.methods.attacks import Attack, frozen, pgd
 from avmixup_kit.methods.losses import margin
 
 if TYPE_CHECKING:
@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 
 SHOWN = 8
-SHOWN_ANYWAY = ("radii", "label-line")
+SHOWN_ANYWAY = {
+    "radii": "Robust accuracy against epsilon",
+    "label-line": "The learned label along the attack direction",
+}
+NO_TRANSFER = (
+    "<p>Not measured: no other model was given "
+    "(<code>av.report(..., sources={'name': model})</code>).</p>"
+)
 
 
 def report(
@@ -47,62 +54,35 @@ def report(
         ValueError: no attack was evaluated, or model or images are not those that were.
         ImportError: plotly is not installed.
     """
-    content = page(result, model, images, sources=sources, count=count, title=title)
-    files.write_atomic(path, content.encode())
-
-
-def page(
-    evaluation: Evaluation,
-    model: nn.Module,
-    images: ImageSet | Pair,
-    *,
-    sources: Mapping[str, nn.Module] | None = None,
-    count: int = 200,
-    title: str = "Is it really robust?",
-) -> str:
-    """Return the page as HTML."""
-    found = probe(evaluation, model, images, sources=sources, count=count)
-    epsilon = evaluation.epsilon
-    assert epsilon is not None  # or the probe would have refused
+    found = alarms(result, model, images, sources=sources, count=count, silent=True)
+    epsilon = result.epsilon
+    assert epsilon is not None  # or alarms would have refused
     images = as_images(model, images)
-    by_key = {alarm.key: alarm for alarm in found}
     sections: list[tuple[str, str | go.Figure]] = [
-        ("In short", _summary(evaluation, found)),
-        ("Accuracy", _accuracies(evaluation)),
+        ("In short", _summary(result, found)),
+        ("Accuracy", _accuracies(result)),
         ("Signs of hidden gradients", _alarm_table(found)),
+        *(
+            (f"Ringing: {alarm.name}", alarm.figure())
+            for alarm in found
+            if alarm.rings and alarm.key not in SHOWN_ANYWAY
+        ),
+        *(
+            (SHOWN_ANYWAY[alarm.key], alarm.figure())
+            for alarm in found
+            if alarm.drawing is not None and alarm.key in SHOWN_ANYWAY
+        ),
+        ("Worst examples", worst_examples(model, images, epsilon, result.seed)),
     ]
-    sections += [
-        (f"Ringing: {alarm.name}", alarm.figure())
-        for alarm in found
-        if alarm.rings and alarm.key not in SHOWN_ANYWAY
-    ]
-    sections.append(("Robust accuracy against epsilon", by_key["radii"].figure()))
-    if by_key["label-line"].drawing is not None:
-        sections.append(
-            ("The learned label along the attack direction", by_key["label-line"].figure())
-        )
-    sections.append(("Worst examples", worst_examples(model, images, epsilon, evaluation.seed)))
     if sources:
-        matrix = transfer_matrix(
-            {"this model": model, **sources},
-            _few(images, count),
-            pgd(steps=20, epsilon=epsilon),
-            seed=evaluation.seed,
-        )
-        sections += [
-            ("Transfer between models", _transfer_table(matrix)),
-            ("The same as a heat map", transfer_heatmap(matrix)),
-        ]
+        networks, attack = {"this model": model, **sources}, pgd(steps=20, epsilon=epsilon)
+        matrix = transfer_matrix(networks, _few(images, count), attack, seed=result.seed)
+        sections.append(("Transfer between models", _transfer_table(matrix)))
+        sections.append(("The same as a heat map", transfer_heatmap(matrix)))
     else:
-        sections.append(
-            (
-                "Transfer between models",
-                "<p>Not measured: no other model was given "
-                "(<code>av.report(..., sources={'name': model})</code>).</p>",
-            )
-        )
-    sections.append(("How to read this page", _reading(evaluation)))
-    return html.page(title, sections)
+        sections.append(("Transfer between models", NO_TRANSFER))
+    sections.append(("How to read this page", _reading(result)))
+    files.write_atomic(path, html.page(title, sections).encode())
 
 
 def worst_examples(
@@ -112,27 +92,55 @@ def worst_examples(
 
     Looks at the first 256 images that are right without an attack.
     """
-    attack = pgd(steps=20, epsilon=epsilon)
     part = torch.arange(min(len(images), 256))
     x, y = batch_on(model, images, part)
-    x_hat = x + craft(attack, model, images, part, seed)
+    x_hat, logits = _attacked(model, images, part, pgd(steps=20, epsilon=epsilon), seed)
     with frozen(model), torch.no_grad():
         right = model(x).argmax(1) == y.argmax(1)
-        logits = model(x_hat)
     depth = torch.where(right, margin(logits, y), float("inf"))
     order = [i for i in depth.argsort()[:count].tolist() if bool(right[i])]
     if not order:
         return "<p>No image is classified correctly without an attack.</p>"
-    sure, said = logits.softmax(1).max(1)
-    read = [
-        f"{'still' if depth[i] > 0 else 'read as'} {images.classes[int(said[i])]} ({sure[i]:.0%})"
-        for i in order
-    ]
+    said = _said(images, logits)
+    read = [f"{'still' if depth[i] > 0 else 'read as'} {said[i]}" for i in order]
     rows = {
         "image": (x[order], [images.classes[int(y[i].argmax())] for i in order]),
         "adversarial": (x_hat[order], read),
     }
     return f"<p>Under PGD20 at epsilon = {epsilon:.4g}, worst first.</p>{html.strip(rows)}"
+
+
+def adversarial_strip(
+    networks: Mapping[str, nn.Module], images: ImageSet, attack: Attack, count: int = SHOWN
+) -> str:
+    """Return an HTML table of clean images and each network's adversarial ones, with verdicts."""
+    part = torch.arange(min(count, len(images)))
+    x, y = images.batch(part)
+    labels = [images.classes[int(label)] for label in y.argmax(1)]
+    rows = {CLEAN: (x, [f"is {label}" for label in labels])}
+    for name, network in networks.items():
+        x_hat, logits = _attacked(network, images, part, attack)
+        right = (logits.argmax(1) == y.to(logits).argmax(1)).tolist()
+        captions = zip(right, _said(images, logits), strict=True)
+        rows[name] = (x_hat, [f"{'✓' if fine else '✗'} {said}" for fine, said in captions])
+    return html.strip(rows)
+
+
+def _attacked(
+    model: nn.Module, images: ImageSet, part: Tensor, attack: Attack, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return adversarial images and their logits."""
+    x, _ = batch_on(model, images, part)
+    x_hat = x + craft(attack, model, images, part, seed)
+    with frozen(model), torch.no_grad():
+        return x_hat, model(x_hat)
+
+
+def _said(images: ImageSet, logits: Tensor) -> list[str]:
+    """Return the likeliest class of each image, with its probability in brackets."""
+    sure, said = logits.softmax(1).max(1)
+    both = zip(said.tolist(), sure.tolist(), strict=True)
+    return [f"{images.classes[number]} ({share:.0%})" for number, share in both]
 
 
 def _few(images: ImageSet, count: int) -> ImageSet:
@@ -182,7 +190,7 @@ def _accuracies(evaluation: Evaluation) -> str:
 
 def _alarm_table(found: list[Alarm]) -> str:
     states = {True: "RINGS", False: "silent", None: "not tried"}
-    # The loudest first; sorting is stable, so the order of the probe is kept within each.
+    # The loudest first; sorting is stable, so the order of alarms is kept within each.
     ordered = sorted(found, key=lambda alarm: list(states).index(alarm.rings))
     rows = [(states[alarm.rings], alarm.name, alarm.sentence) for alarm in ordered]
     return html.table([("", "sign", "what was found"), *rows], "words")

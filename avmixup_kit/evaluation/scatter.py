@@ -16,6 +16,7 @@ on held-out ones: what matters is the gap between the two, and how it moves alon
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -59,11 +60,9 @@ class Scatter:
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("variance within classes", *SETS, "held-out / train")]
-        for quantity in QUANTITIES:
-            for sight in SIGHTS:
-                train, held_out = (self.values[quantity, name, sight] for name in SETS)
-                ratio = f"{held_out / train:.2f}"
-                rows.append((f"{quantity}, {sight}", f"{train:.4f}", f"{held_out:.4f}", ratio))
+        for quantity, sight in product(QUANTITIES, SIGHTS):
+            row = (f"{self.values[quantity, name, sight]:.4f}" for name in SETS)
+            rows.append((f"{quantity}, {sight}", *row, f"{self.gap(quantity, sight):.2f}"))
         rows.append(("images", *(str(self.counts[name]) for name in SETS), ""))
         return text_table(rows)
 
@@ -88,7 +87,7 @@ def scatter(
         ValueError: a set with fewer than two images in a class, or a model without linear layer.
     """
     attack = pgd(steps=10) if attack is None else attack
-    read: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
+    cells: dict[tuple[str, str, str], Tensor] = {}
     labels: dict[str, Tensor] = {}
     for name, images in zip(SETS, (train, held_out), strict=True):
         labels[name] = images.labels.cpu()
@@ -96,28 +95,19 @@ def scatter(
             raise ValueError(
                 f"{name} images are too few: a variance within classes needs two of each class"
             )
-        found = [
-            _read(model, images, part, attack, seed)
-            for part in torch.arange(len(images)).split(batch_size)
-        ]
-        read[name] = {
-            sight: (
-                torch.cat([part[sight][0] for part in found]),
-                torch.cat([part[sight][1] for part in found]),
-            )
-            for sight in SIGHTS
-        }
-    features, margins = read["train"]["clean"]
+        parts = torch.arange(len(images)).split(batch_size)
+        found = [_read(model, images, part, attack, seed) for part in parts]
+        for quantity, sight in product(QUANTITIES, SIGHTS):
+            cells[quantity, name, sight] = torch.cat([part[quantity, sight] for part in found])
     units = {
-        "features": _between(features, labels["train"]),
-        "margin": float(margins.mean()) ** 2,
+        "features": _between(cells["features", "train", "clean"], labels["train"]),
+        "margin": float(cells["margin", "train", "clean"].mean()) ** 2,
     }
-    values = {}
-    for number, quantity in enumerate(QUANTITIES):
-        for name in SETS:
-            for sight in SIGHTS:
-                within = _within(read[name][sight][number], labels[name])
-                values[quantity, name, sight] = within / units[quantity]
+    values = {
+        (quantity, name, sight): _within(cells[quantity, name, sight], labels[name])
+        / units[quantity]
+        for quantity, name, sight in product(QUANTITIES, SETS, SIGHTS)
+    }
     return Scatter(values, {name: len(labels[name]) for name in SETS})
 
 
@@ -133,34 +123,27 @@ def _pairs(images: ImageSet) -> bool:
 
 def _read(
     model: nn.Module, images: ImageSet, part: Tensor, attack: Attack, seed: int
-) -> dict[str, tuple[Tensor, Tensor]]:
+) -> dict[tuple[str, str], Tensor]:
     """Return features (B, F) and margins (B, 1) of images, clean and attacked, in float64."""
-    x, y = batch_on(model, images, part)
-    seen: list[Tensor] = []
-    handle = _last_linear(model).register_forward_pre_hook(
-        lambda module, inputs: seen.append(inputs[0].detach())
-    )
-    try:
-        delta = craft(attack, model, images, part, seed)
-        found = {}
-        for sight, x_hat in (("clean", x), ("attacked", x + delta)):
-            seen.clear()
-            with frozen(model), torch.no_grad():
-                logits = model(x_hat)
-            found[sight] = (
-                seen[-1].flatten(1).double().cpu(),
-                margin(logits, y).double().unsqueeze(1).cpu(),
-            )
-    finally:
-        handle.remove()
-    return found
-
-
-def _last_linear(model: nn.Module) -> nn.Linear:
     layers = _linear(model)
     if not layers:
         raise ValueError("the model has no linear layer, so no penultimate features")
-    return layers[-1]
+    x, y = batch_on(model, images, part)
+    x_hat = x + craft(attack, model, images, part, seed)
+    seen: list[Tensor] = []
+    handle = layers[-1].register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].detach())
+    )
+    found = {}
+    try:
+        for sight, shown in zip(SIGHTS, (x, x_hat), strict=True):
+            with frozen(model), torch.no_grad():
+                margins = margin(model(shown), y)
+            found["features", sight] = seen[-1].flatten(1).double().cpu()
+            found["margin", sight] = margins.double().unsqueeze(1).cpu()
+    finally:
+        handle.remove()
+    return found
 
 
 def _linear(model: nn.Module) -> list[nn.Linear]:
@@ -215,16 +198,16 @@ def figure(
     """
     check.one_of("quantity", quantity, QUANTITIES)
     drawn = plots.graph_objects().Figure()
-    for colour, name in zip(plots.COLOURS, SETS, strict=False):
-        for dash, sight in zip(("dot", "solid"), SIGHTS, strict=True):
-            steps, values = curves[f"{quantity}, {name}, {sight}"]
-            drawn.add_scatter(
-                x=list(steps),
-                y=list(values),
-                name=f"{name}, {sight}",
-                mode="lines",
-                line={"color": colour, "dash": dash},
-            )
+    colours, dashes = dict(zip(SETS, plots.COLOURS, strict=False)), ("dot", "solid")
+    for name, (sight, dash) in product(SETS, zip(SIGHTS, dashes, strict=True)):
+        steps, values = curves[f"{quantity}, {name}, {sight}"]
+        drawn.add_scatter(
+            x=list(steps),
+            y=list(values),
+            name=f"{name}, {sight}",
+            mode="lines",
+            line={"color": colours[name], "dash": dash},
+        )
     if best is not None:
         drawn.add_vline(x=best, line={"color": plots.GREY, "dash": "dash"}, annotation_text="best")
     return plots.styled(

@@ -9,15 +9,13 @@ from torch import Tensor, nn
 
 from avmixup_kit._base import plots
 from avmixup_kit._base.statistics import wilson
+from avmixup_kit._base.tables import text_table
+from avmixup_kit.evaluation.images import ImageSet
+from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.methods.attacks import Attack
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-
-from avmixup_kit._base.tables import text_table
-from avmixup_kit.evaluation.images import ImageSet
-from avmixup_kit.evaluation.ladder import evaluate
 
 
 def transfer_matrix(
@@ -32,24 +30,15 @@ def transfer_matrix(
 
     The diagonal is the attack on the model itself, with the last-iterate rule as everywhere else.
     """
-    correct = torch.stack(
-        [
-            torch.stack(
-                [
-                    evaluate(
-                        defender,
-                        split,
-                        [replace(attack, source=source)],
-                        batch_size=batch_size,
-                        seed=seed,
-                    ).correct[1]
-                    for source in models.values()
-                ]
-            )
-            for defender in models.values()
-        ]
-    )
-    return TransferMatrix(tuple(models), correct, attack.name)
+
+    def right(defender: nn.Module, source: nn.Module) -> Tensor:
+        given = [replace(attack, source=source)]
+        return evaluate(defender, split, given, batch_size=batch_size, seed=seed).correct[1]
+
+    rows = [
+        torch.stack([right(one, other) for other in models.values()]) for one in models.values()
+    ]
+    return TransferMatrix(tuple(models), torch.stack(rows), attack.name)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ over images) differs from zero at p < 0.05; nothing is corrected for the number 
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from avmixup_kit._base.tables import text_table
@@ -78,12 +79,10 @@ def claims(table: Assembled) -> list[Claim]:
     """
     found = []
     printed = table.plan.published
-    if printed is None:
-        return found
-    for block in _blocks(table):
-        rows = [row for row in printed.rows if row.startswith(block)]
-        subject = _subject(table.plan.name, rows)
+    for block, rows in table.plan.blocks(() if printed is None else printed.rows).items():
+        subject = "0.5 / 0.7" if table.plan.name == "table6" else rows[-1]
         for other in (row for row in rows if row != subject):
+            names = [row.removeprefix(f"{block} / ") for row in (subject, other)]
             for column in table.plan.columns:
                 ours = _compared(table, _ours(table, subject), _ours(table, other), column)
                 of_subject, of_other = table.paper(subject, column), table.paper(other, column)
@@ -91,9 +90,7 @@ def claims(table: Assembled) -> list[Claim]:
                 if of_subject is not None and of_other is not None:
                     paper = of_subject - of_other
                 if ours is not None or paper is not None:
-                    names = subject.removeprefix(block), other.removeprefix(block)
-                    label = block.removesuffix(" / ")
-                    found.append(Claim(*names, column, paper, ours, label))
+                    found.append(Claim(names[0], names[1], column, paper, ours, block))
     return found
 
 
@@ -107,24 +104,17 @@ def turns(table: Assembled) -> list[Turn]:
         by_pair.setdefault(pair, {}).setdefault(claim.column, claim)
     found = []
     for columns in by_pair.values():
-        strong = [claim for name, claim in columns.items() if "AutoAttack" in name]
-        weak = [
-            (int(match[1]), claim)
-            for name, claim in columns.items()
-            if (match := _WHITE_BOX_PGD.fullmatch(name))
-        ]
-        if weak and strong and strong[0].ours is not None:
-            found.append(Turn(max(weak, key=lambda pair: pair[0])[1], strong[0]))
+        weak, strong = (columns.get(name) for name in _strongest(columns))
+        if weak and strong and strong.ours is not None:
+            found.append(Turn(weak, strong))
     return found
 
 
 def lost(table: Assembled) -> list[tuple[str, Cell, Cell]]:
     """Return, row by row, ours under the strongest PGD and under AutoAttack, of the same seeds."""
-    pgd = [(int(m[1]), c) for c in table.plan.columns if (m := _WHITE_BOX_PGD.fullmatch(c))]
-    strong = [column for column in table.plan.columns if "AutoAttack" in column]
+    both = _strongest(table.plan.columns)
     found = []
-    for row in table.rows if pgd and strong else ():
-        both = max(pgd)[1], strong[0]
+    for row in table.rows:
         there = [r for r in table.of(row) if set(both) <= r.accuracy.keys()]
         if there:
             seeds = tuple(result.seed for result in there)
@@ -135,16 +125,12 @@ def lost(table: Assembled) -> list[tuple[str, Cell, Cell]]:
     return found
 
 
-def _blocks(table: Assembled) -> list[str]:
-    """The prefixes of rows that belong together; of a table of one data set the empty one."""
-    printed = table.plan.published
-    if printed is None or not printed.heading.startswith("Dataset"):
-        return [""]
-    return list(dict.fromkeys(row.split(" / ")[0] + " / " for row in printed.rows))
-
-
-def _subject(table: str, rows: list[str]) -> str:
-    return "0.5 / 0.7" if table == "table6" else rows[-1]
+def _strongest(columns: Iterable[str]) -> tuple[str, str]:
+    """Return the white-box PGD of most steps and AutoAttack among columns, "" where missing."""
+    columns = list(columns)
+    pgd = [(int(m[1]), c) for c in columns if (m := _WHITE_BOX_PGD.fullmatch(c))]
+    strong = (column for column in columns if "AutoAttack" in column)
+    return max(pgd, default=(0, ""))[1], next(strong, "")
 
 
 def _ours(table: Assembled, row: str) -> str:

@@ -7,7 +7,6 @@ everything else of these networks is memory traffic.
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -19,6 +18,8 @@ from avmixup_kit.methods.attacks import Attack, NoAttack
 from avmixup_kit.methods.losses import KLToClean, TargetedCrossEntropy, Trades, TransportDistance
 from avmixup_kit.methods.method import Method
 from avmixup_kit.methods.sources import Mixture
+from avmixup_kit.paper import Recipe
+from avmixup_kit.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,6 @@ class Macs:
     forward: int
     to_input: int
     full: int
-
-
-class Steps(Protocol):
-    """What a training's length is read from: ``training.Settings``, ``paper.Recipe``."""
-
-    @property
-    def steps(self) -> int: ...
-
-    @property
-    def batch_size(self) -> int: ...
 
 
 def macs(network: nn.Module, shape: tuple[int, int, int]) -> Macs:
@@ -77,7 +68,7 @@ def step_macs(network: Macs, method: Method) -> float:
     return _crafting(network, method.perturb) + updates * network.full
 
 
-def training_macs(network: Macs, method: Method, settings: Steps) -> float:
+def training_macs(network: Macs, method: Method, settings: Settings | Recipe) -> float:
     """Return the multiply-adds of a whole training run; twice that are its FLOP."""
     return step_macs(network, method) * settings.steps * settings.batch_size
 
@@ -108,14 +99,10 @@ def _crafting(network: Macs, perturb: object) -> float:
         # One source is drawn for each batch.
         return sum(_crafting(network, s) for s in perturb.sources) / len(perturb.sources)
     if isinstance(perturb, Attack):
-        compares = isinstance(
-            perturb.objective, KLToClean | TargetedCrossEntropy | TransportDistance
-        )
-        best_of = perturb.restarts if perturb.restarts > 1 else 0
-        return (
-            perturb.steps * perturb.restarts * network.to_input
-            + (compares + best_of) * network.forward
-        )
+        compares = KLToClean | TargetedCrossEntropy | TransportDistance
+        looks = isinstance(perturb.objective, compares)
+        looks += perturb.restarts if perturb.restarts > 1 else 0
+        return perturb.steps * perturb.restarts * network.to_input + looks * network.forward
     if isinstance(perturb, AutoAttack):
         passes = {
             "apgd-ce": 101 * network.to_input,

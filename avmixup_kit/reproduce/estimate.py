@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from avmixup_kit import models
 from avmixup_kit._base.tables import text_table
@@ -14,20 +15,23 @@ from avmixup_kit.reproduce.plans import Column, Run, TablePlan
 
 RATES = (100, 250, 400)  # 10^12 operations a second
 
-# (classes, (C, H, W), test images) of the originals; their splits need not be there to be counted.
-SIZES = {
-    "digits": (10, (1, 8, 8), 449),
-    "cifar10": (10, (3, 32, 32), 10_000),
-    "cifar100": (100, (3, 32, 32), 10_000),
-    "svhn": (10, (3, 32, 32), 26_032),
-    "tiny_imagenet": (200, (3, 64, 64), 10_000),
-}
 
+class Size(NamedTuple):
+    """What is counted of a data set: classes, one image's (C, H, W), test images."""
 
-@dataclass(frozen=True)
-class _Shape:
-    shape: tuple[int, int, int]
     num_classes: int
+    shape: tuple[int, int, int]
+    images: int
+
+
+# Of the originals; their splits need not be there to be counted.
+SIZES = {
+    "digits": Size(10, (1, 8, 8), 449),
+    "cifar10": Size(10, (3, 32, 32), 10_000),
+    "cifar100": Size(100, (3, 32, 32), 10_000),
+    "svhn": Size(10, (3, 32, 32), 26_032),
+    "tiny_imagenet": Size(200, (3, 64, 64), 10_000),
+}
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,7 @@ class Estimate:
 
 @cache
 def _macs(network: str, data: str) -> cost.Macs:
-    classes, shape, _ = SIZES[data]
-    return cost.macs(models.build(network, _Shape(shape, classes)), shape)
+    return cost.macs(models.build(network, SIZES[data]), SIZES[data].shape)
 
 
 def estimates(plans: Sequence[TablePlan]) -> list[Estimate]:
@@ -57,17 +60,16 @@ def estimates(plans: Sequence[TablePlan]) -> list[Estimate]:
             columns.setdefault(run, {})
         for row in plan.rows:
             columns[row.run] |= {column.key: column for column in row.columns}
-    found = []
+    found, scale = [], plans[0].scale
     for run, its in columns.items():
         network = _macs(run.network, run.data)
-        images = min(SIZES[run.data][2], plans[0].scale.images or SIZES[run.data][2])
-        training = 2 * cost.training_macs(network, run.method, run.settings)
-        evaluation = 2 * cost.evaluation_macs(
-            network, [c.attack for c in its.values() if c.attack is not None], images
-        )
-        watched = 2 * plans[0].scale.curve_images * plans[0].scale.measurements
-        training += 2 * cost.evaluation_macs(network, [attacks.pgd(steps=10)], watched)
-        found.append(Estimate(run, training, evaluation))
+        images = min(SIZES[run.data].images, scale.images or SIZES[run.data].images)
+        tried = [column.attack for column in its.values() if column.attack is not None]
+        watched = 2 * scale.curve_images * scale.measurements
+        training = cost.training_macs(network, run.method, run.settings)
+        training += cost.evaluation_macs(network, [attacks.pgd(steps=10)], watched)
+        evaluation = cost.evaluation_macs(network, tried, images)
+        found.append(Estimate(run, 2 * training, 2 * evaluation))
     return found
 
 

@@ -1,47 +1,58 @@
 """The paper's tables and ours as figures, side by side."""
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avmixup_kit._base.plots import COLOURS, GREY, styled
-from avmixup_kit.evaluation.curves import accuracy_curves
+from avmixup_kit._base.plots import GREY, styled
+from avmixup_kit.evaluation.curves import accuracy_curves, method_colours
 from avmixup_kit.reproduce.results import DATA_TITLES, Assembled
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+PATTERNS = ("", "/", ".", "x")  # tell models of one method, and so of one colour, apart
+NARROW = {
+    "white-box ": "white-<br>box ",
+    "AutoAttack (": "Auto-<br>Attack<br>(",
+    " in TRADES'": "<br>in TRADES'<br>",
+}
+
 
 def side_by_side(table: Assembled) -> "go.Figure":
-    """Return a panel for each data set of the paper's, then one for each of ours; a colour a model.
+    """Return a panel for each data set of the paper's, then one for each of ours; a look a model.
 
-    Error bars are ours: 95 % intervals, over seeds or, of one seed, over images.
+    Models have their methods' colours. Error bars are ours: 95 % intervals, over seeds or, of one
+    seed, over images.
     """
     from plotly.subplots import make_subplots
 
     panels = _panels(table)
-    titles = [title for title, _, _ in panels]
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
+    titles = [title for title, _, _ in panels]
     figure = make_subplots(lines, columns, subplot_titles=titles, shared_yaxes=True)
-    models: dict[str, str] = {}
+    looks = _looks(table)
+    shown = set()
     for number, (_, rows, ours) in enumerate(panels):
         for row in rows:
-            model = row.split(" / ")[-1] if _grouped(table) else row
-            first = model not in models
-            colour = models.setdefault(model, COLOURS[len(models) % len(COLOURS)])
+            model = _model(table, row)
+            colour, pattern = looks[model]
             names, values, errors = _bars(table, row, ours)
             figure.add_bar(
                 x=names,
                 y=values,
                 name=model,
                 legendgroup=model,
-                showlegend=first,
-                marker_color=colour,
+                showlegend=model not in shown,
+                marker={"color": colour, "pattern": {"shape": pattern}},
                 error_y={"type": "data", "array": errors, "color": GREY} if ours else None,
                 row=number // columns + 1,
                 col=number % columns + 1,
             )
+            shown.add(model)
     styled(figure, table.plan.title, "", "")
     figure.update_layout(
         height=150 + 190 * lines,
@@ -68,40 +79,45 @@ def curves(table: Assembled) -> "go.Figure":
                 for name in found[0]
             }
     names = list(next(iter(means.values()))) if means else []
-    figure = accuracy_curves(means, names)
+    colours = method_colours({row.title: row.run.method for row in table.plan.rows})
+    figure = accuracy_curves(means, names, colours=colours)
     return figure.update_layout(title=table.plan.title, yaxis_range=[0, 101], height=380)
 
 
-def _grouped(table: Assembled) -> bool:
-    return table.plan.heading.startswith("Dataset")
+def _model(table: Assembled, row: str) -> str:
+    """A row's name without the data set that it may begin with."""
+    ((dataset, _),) = table.plan.blocks([row]).items()
+    return row.removeprefix(f"{dataset} / ")
+
+
+def _looks(table: Assembled) -> dict[str, tuple[str, str]]:
+    """Each model's colour and pattern."""
+    colours = method_colours({_model(table, row.title): row.run.method for row in table.plan.rows})
+    before: Counter[str] = Counter()
+    looks = {}
+    for model, colour in colours.items():
+        looks[model] = colour, PATTERNS[before[colour] % len(PATTERNS)]
+        before[colour] += 1
+    return looks
 
 
 def _panels(table: Assembled) -> list[tuple[str, list[str], bool]]:
     """(title, rows, whether they are ours), one for each panel."""
-    printed = table.plan.published
-    of_paper = {} if printed is None else _by_block(table, printed.rows)
-    panels = [(f"paper, {block}", rows, False) for block, rows in of_paper.items()]
-    there = [row for row in table.rows if table.of(row)]
-    for rows in _by_block(table, there).values():
+
+    def blocks(rows: Iterable[str]) -> dict[str, list[str]]:
+        return {title or "CIFAR10": its for title, its in table.plan.blocks(rows).items()}
+
+    printed = () if table.plan.published is None else table.plan.published.rows
+    panels = [(f"paper, {block}", rows, False) for block, rows in blocks(printed).items()]
+    for rows in blocks(row for row in table.rows if table.of(row)).values():
         about = table.of(rows[0])[0].about["data"]["name"]
         panels.append((f"ours, {DATA_TITLES.get(about, about)}", rows, True))
     return panels
 
 
-def _by_block(table: Assembled, rows: "tuple[str, ...] | list[str]") -> dict[str, list[str]]:
-    blocks: dict[str, list[str]] = {}
-    for row in rows:
-        blocks.setdefault(row.split(" / ")[0] if _grouped(table) else "CIFAR10", []).append(row)
-    return blocks
-
-
 def _label(column: str) -> str:
     """A column's name in narrow lines."""
-    for old, new in (
-        ("white-box ", "white-<br>box "),
-        ("AutoAttack (", "Auto-<br>Attack<br>("),
-        (" in TRADES'", "<br>in TRADES'<br>"),
-    ):
+    for old, new in NARROW.items():
         column = column.replace(old, new)
     return column
 

@@ -1,19 +1,19 @@
 """Which networks, attacks and images each table of the paper takes, at each scale; all as data."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from avmixup_kit import methods, paper
 from avmixup_kit._base import check
 from avmixup_kit.evaluation.autoattack import Version, autoattack
+from avmixup_kit.evaluation.record import CLEAN
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.method import Method
 from avmixup_kit.paper import Recipe
 from avmixup_kit.training.settings import Precision, Settings
 
-CLEAN = "Clean"
 TITLES = {
     "digits": "digits",
     "cifar10": "CIFAR10",
@@ -21,6 +21,7 @@ TITLES = {
     "svhn": "SVHN",
     "tiny_imagenet": "Tiny ImageNet",
 }
+UPDATES = {field.name for field in fields(Settings)}  # a recipe calls them the same
 DIGITS_EPSILON = 0.15  # data.digits().epsilon
 EPSILON = 8 / 255
 TRADES_EPSILON, TRADES_STEP = 0.031, 0.003  # of TRADES' own evaluation
@@ -211,6 +212,14 @@ class TablePlan:
         found += [c.source for row in self.rows for c in row.columns if c.source is not None]
         return tuple(dict.fromkeys(found))
 
+    def blocks(self, rows: Iterable[str]) -> dict[str, list[str]]:
+        """Return rows by the data set that their names begin with, "" where they name none."""
+        found: dict[str, list[str]] = {}
+        for row in rows:
+            dataset = row.split(" / ")[0] if self.heading.startswith("Dataset") else ""
+            found.setdefault(dataset, []).append(row)
+        return found
+
     @property
     def impossible(self) -> tuple[str, ...]:
         """The paper's rows that this scale has no data for."""
@@ -229,11 +238,12 @@ def plan(name: str, scale: Scale, seed: int = 0, precision: Precision = "float32
     """
     check.one_of("table", name, NAMES)
     maker = _Maker(scale, seed, precision)
-    rows = getattr(maker, name)()
     if name == "figure2":
+        rows = maker.figure2()
         title = "Figure 2: robust accuracy while training, best checkpoint against last"
         return TablePlan(name, title, "Model", tuple(c.title for c in rows[0].columns), rows, scale)
     printed = paper.TABLES[int(name[-1]) - 1]
+    rows = maker.rows(printed)
     own = [column.title for row in rows for column in row.columns]
     columns = tuple(dict.fromkeys([*printed.columns, *own]))
     title = f"Table {printed.number}: {printed.title}"
@@ -281,8 +291,26 @@ class _Maker:
             return attacks.fgsm(self.epsilon)
         return attacks.pgd(steps=setting.steps, epsilon=self.epsilon)
 
-    def columns(self, *names: str) -> tuple[Column, ...]:
-        return (*(Column(name, self.attack(name)) for name in names), self.autoattack())
+    def columns(self, table: paper.Table, row: str) -> tuple[Column, ...]:
+        """A row's printed cells, then ours: Table 2's networks are attacked themselves, too."""
+        if table is paper.TABLE_2:
+            pgd20 = self.attack("PGD20")
+            return (
+                *(
+                    Column(source, pgd20, source=self.with_pgd("cifar10", source))
+                    for source in table.columns
+                    if table.value(row, source) is not None
+                ),
+                Column("white-box PGD20", pgd20),
+                self.autoattack(title=f"white-box {self.scale.autoattack}"),
+            )
+        columns = [Column(name, self.attack(name)) for name in table.columns]
+        if table is paper.TABLE_3:
+            radius = self.epsilon if self.scale.digits else TRADES_EPSILON
+            step = radius * TRADES_STEP / TRADES_EPSILON
+            fine = attacks.pgd(steps=20, epsilon=radius, step_size=step)
+            columns.append(Column("PGD20 in TRADES' steps", fine))
+        return (*columns, self.autoattack())
 
     def autoattack(self, checkpoint: str = "latest", title: str = "") -> Column:
         attack = autoattack(self.epsilon, self.scale.version)
@@ -299,17 +327,9 @@ class _Maker:
             settings = Settings(self.scale.steps or 500, **own)
             return Run("digits", name, self.scale.network or "small_cnn", method, settings)
         share = dict(self.scale.share).get(dataset, 1.0)
-        settings = Settings(
-            self.scale.steps or max(1, round(recipe.steps * share)),
-            batch_size=recipe.batch_size,
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            decay_all=recipe.decay_all,
-            decay_at=recipe.decay_at,
-            decay_factor=recipe.decay_factor,
-            **own,
-        )
+        own["steps"] = self.scale.steps or max(1, round(recipe.steps * share))
+        shared = {key: value for key, value in asdict(recipe).items() if key in UPDATES}
+        settings = Settings(**shared | own)
         return Run(
             dataset,
             name,
@@ -369,87 +389,42 @@ class _Maker:
 
     # -------------------------------------------------------------------------------- tables
 
-    def table1(self) -> tuple[Row, ...]:
-        columns = self.columns(*paper.TABLE_1.columns)
-        return tuple(Row(m, self.with_pgd("cifar10", m), columns) for m in paper.TABLE_1.rows)
-
-    def table2(self) -> tuple[Row, ...]:
-        """Every printed cell, and how the same networks do when they are attacked themselves."""
-        pgd20 = self.attack("PGD20")
-        own = (Column("white-box PGD20", pgd20),)
-        own += (self.autoattack(title=f"white-box {self.scale.autoattack}"),)
+    def rows(self, table: paper.Table) -> tuple[Row, ...]:
+        """A table's rows; at the digits' scale its blocks of data sets are one."""
+        grouped = table.heading.startswith("Dataset")
+        if grouped and self.scale.digits:
+            models = dict.fromkeys(row.split(" / ")[1] for row in table.rows)
+            named = [(f"digits / {model}", "cifar10", model) for model in models]
+        elif grouped:
+            keys = {title: key for key, title in TITLES.items()}
+            parts = [(row, *row.split(" / ")) for row in table.rows]
+            named = [(row, keys[dataset], model) for row, dataset, model in parts]
+        else:
+            named = [(row, "cifar10", row) for row in table.rows]
         return tuple(
-            Row(
-                model,
-                self.with_pgd("cifar10", model),
-                tuple(
-                    Column(source, pgd20, source=self.with_pgd("cifar10", source))
-                    for source in paper.TABLE_2.columns
-                    if paper.TABLE_2.value(model, source) is not None
-                )
-                + own,
-            )
-            for model in paper.TABLE_2.rows
+            Row(row, self.run_of(table, dataset, model), self.columns(table, row))
+            for row, dataset, model in named
         )
 
-    def table3(self) -> tuple[Row, ...]:
-        radius = self.epsilon if self.scale.digits else TRADES_EPSILON
-        fine = attacks.pgd(
-            steps=20, epsilon=radius, step_size=radius * TRADES_STEP / TRADES_EPSILON
-        )
-        clean, pgd20, strong = self.columns(*paper.TABLE_3.columns)
-        columns = (clean, pgd20, Column("PGD20 in TRADES' steps", fine), strong)
-        return tuple(
-            Row(
-                row,
-                self.with_trades(int(row[-2]))
-                if row.startswith("TRADES")
-                else self.with_pgd("cifar10", row),
-                columns,
-            )
-            for row in paper.TABLE_3.rows
-        )
-
-    def _blocks(self, table: paper.Table) -> list[tuple[str, str, str]]:
-        """(row, data set, model) of a table that is grouped by data sets; digits are one block."""
-        keys = {title: key for key, title in TITLES.items()}
-        printed = [(row, *row.split(" / ")) for row in table.rows]
-        if not self.scale.digits:
-            return [(row, keys[dataset], model) for row, dataset, model in printed]
-        models = dict.fromkeys(model for _, _, model in printed)
-        return [(f"digits / {model}", "cifar10", model) for model in models]
-
-    def table4(self) -> tuple[Row, ...]:
-        columns = self.columns(*paper.TABLE_4.columns)
-        return tuple(
-            Row(row, self.with_pgd(dataset, model), columns)
-            for row, dataset, model in self._blocks(paper.TABLE_4)
-        )
-
-    def table5(self) -> tuple[Row, ...]:
-        columns = self.columns(*paper.TABLE_5.columns)
-        return tuple(
-            Row(row, self.with_feature_scatter(dataset, model), columns)
-            for row, dataset, model in self._blocks(paper.TABLE_5)
-        )
-
-    def table6(self) -> tuple[Row, ...]:
-        columns = self.columns(*paper.TABLE_6.columns)
-        rows = []
-        for row in paper.TABLE_6.rows:
-            lambda1, lambda2 = map(float, row.split(" / "))
-            run = self.with_feature_scatter("cifar10", "AVmixup", (lambda1, lambda2))
-            rows.append(Row(row, run, columns))
-        return tuple(rows)
+    def run_of(self, table: paper.Table, dataset: str, model: str) -> Run:
+        """The training of a table's model; Table 6 names its models by their lambdas."""
+        if table is paper.TABLE_6:
+            lambda1, lambda2 = map(float, model.split(" / "))
+            return self.with_feature_scatter(dataset, "AVmixup", (lambda1, lambda2))
+        if table is paper.TABLE_5:
+            return self.with_feature_scatter(dataset, model)
+        if model.startswith("TRADES"):
+            return self.with_trades(int(model[-2]))
+        return self.with_pgd(dataset, model)
 
     def figure2(self) -> tuple[Row, ...]:
         columns = []
-        for checkpoint in ("best", "latest"):
-            word = "last" if checkpoint == "latest" else checkpoint
-            columns.append(Column(f"Clean, {word}", None, checkpoint))
-            columns.append(Column(f"PGD10, {word}", self.attack("PGD10"), checkpoint))
-            title = f"{self.scale.autoattack}, {word}"
-            columns.append(self.autoattack(checkpoint, title))
+        for checkpoint, word in (("best", "best"), ("latest", "last")):
+            columns += [
+                Column(f"Clean, {word}", None, checkpoint),
+                Column(f"PGD10, {word}", self.attack("PGD10"), checkpoint),
+                self.autoattack(checkpoint, f"{self.scale.autoattack}, {word}"),
+            ]
         return tuple(
             Row(model, self.with_pgd("cifar10", model), tuple(columns))
             for model in ("PGD", "AVmixup")

@@ -5,7 +5,6 @@ results/<table>/<scale>/<row>-<seed>.npz     every verdict, for paired tests
 results/<table>/<scale>/table.md             the table
 """
 
-import io
 import json
 import zipfile
 from collections.abc import Sequence
@@ -15,13 +14,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from avmixup_kit import methods
+from avmixup_kit import __version__, methods
 from avmixup_kit._base import check, files
 from avmixup_kit._base.statistics import over_seeds, wilson
 from avmixup_kit._base.tables import markdown_table, text_table
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.reproduce import plans
-from avmixup_kit.reproduce.plans import Row, Scale, TablePlan
+from avmixup_kit.reproduce.plans import Scale, TablePlan
 from avmixup_kit.training.settings import Precision, Settings
 
 FORMAT = 1
@@ -33,13 +32,6 @@ DATA_TITLES = {
     "svhn": "SVHN",
     "tiny_imagenet": "Tiny ImageNet",
 }
-
-
-def kit_version() -> str:
-    """Return this kit's version."""
-    from avmixup_kit import __version__
-
-    return __version__
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ class Result:
     def origin(self) -> dict[str, str]:
         """What it must share with the results beside it."""
         about = self.about
-        return origin(self.dataset, about["kit"], about["precision"], about["data"])
+        return origin(self.dataset, about["precision"], about["data"], about["kit"])
 
     def evaluation(self) -> Evaluation:
         """Return every verdict, ready for ``evaluation.compare``.
@@ -276,39 +268,28 @@ def load(table: str, scale: str | Scale, results: str | Path = "results") -> Ass
 
 
 def _read(path: Path, table: str, scale: Scale) -> Result:
+    """Return a file's result; refuse one that is not what this table's plan would have made."""
     try:
         about = json.loads(path.read_text())
         if not isinstance(about, dict):
             raise ValueError("no JSON object")
-        if about.get("format") != FORMAT:
-            raise _OfAnotherFormat(about.get("format"))
-        row, seed = str(about["row"]), int(about["seed"])
-        result = Result(path, row, seed, about)
-        for key in ("kit", "precision", "run", "notes", "curves"):
-            _ = about[key]
-        _ = _trained_as(about)
-        for key in ("name", "epsilon", "test_checksum", "train_checksum"):
-            _ = about["data"][key]
+    except ValueError as error:
+        raise ValueError(_corrupted(path, error)) from error
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is of format {about.get('format')}, written by another version of this kit, "
+            f"which writes format {FORMAT}: move it away or choose another --results"
+        )
+    try:
+        result = Result(path, str(about["row"]), int(about["seed"]), about)
+        # Whatever the table will ask for, so that what is missing is told here.
+        _ = result.origin, result.curves, about["notes"]
+        _ = about["data"]["name"], about["data"]["epsilon"]
+        made = _trained_as(about)
         if not all(0 <= value <= 1 for value in result.accuracy.values()) or result.n < 1:
             raise ValueError("accuracies are not fractions")
-    except _OfAnotherFormat as error:
-        raise ValueError(
-            f"{path} is of format {error}, written by another version of this kit, which writes "
-            f"format {FORMAT}: move it away or choose another --results"
-        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(_corrupted(path, error)) from error
-    _check_planned(result, table, scale)
-    return result
-
-
-class _OfAnotherFormat(Exception):
-    pass
-
-
-def _check_planned(result: Result, table: str, scale: Scale) -> None:
-    """Refuse a file that is not what this table's plan would have made."""
-    about, path = result.about, result.path
     if (about.get("table"), about.get("scale")) != (table, scale.name):
         raise ValueError(
             f"{path} is of {about.get('table')} at scale {about.get('scale')}, not of {table} at "
@@ -321,20 +302,16 @@ def _check_planned(result: Result, table: str, scale: Scale) -> None:
     row = rows[result.row]
     if path.stem != f"{row.slug}-{result.seed}":
         raise ValueError(f"{path} is of row {result.row!r}, seed {result.seed}: it was renamed")
-    where = f"{path} was not made as {table} at scale {scale.name} is"
-    check.same(_trained_as(about), planned(row), where)
+    run = row.run
+    planned = {"network": run.network, "method": run.method, "settings": run.settings}
+    check.same(made, planned, f"{path} was not made as {table} at scale {scale.name} is")
     if unknown := result.accuracy.keys() - {column.title for column in row.columns}:
         raise ValueError(_corrupted(path, f"no column of {table} is {sorted(unknown)[0]!r}"))
-
-
-def planned(row: Row) -> dict[str, Any]:
-    """Return what a plan fixes about a row's training."""
-    run = row.run
-    return {"network": run.network, "method": run.method, "settings": run.settings}
+    return result
 
 
 def _trained_as(about: dict[str, Any]) -> dict[str, Any]:
-    """Return the same of a file; settings it does not name, being older, have their defaults."""
+    """Return how a file's network was trained; older files' settings have their defaults."""
     settings: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in about["settings"].items()
@@ -358,7 +335,9 @@ def _check_together(found: Sequence[Result]) -> None:
         check.same(before, result.origin, where)
 
 
-def origin(dataset: str, kit: str, precision: str, about: dict[str, Any]) -> dict[str, str]:
+def origin(
+    dataset: str, precision: str, about: dict[str, Any], kit: str = __version__
+) -> dict[str, str]:
     """Return what the results of one table must share; ``about`` tells its images' checksums."""
     return {
         "version of the kit": kit,
@@ -371,9 +350,7 @@ def origin(dataset: str, kit: str, precision: str, about: dict[str, Any]) -> dic
 def save(result: Result, evaluation: Evaluation) -> None:
     """Write a row's file and its verdicts, each whole or not at all."""
     result.path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    evaluation.save(buffer)
-    files.write_atomic(result.path.with_suffix(".npz"), buffer.getvalue())
+    evaluation.save(result.path.with_suffix(".npz"))
     files.write_atomic(result.path, (json.dumps(result.about, indent=1) + "\n").encode())
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from avmixup_kit import models
+from avmixup_kit import __version__, models
 from avmixup_kit._base import check, files, provenance
 from avmixup_kit.data import Augmentation, Data, load
 from avmixup_kit.evaluation.curves import robust_curves
@@ -290,11 +290,10 @@ class Runner:
         trained = json.loads((self.folder / run.folder / "run.json").read_text())
         wanted = () if table.published is not None else ("PGD10, train", ROBUST)
         curves = runs.curves_of(self.folder / run.folder) if wanted else {}
-        accuracy = {name: evaluation.accuracy(name) for name in evaluation.names}
-        precision = run.settings.precision
+        said, precision = evaluation.to_json(), run.settings.precision
         about = {
             "format": results.FORMAT,
-            "kit": results.kit_version(),
+            "kit": __version__,
             "table": table.name,
             "scale": table.scale.name,
             "row": row.title,
@@ -320,9 +319,7 @@ class Runner:
             "settings": asdict(run.settings),
             "augmentation": repr(data.train.augmentation),
             "attacks": {column.title: column.key for column in columns},
-            "rule": evaluation.rule,
-            "accuracy": accuracy,
-            "interval95": {name: list(evaluation.interval(name)) for name in evaluation.names},
+            **{key: said[key] for key in ("rule", "accuracy", "interval95")},
             "curves": {name: curves[name] for name in wanted},
             "notes": verdicts.about["notes"],
             "seconds": {
@@ -363,7 +360,7 @@ class Runner:
                 for table, row in todo
                 for run in (*[c.source for c in row.columns if c.source], row.run)
             ):
-                self._one(run, [pair for pair in todo if pair[1].run == run], folder)
+                self._train_and_judge(run, [pair for pair in todo if pair[1].run == run], folder)
             self._transfers(todo, folder)
         if self._data and all(isinstance(data, Exception) for data in self._data.values()):
             raise FileNotFoundError(
@@ -375,22 +372,22 @@ class Runner:
         self, before: dict[str, results.Assembled], todo: list[tuple[TablePlan, Row]]
     ) -> None:
         """Refuse to add to results that ours could not stand beside, before any work is done."""
-        tables = {table.name for table, _ in todo}
-        there = [r for name in tables for r in before[name].results]
-        for result in there:
-            about = result.about["data"]
+        for result in [
+            r for name in {table.name for table, _ in todo} for r in before[name].results
+        ]:
             its_runs = [row.run for _, row in todo if row.run.data == result.dataset]
+            about = result.about["data"]
             if its_runs and self.available(its_runs[0]):
                 data = self.data(its_runs[0])
-                about = {
-                    "test_checksum": data.test.checksum,
-                    "train_checksum": data.train.checksum,
-                }
-            here = results.origin(result.dataset, results.kit_version(), self.precision, about)
+                test, train = data.test.checksum, data.train.checksum
+                about = {"test_checksum": test, "train_checksum": train}
+            here = results.origin(result.dataset, self.precision, about)
             where = f"{result.path} could not stand beside what is made (choose another --results)"
             check.same(result.origin, here, where)
 
-    def _one(self, run: Run, rows: list[tuple[TablePlan, Row]], folder: str | Path) -> None:
+    def _train_and_judge(
+        self, run: Run, rows: list[tuple[TablePlan, Row]], folder: str | Path
+    ) -> None:
         """Train and evaluate one network and write its rows, transfers excepted."""
         if not self.available(run):
             self.left.append(f"{run.folder}: no images")

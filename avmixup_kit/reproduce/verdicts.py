@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,15 +103,12 @@ def groups(columns: Sequence[Column]) -> list[list[Column]]:
     PGD20. AutoAttack takes longest and is saved by itself.
     """
     found: dict[object, list[Column]] = {}
+    before: Counter[tuple[str, str]] = Counter()
     for column in columns:
         key: object = column
         if column.source is None and isinstance(column.attack, Attack | None):
-            name = CLEAN if column.attack is None else column.attack.name
-            same = sum(
-                name == (CLEAN if other.attack is None else other.attack.name)
-                for other in columns[: columns.index(column)]
-                if other.checkpoint == column.checkpoint and other.source is None
-            )
-            key = (column.checkpoint, same)  # two attacks of one name cannot share a call
+            named = column.checkpoint, CLEAN if column.attack is None else column.attack.name
+            key = column.checkpoint, before[named]  # two attacks of one name cannot share a call
+            before[named] += 1
         found.setdefault(key, []).append(column)
     return list(found.values())

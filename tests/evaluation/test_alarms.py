@@ -8,7 +8,7 @@ from torch import nn
 
 import avmixup_kit as av
 from avmixup_kit import methods
-from avmixup_kit.evaluation.alarms import probe
+from avmixup_kit.evaluation.alarms import alarms
 from avmixup_kit.evaluation.autoattack import AutoAttack
 from avmixup_kit.evaluation.evidence import SIGNS, bars, paired, share
 from avmixup_kit.evaluation.ladder import evaluate
@@ -32,7 +32,7 @@ def trained_by(digits, method, steps=200, seed=1):
 
 
 def ringing(model, split, attacks=LADDER, **options):
-    found = probe(evaluate(model, split, attacks), model, split, **options)
+    found = alarms(evaluate(model, split, attacks), model, split, silent=True, **options)
     assert [alarm.key for alarm in found] == list(SIGNS)
     return {alarm.key for alarm in found if alarm.rings}, {a.key: a for a in found}
 
@@ -262,7 +262,7 @@ def test_limits_are_tested_with_a_bound_and_not_with_the_figure_itself():
 
 
 def test_every_alarm_has_a_number_a_sentence_and_a_figure(trained, split):
-    found = probe(evaluate(trained, split, LADDER), trained, split)
+    found = alarms(evaluate(trained, split, LADDER), trained, split, silent=True)
     for alarm in found:
         assert alarm.sentence.endswith(".")
         if alarm.rings is None:
@@ -283,8 +283,8 @@ def test_every_alarm_has_a_number_a_sentence_and_a_figure(trained, split):
 def test_the_probe_is_the_same_every_time_and_in_every_batch(trained, split):
     result = evaluate(trained, split, LADDER)
     everyone = torch.random.get_rng_state()
-    first = [str(alarm) for alarm in probe(result, trained, split, count=40)]
-    again = probe(result, trained, split, count=40, batch_size=25)
+    first = [str(alarm) for alarm in alarms(result, trained, split, count=40, silent=True)]
+    again = alarms(result, trained, split, count=40, batch_size=25, silent=True)
     assert [str(alarm) for alarm in again] == first
     assert torch.equal(everyone, torch.random.get_rng_state())
 

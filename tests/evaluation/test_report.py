@@ -101,16 +101,19 @@ def test_its_numbers_are_the_evaluation_s(page):
     assert all(name in words for name in ringing)
 
 
-def test_a_silent_model_is_said_to_be_silent_and_transfer_not_measured(trained, split, monkeypatch):
+def test_a_silent_model_is_said_to_be_silent_and_transfer_not_measured(
+    trained, split, monkeypatch, tmp_path
+):
     """What is said of it; that one is silent stands in test_alarms.py, on more than 40 images."""
-    probe = report.probe
+    alarms = report.alarms
 
     def silenced(*given, **named):
-        return [replace(a, rings=a.rings and False) for a in probe(*given, **named)]
+        return [replace(a, rings=a.rings and False) for a in alarms(*given, **named)]
 
-    monkeypatch.setattr(report, "probe", silenced)
+    monkeypatch.setattr(report, "alarms", silenced)
     result = evaluate(trained, split, [av.pgd(steps=20, epsilon=EPSILON)])
-    text = report.page(result, trained, split, count=40)
+    av.report(result, trained, split, tmp_path / "page.html", count=40)
+    text = (tmp_path / "page.html").read_text()
     assert "No alarm rings" in text
     assert "Not measured: no other model was given" in text
     assert "Ringing:" not in text

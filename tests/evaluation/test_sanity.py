@@ -180,15 +180,15 @@ def test_bad_tensors_are_named(trained, split):
     x, _ = split.batch(torch.arange(len(split)))
     labels = split.labels
     for given, message in (
-        ((x * 255, labels), "images from 0 to 255 are not allowed: .*; divide by 255"),
-        ((x * 2 - 1, labels), "images from -1 to 1 are not allowed: .*undo the normalisation"),
-        ((x.where(x < 1, float("nan")), labels), "images from nan to nan are not allowed"),
-        (((x * 255).byte(), labels), "and type torch.uint8 are not allowed: float"),
-        ((x[0], labels), r"images of shape \(1, 8, 8\)"),
-        ((x, labels + 1), "labels from 1 to 10 are not allowed: the model has 10 classes"),
-        ((x, labels - 1), "labels from -1 to 8 are not allowed"),
-        ((x, labels[:5]), r"labels of shape \(5,\)"),
-        ((x, labels.float()), "type torch.float32 are not allowed: one class number"),
+        ((x * 255, labels), r"images' range = \(0.0, 255.0\) is not allowed: .*; divide by 255"),
+        ((x * 2 - 1, labels), r"range = \(-1.0, 1.0\) is not allowed: .*undo the normalisation"),
+        ((x.where(x < 1, float("nan")), labels), r"images' range = \(nan, nan\) is not allowed"),
+        (((x * 255).byte(), labels), r"torch.uint8\) is not allowed: float"),
+        ((x[0], labels), r"images' shape and type = \(\(1, 8, 8\), "),
+        ((x, labels + 1), r"labels' range = \(1, 10\) is not allowed: 0 to 9, the model has 10"),
+        ((x, labels - 1), r"labels' range = \(-1, 8\) is not allowed"),
+        ((x, labels[:5]), r"labels' shape and type = \(\(5,\), "),
+        ((x, labels.float()), r"torch.float32\) is not allowed: one class number"),
         ((x[:0], labels[:0]), "there are no images to evaluate"),
     ):
         with pytest.raises(ValueError, match=message):

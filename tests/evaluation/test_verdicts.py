@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import avmixup_kit as av
-from avmixup_kit import evaluation
+from avmixup_kit import evaluation, methods
 from avmixup_kit.evaluation.crafting import craft, starts
+from avmixup_kit.evaluation.curves import method_colours
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.evaluation.transfer import transfer_matrix
@@ -321,3 +322,36 @@ def test_compare_pairs_images_and_seeds(trained, network, split):
         evaluation.compare(first, second[:2])
     with pytest.raises(ValueError, match=r"digits/test \(30 images\) cannot be paired"):
         evaluation.compare(a, evaluate(trained, split.subset(30)))
+
+
+def test_runs_have_their_methods_colours_and_others_those_that_are_free(trained, network, digits):
+    pytest.importorskip("plotly")
+    entries = methods.METHODS.entries
+    result = av.evaluate(trained, digits.test.subset(20))
+    drawn = av.plots.accuracy_bars(dict.fromkeys(("mine", "PGD", "AVmixup", "LS0.8"), result))
+    colours = {bar.name: bar.marker.color for bar in drawn.data}
+    assert colours["PGD"] == entries["pgd"].colour
+    assert colours["AVmixup"] == entries["avmixup"].colour
+    assert len(set(colours.values())) == 4
+    named = method_colours({"LS0.8": av.label_smoothing(0.8), "mine": av.methods.Method(mix=len)})
+    assert named == {"LS0.8": entries["label_smoothing"].colour, "mine": "#808080"}
+    curves = {"LS0.8": {"PGD10, train": ((0, 1), (0.5, 0.6))}}
+    (line,) = av.plots.accuracy_curves(curves, ["PGD10, train"], colours=named).data
+    assert line.line.color == named["LS0.8"]
+
+
+def test_an_evaluation_that_cannot_be_written_leaves_the_one_before_it(
+    trained, digits, tmp_path, monkeypatch
+):
+    result = av.evaluate(trained, digits.test.subset(20))
+    result.save(tmp_path / "right")
+    before = (tmp_path / "right.npz").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="the file before it is kept"):
+        replace(result, seed=1).save(tmp_path / "right.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["right.npz"]
+    assert (tmp_path / "right.npz").read_bytes() == before

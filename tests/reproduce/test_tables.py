@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import stats
 
 import avmixup_kit as av
-from avmixup_kit import cli, models, paper, runs
+from avmixup_kit import cli, methods, models, paper, runs
 from avmixup_kit.evaluation.compare import Comparison, compare
 from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.reproduce import (
@@ -120,10 +120,9 @@ def test_every_network_of_every_scale_can_be_built_and_every_attack_is_the_paper
             for row in plan(name, scale).rows:
                 run, epsilon = row.run, 0.15 if scale.digits else 8 / 255
                 size = estimate.SIZES[run.data]
-                shape = estimate._Shape(size[1], size[0])
                 options = dict(run.network_options)
                 if scale is plans.SHORT:
-                    models.build(run.network, shape, base_channels=2, **options)
+                    models.build(run.network, size, base_channels=2, **options)
                 for column in row.columns:
                     attack = column.attack
                     setting = paper.ATTACKS.get(column.title.split(",")[0])
@@ -675,6 +674,20 @@ def test_figures_draw_the_papers_numbers_and_ours(made):
     assert list(line.y) == [100 * value for value in table.of("PGD")[0].curves["PGD10, train"][1]]
     nothing = figures.side_by_side(load("table3", TINY, made / "nowhere"))
     assert [note.text for note in nothing.layout.annotations] == ["paper, CIFAR10"]
+
+
+def test_models_have_their_methods_colours_and_those_of_one_method_a_pattern_each(tmp_path):
+    pytest.importorskip("plotly")
+    for name in plans.NAMES[:-1]:
+        table = load(name, TINY, tmp_path)
+        bars = {bar.name: bar.marker for bar in figures.side_by_side(table).data}
+        looks = {(marker.color, marker.pattern.shape) for marker in bars.values()}
+        assert len(looks) == len(bars)
+        for row in table.plan.rows:
+            model = row.title.removeprefix("digits / ")
+            entry = methods.METHODS.entries[methods.name_of(row.run.method)]
+            assert model not in bars or bars[model].color == entry.colour
+    assert bars["0.5 / 0.7"].color == bars["0.1 / 0.5"].color
 
 
 # ------------------------------------------------------------------------------------------ cost
