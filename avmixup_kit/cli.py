@@ -1,7 +1,7 @@
 """The command line: python -m avmixup_kit train | evaluate | demo | search."""
 
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import partial
@@ -21,6 +21,7 @@ from avmixup_kit.cli_options import (
     DataOptions,
     MethodOptions,
     NetworkName,
+    Plugins,
     method_options,
 )
 from avmixup_kit.demo import comparison_table, demo
@@ -40,18 +41,23 @@ except ImportError:
     ) from None
 
 
-def _train_command(words: Sequence[str]) -> type:
-    """Return ``Train`` with the options of the method that the words name, plugins loaded.
-
-    Raises:
-        ValueError: an unknown method, or a setting that it does not have.
-    """
+def _seen(words: Sequence[str]) -> Namespace:
+    """Return which method and plugins the words name, the plugins loaded."""
     peek = ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--method", default="avmixup")
     peek.add_argument("--plugin", nargs="+", action="extend", type=Path, default=[])
     seen = peek.parse_known_args(list(words))[0]
     for path in seen.plugin:
         load_plugin(path)
+    return seen
+
+
+def _train_command(words: Sequence[str], seen: Namespace) -> type:
+    """Return ``Train`` with the options of the method that the words name.
+
+    Raises:
+        ValueError: an unknown method, or a setting that it does not have.
+    """
     if seen.method not in methods.METHODS:
         files = f"; {', '.join(map(str, seen.plugin))} does not register it" if seen.plugin else ""
         allowed = ", ".join(methods.METHODS)
@@ -85,9 +91,8 @@ class Train:
     network: NetworkName = "small_cnn"
     """The network."""
     base_channels: int | None = None
-    """Width of small_cnn or preact_resnet18, where not the default."""
-    plugin: tuple[Path, ...] = ()
-    """Python files of your own that register methods, attacks, networks or data sets."""
+    """Width of a network that has this setting, where not the default."""
+    plugin: Plugins = ()
     turns: Path | None = None
     """A run folder or exported file whose dial turns are replayed."""
     resume: bool = False
@@ -190,6 +195,7 @@ class Evaluate:
     """Images attacked at once."""
     seed: int = 0
     """Of the attacks' starts."""
+    plugin: Plugins = ()
 
     def __call__(self) -> None:
         with distributed.joined(self.data.device):
@@ -274,7 +280,7 @@ class Search:
     network: NetworkName = "small_cnn"
     """The network."""
     base_channels: int | None = None
-    """Width of small_cnn or preact_resnet18, where not the default."""
+    """Width of a network that has this setting, where not the default."""
     objective: str = "cw"
     """What judges: cw (CW20, 3 restarts), apgd-t or autoattack (quick)."""
     images: int | None = None
@@ -294,6 +300,7 @@ class Search:
     """Also take up unfinished trials of other folders, on which nothing works any more."""
     seeds: int = 5
     """Networks of each setting that meet the test images in the end; 0 leaves test images alone."""
+    plugin: Plugins = ()
 
     def __call__(self) -> None:
         if self.seeds < 0:
@@ -390,7 +397,8 @@ def main() -> None:
     """Run a command; what a user can put right is told in one line, with exit status 2."""
     words = sys.argv[1:]
     try:
-        train = _train_command(words[1:]) if words[:1] == ["train"] else Train
+        seen = _seen(words)
+        train = _train_command(words[1:], seen) if words[:1] == ["train"] else Train
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -323,7 +323,7 @@ def test_different_networks_have_different_architectures() -> None:
     assert len(texts) == 7
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", models.NETWORKS)
 def test_every_named_network_takes_its_sizes_from_the_data(name: str) -> None:
     model = models.build(name, Images((1, 16, 16), 3))
     assert model.num_classes == 3

@@ -173,10 +173,10 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
 
 
-def pooled(channels: int, activation: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [
-        ("bn", nn.BatchNorm2d(channels)),
-        ("activation", activation),
-        ("pool", nn.AdaptiveAvgPool2d(1)),
-        ("flatten", nn.Flatten()),
-    ]
+def pooled(channels: int, activation: nn.Module) -> dict[str, nn.Module]:
+    return {
+        "bn": nn.BatchNorm2d(channels),
+        "activation": activation,
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+    }

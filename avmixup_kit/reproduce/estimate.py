@@ -8,26 +8,12 @@ from pathlib import Path
 
 from avmixup_kit import models
 from avmixup_kit._base.tables import text_table
+from avmixup_kit.data import DATASETS
 from avmixup_kit.methods import attacks
 from avmixup_kit.reproduce import cost
 from avmixup_kit.reproduce.plans import Column, Run, TablePlan
 
 RATES = (100, 250, 400)  # 10^12 operations a second
-
-# (classes, (C, H, W), test images) of the originals; their splits need not be there to be counted.
-SIZES = {
-    "digits": (10, (1, 8, 8), 449),
-    "cifar10": (10, (3, 32, 32), 10_000),
-    "cifar100": (100, (3, 32, 32), 10_000),
-    "svhn": (10, (3, 32, 32), 26_032),
-    "tiny_imagenet": (200, (3, 64, 64), 10_000),
-}
-
-
-@dataclass(frozen=True)
-class _Shape:
-    shape: tuple[int, int, int]
-    num_classes: int
 
 
 @dataclass(frozen=True)
@@ -45,8 +31,8 @@ class Estimate:
 
 @cache
 def _macs(network: str, data: str) -> cost.Macs:
-    classes, shape, _ = SIZES[data]
-    return cost.macs(models.build(network, _Shape(shape, classes)), shape)
+    size = DATASETS.entries[data].size
+    return cost.macs(models.build(network, size), size.shape)
 
 
 def estimates(plans: Sequence[TablePlan]) -> list[Estimate]:
@@ -60,7 +46,8 @@ def estimates(plans: Sequence[TablePlan]) -> list[Estimate]:
     found = []
     for run, its in columns.items():
         network = _macs(run.network, run.data)
-        images = min(SIZES[run.data][2], plans[0].scale.images or SIZES[run.data][2])
+        available = DATASETS.entries[run.data].size.test
+        images = min(available, plans[0].scale.images or available)
         training = 2 * cost.training_macs(network, run.method, run.settings)
         evaluation = 2 * cost.evaluation_macs(
             network, [c.attack for c in its.values() if c.attack is not None], images

@@ -6,7 +6,7 @@ import numpy as np
 
 from avmixup_kit._base.plots import COLOURS, GREY, styled
 from avmixup_kit.evaluation.curves import accuracy_curves
-from avmixup_kit.reproduce.results import DATA_TITLES, Assembled
+from avmixup_kit.reproduce.results import Assembled, data_title
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -84,7 +84,7 @@ def _panels(table: Assembled) -> list[tuple[str, list[str], bool]]:
     there = [row for row in table.rows if table.of(row)]
     for rows in _by_block(table, there).values():
         about = table.of(rows[0])[0].about["data"]["name"]
-        panels.append((f"ours, {DATA_TITLES.get(about, about)}", rows, True))
+        panels.append((f"ours, {data_title(about)}", rows, True))
     return panels
 
 

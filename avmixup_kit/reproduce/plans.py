@@ -7,6 +7,7 @@ from typing import Any
 
 from avmixup_kit import methods, paper
 from avmixup_kit._base import check
+from avmixup_kit.data import DATASETS
 from avmixup_kit.evaluation.autoattack import Version, autoattack
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.method import Method
@@ -14,13 +15,6 @@ from avmixup_kit.paper import Recipe
 from avmixup_kit.training.settings import Precision, Settings
 
 CLEAN = "Clean"
-TITLES = {
-    "digits": "digits",
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-    "svhn": "SVHN",
-    "tiny_imagenet": "Tiny ImageNet",
-}
 DIGITS_EPSILON = 0.15  # data.digits().epsilon
 EPSILON = 8 / 255
 TRADES_EPSILON, TRADES_STEP = 0.031, 0.003  # of TRADES' own evaluation
@@ -412,7 +406,8 @@ class _Maker:
 
     def _blocks(self, table: paper.Table) -> list[tuple[str, str, str]]:
         """(row, data set, model) of a table that is grouped by data sets; digits are one block."""
-        keys = {title: key for key, title in TITLES.items()}
+        # The paper's tables print CIFAR10.
+        keys = {data.title.replace("-", ""): name for name, data in DATASETS.entries.items()}
         printed = [(row, *row.split(" / ")) for row in table.rows]
         if not self.scale.digits:
             return [(row, keys[dataset], model) for row, dataset, model in printed]
