@@ -430,11 +430,11 @@ def test_data_of_a_wrong_kind_is_refused() -> None:
 def test_images_of_the_wrong_shape_are_refused_in_one_line(
     name: str, shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(ValueError, match=r"x of shape .*C = 3") as caught:
+    with pytest.raises(ValueError, match=r"x.shape = .*C = 3") as caught:
         TINY[name]()(torch.zeros(shape))
     assert "\n" not in str(caught.value)
 
 
 def test_small_cnn_refuses_another_image_size() -> None:
-    with pytest.raises(ValueError, match=r"x of shape \(2, 3, 16, 16\) .*8 x 8"):
+    with pytest.raises(ValueError, match=r"x.shape = \(2, 3, 16, 16\) .*\(8, 8\)"):
         TINY["small"]()(images(2, 16))

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from avmixup_kit._base import check
 from avmixup_kit._base.registry import Registry
-from avmixup_kit.data.archives import IMAGE_SUFFIXES, Decoder, files, members
+from avmixup_kit.data.archives import IMAGE_SUFFIXES, Decoder, agree, files, members
 from avmixup_kit.data.cache import Decoded, cached
 from avmixup_kit.data.splits import Augmentation, Data, Split, choose, select
 
@@ -65,32 +65,14 @@ def digits(
     return _data("digits", decoded, validation, seed, augmentation, device, epsilon=0.15)
 
 
-class Loader(Protocol):
-    """Loads a published data set from `root`, or downloads it there."""
-
-    def __call__(
-        self,
-        root: str | Path = "data",
-        *,
-        download: bool = True,
-        validation: float | int = 0.02,
-        seed: int = 0,
-        augmentation: Augmentation = ...,
-        device: torch.device | str = "cpu",
-        cache: str | Path | None = None,
-    ) -> Data: ...
-
-
 # The files on which a data set depends, and what decodes them, downloading them if True.
 Original = tuple[Callable[[], Iterable[str | Path]], Callable[[bool], Decoded]]
 
 
-def _published(
-    title: str, default: Augmentation, size: Size
-) -> Callable[[Callable[[Path], Original]], Loader]:
+def _published(title: str, default: Augmentation, size: Size):  # its type is that of `load`
     """Make a registered loader, with its name and docstring, of what finds its original."""
 
-    def decorate(original: Callable[[Path], Original]) -> Loader:
+    def decorate(original: Callable[[Path], Original]):
         name = original.__name__
 
         def load(
@@ -264,13 +246,8 @@ def _decode_folder(path: Path, size: tuple[int, int] | None) -> Decoded:
             f"path={str(path)!r}: found images in {', '.join(sorted(found)) or 'no split'}: "
             "allowed is train/<class>/<image> and test/<class>/<image> (or val)"
         )
-    for split, labels in found.items():
-        odd = sorted(labels ^ found["train"])
-        if odd:
-            raise ValueError(
-                f"path={str(path)!r}: {len(found['train'])} classes in train and {len(labels)} in "
-                f"{split}: allowed are the same class folders in both, {odd[0]!r} is in one alone"
-            )
+    for split in sorted(found.keys() - {"train"}):
+        agree(path, "class folders", {"train": found["train"], split: found[split]})
     classes = tuple(sorted(found["train"]))
     index = {label: i for i, label in enumerate(classes)}
     return Decoded(classes, {split: decoder.tensors(split, index) for split in found})

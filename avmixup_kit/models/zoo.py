@@ -14,7 +14,7 @@ import ast
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, update_wrapper
@@ -34,7 +34,6 @@ from avmixup_kit.models.networks import (
     SameConv,
     Standardise,
     conv3x3,
-    pooled,
 )
 
 NETWORKS = Registry("network")
@@ -94,37 +93,24 @@ def wide_resnet(
     check.that(fine, "depth", depth, "6 n + 4 with n >= 1 (10, 16, 22, ...)")
     check.whole("width", width)
     check.one_of("variant", variant, ("standard", "authors"))
-    classes, channels = _sizes(data, num_classes, in_channels)
     authors = variant == "authors"
     if normalisation is None:
         normalisation = "per_image" if authors else ZERO_ONE_TO_MINUS_ONE_ONE
-    settings = dict(
-        depth=depth,
-        width=width,
-        num_classes=classes,
-        in_channels=channels,
-        variant=variant,
-        normalisation=normalisation,
-    )
+    settings = {"depth": depth, "width": width} | _sizes(data, num_classes, in_channels)
+    settings |= {"variant": variant, "normalisation": normalisation}
+    channels = settings["in_channels"]
     with _seeded(seed):
-        size = 16
-        parts: dict[str, nn.Module] = {
-            "stem": SameConv(channels, size) if authors else conv3x3(channels, size)
-        }
-        for group, stride in enumerate((1, 2, 2)):
-            units: list[nn.Module] = []
-            for unit in range((depth - 4) // 6):
-                out, step = 16 * width * 2**group, stride if unit == 0 else 1
-                if authors:
-                    units.append(AuthorsPreActivation(size, out, step, group == unit == 0))
-                else:
-                    units.append(PreActivation(size, out, step))
-                size = out
-            parts[f"group{group + 1}"] = nn.Sequential(*units)
-        parts |= pooled(size, nn.LeakyReLU(0.1) if authors else nn.ReLU())
+        stem = SameConv(channels, 16) if authors else conv3x3(channels, 16)
+        unit = AuthorsPreActivation if authors else PreActivation
+        widths = [16 * width * 2**group for group in range(3)]
+        parts = _residual(stem, "group", unit, widths, (depth - 4) // 6)
+        parts["activation"] = nn.LeakyReLU(0.1) if authors else nn.ReLU()
         # uniform_unit_scaling_initializer(1), TensorFlow's for the authors' last layer.
         bound = math.sqrt(3) if authors else 1.0
-        return _network("wide_resnet", settings, parts, size, bound)
+        network = _network("wide_resnet", settings, parts, widths[-1], bound)
+    for first in [m for m in network.modules() if isinstance(m, AuthorsPreActivation)][:1]:
+        first.activate_shortcut = True
+    return network
 
 
 def _named(name: str, *given: int, **fixed: str) -> Callable[..., Network]:
@@ -156,23 +142,13 @@ def preact_resnet18(
     are ``wide_resnet``'s.
     """
     check.whole("base_channels", base_channels)
-    classes, channels = _sizes(data, num_classes, in_channels)
-    settings = dict(
-        num_classes=classes,
-        in_channels=channels,
-        base_channels=base_channels,
-        normalisation=normalisation,
-    )
+    settings = _sizes(data, num_classes, in_channels)
+    settings |= {"base_channels": base_channels, "normalisation": normalisation}
     with _seeded(seed):
-        size = base_channels
-        parts: dict[str, nn.Module] = {"stem": conv3x3(channels, size)}
-        for stage, stride in enumerate((1, 2, 2, 2)):
-            out = base_channels * 2**stage
-            units = PreActivation(size, out, stride), PreActivation(out, out, 1)
-            parts[f"stage{stage + 1}"] = nn.Sequential(*units)
-            size = out
-        parts |= pooled(size, nn.ReLU())
-        return _network("preact_resnet18", settings, parts, size)
+        widths = [base_channels * 2**stage for stage in range(4)]
+        stem = conv3x3(settings["in_channels"], base_channels)
+        parts = _residual(stem, "stage", PreActivation, widths, 2)
+        return _network("preact_resnet18", settings, parts, widths[-1])
 
 
 @NETWORKS.register(title="small CNN")
@@ -194,22 +170,17 @@ def small_cnn(
     twice as many. The other arguments are ``wide_resnet``'s.
     """
     check.whole("base_channels", base_channels)
-    classes, channels = _sizes(data, num_classes, in_channels, default_channels=1)
+    settings = _sizes(data, num_classes, in_channels, default_channels=1)
     _, told = _told(data)
     asked = None if image_size is None else tuple(image_size)
     size_of = _agreed("image_size", told and told[1:], asked, (8, 8))
     fine = len(size_of) == 2 and all(isinstance(side, int) and side >= 1 for side in size_of)
     check.that(fine, "image_size", size_of, "(H, W), whole numbers >= 1")
-    settings = dict(
-        num_classes=classes,
-        in_channels=channels,
-        image_size=size_of,
-        base_channels=base_channels,
-        normalisation=normalisation,
-    )
+    settings |= {"image_size": size_of, "base_channels": base_channels}
+    settings |= {"normalisation": normalisation}
     with _seeded(seed):
         parts: dict[str, nn.Module] = {}
-        size, (h, w) = channels, size_of
+        size, (h, w) = settings["in_channels"], size_of
         for layer in range(3):
             stride = 2 if layer < 2 or max(h, w) > 4 else 1
             out = base_channels * 2**layer
@@ -293,6 +264,32 @@ def _call(builder: str, settings: dict[str, Any]) -> str:
     return f"{builder}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
 
 
+def _residual(
+    stem: nn.Conv2d,
+    name: str,
+    unit: Callable[[int, int, int], nn.Module],
+    widths: Sequence[int],
+    depth: int,
+) -> dict[str, nn.Module]:
+    """Return a stem, groups of ``depth`` units of these widths, and what pools their features.
+
+    Each group but the first halves the image.
+    """
+    parts: dict[str, nn.Module] = {"stem": stem}
+    before = stem.out_channels
+    for group, after in enumerate(widths, 1):
+        first = unit(before, after, 1 if group == 1 else 2)
+        others = (unit(after, after, 1) for _ in range(depth - 1))
+        parts[f"{name}{group}"] = nn.Sequential(first, *others)
+        before = after
+    return parts | {
+        "bn": nn.BatchNorm2d(before),
+        "activation": nn.ReLU(),
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+    }
+
+
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Draw weights on the CPU from this seed alone; no generator is touched."""
@@ -351,14 +348,14 @@ def _sizes(
     num_classes: int | None,
     in_channels: int | None,
     default_channels: int = 3,
-) -> tuple[int, int]:
-    """Return (classes, channels): the data's, else the arguments', else (10, default_channels)."""
+) -> dict[str, Any]:
+    """Return classes and channels: the data's, else the arguments', else 10 and the default."""
     told, shape = _told(data)
     classes = _agreed("num_classes", told, num_classes, 10)
     channels = _agreed("in_channels", shape and shape[0], in_channels, default_channels)
     check.whole("num_classes", classes, 2)
     check.whole("in_channels", channels)
-    return classes, channels
+    return {"num_classes": classes, "in_channels": channels}
 
 
 def _agreed(name: str, told: Any, asked: Any, default: Any) -> Any:
