@@ -1,7 +1,7 @@
 """The command line: python -m avmixup_kit train | evaluate | demo | search."""
 
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import partial
@@ -17,7 +17,14 @@ from avmixup_kit import search as tuning
 from avmixup_kit._base import distributed
 from avmixup_kit._base.distributed import RankFailed, choose_device
 from avmixup_kit._base.plugins import load_plugin
-from avmixup_kit.cli_options import DataOptions, MethodOptions, NetworkName, method_options, tyro
+from avmixup_kit.cli_options import (
+    DataOptions,
+    MethodOptions,
+    NetworkName,
+    Plugins,
+    method_options,
+    tyro,
+)
 from avmixup_kit.demo import demo
 from avmixup_kit.evaluation.compare import comparison_table
 from avmixup_kit.evaluation.curves import robust_curves
@@ -29,18 +36,23 @@ from avmixup_kit.training.loop import Training
 from avmixup_kit.training.settings import Precision, Settings
 
 
-def _train_command(words: Sequence[str]) -> type:
-    """Return ``Train`` with the options of the method that the words name, plugins loaded.
-
-    Raises:
-        ValueError: an unknown method, or a setting that it does not have.
-    """
+def _seen(words: Sequence[str]) -> Namespace:
+    """Return which method and plugins the words name, the plugins loaded."""
     peek = ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--method", default="avmixup")
     peek.add_argument("--plugin", nargs="+", action="extend", type=Path, default=[])
     seen = peek.parse_known_args(list(words))[0]
     for path in seen.plugin:
         load_plugin(path)
+    return seen
+
+
+def _train_command(words: Sequence[str], seen: Namespace) -> type:
+    """Return ``Train`` with the options of the method that the words name.
+
+    Raises:
+        ValueError: an unknown method, or a setting that it does not have.
+    """
     if seen.method not in methods.METHODS:
         files = f"; {', '.join(map(str, seen.plugin))} does not register it" if seen.plugin else ""
         allowed = ", ".join(methods.METHODS)
@@ -74,9 +86,8 @@ class Train:
     network: NetworkName = "small_cnn"
     """The network."""
     base_channels: int | None = None
-    """Width of small_cnn or preact_resnet18, where not the default."""
-    plugin: tuple[Path, ...] = ()
-    """Python files of your own that register methods, attacks, networks or data sets."""
+    """Width of a network that has this setting, where not the default."""
+    plugin: Plugins = ()
     turns: Path | None = None
     """A run folder or exported file whose dial turns are replayed."""
     resume: bool = False
@@ -179,6 +190,7 @@ class Evaluate:
     """Images attacked at once."""
     seed: int = 0
     """Of the attacks' starts."""
+    plugin: Plugins = ()
 
     def __call__(self) -> None:
         with distributed.joined(self.data.device):
@@ -258,7 +270,7 @@ class Search:
     network: NetworkName = "small_cnn"
     """The network."""
     base_channels: int | None = None
-    """Width of small_cnn or preact_resnet18, where not the default."""
+    """Width of a network that has this setting, where not the default."""
     objective: str = "cw"
     """What judges: cw (CW20, 3 restarts), apgd-t or autoattack (quick)."""
     images: int | None = None
@@ -278,6 +290,7 @@ class Search:
     """Also take up unfinished trials of other folders, on which nothing works any more."""
     seeds: int = 5
     """Networks of each setting that meet the test images in the end; 0 leaves test images alone."""
+    plugin: Plugins = ()
 
     def __call__(self) -> None:
         if self.seeds < 0:
@@ -374,8 +387,9 @@ def main() -> None:
     """Run a command; what a user can put right is told in one line, with exit status 2."""
     words = sys.argv[1:]
     try:
+        seen = _seen(words)
         commands = {
-            "train": _train_command(words[1:]) if words[:1] == ["train"] else Train,
+            "train": _train_command(words[1:], seen) if words[:1] == ["train"] else Train,
             "evaluate": Evaluate,
             "demo": Demo,
             "reproduce": Reproduce,

@@ -3,12 +3,14 @@
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from avmixup_kit import methods, models
+from avmixup_kit import methods
 from avmixup_kit._base import distributed
 from avmixup_kit._base.distributed import choose_device
+from avmixup_kit._base.registry import Registry
 from avmixup_kit.data import DATASETS, Augmentation, Data, load
+from avmixup_kit.models import NETWORKS
 
 try:
     import tyro
@@ -17,14 +19,23 @@ except ImportError:
         "the command line needs tyro, which is not installed: pip install 'avmixup-kit[cli]'"
     ) from None
 
-if TYPE_CHECKING:
-    DataName: TypeAlias = str
-    NetworkName: TypeAlias = str
-    MethodName: TypeAlias = str
-else:
-    DataName = Literal[*DATASETS]
-    NetworkName = Literal[*models.NAMES]
-    MethodName = Literal[*methods.METHODS]
+
+def _choice(registry: Registry, default: str, *aliases: str) -> object:
+    """Return the choice of a name as the registry stands when words are parsed, plugins loaded."""
+
+    def names() -> Any:
+        return Literal[*registry]
+
+    hint = f"(default: {default})"
+    return tyro.conf.arg(aliases=aliases, constructor_factory=names, help_behavior_hint=hint)
+
+
+DataName = Annotated[str, _choice(DATASETS, "digits", "--dataset")]
+NetworkName = Annotated[str, _choice(NETWORKS, "small_cnn")]
+Plugins = Annotated[
+    tuple[Path, ...],
+    tyro.conf.arg(help="Python files of your own that register methods, networks or data sets."),
+]
 EPSILON = 8 / 255
 
 
@@ -32,7 +43,7 @@ EPSILON = 8 / 255
 class DataOptions:
     """Which images."""
 
-    data: Annotated[DataName, tyro.conf.arg(aliases=["--dataset"])] = "digits"
+    data: DataName = "digits"
     """The data set."""
     root: Path | None = None
     """Where it lies, or is downloaded to; for image_folder the folder or archive itself."""
@@ -47,10 +58,12 @@ class DataOptions:
 
     def load(self) -> Data:
         """Return the data set on its device."""
-        options: dict[str, object] = {"device": choose_device(self.device)}
+        device = choose_device(self.device)
+        path = DATASETS.entries[self.data].settings.get("path")
+        options: dict[str, object] = {}
         if self.root is not None:
-            options["path" if self.data == "image_folder" else "root"] = self.root
-        elif self.data == "image_folder":
+            options["path" if path else "root"] = self.root
+        elif path and path.default is path.empty:
             raise ValueError("--root is missing: the folder or archive of images")
         if self.validation is not None:
             options["validation"] = self.validation
@@ -59,7 +72,7 @@ class DataOptions:
         if distributed.world() > 1:
             # One process downloads and decodes; the others find it done.
             distributed.from_rank_0(lambda: bool(load(self.data, **options)))
-        return load(self.data, **options)
+        return load(self.data, **options).to(device)
 
 
 @dataclass(frozen=True)

@@ -463,7 +463,7 @@ def accuracy(device: torch.device, options: argparse.Namespace, output: Path) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--network", nargs="+", default=None, choices=sorted(models.NAMES))
+    parser.add_argument("--network", nargs="+", default=None, choices=sorted(models.NETWORKS))
     parser.add_argument("--seconds", type=float, default=540.0)
     parser.add_argument("--output", type=Path, help="folder; results/cuda/<gpu> where left out")
     parser.add_argument("--no-checks", action="store_true", help="measure only")

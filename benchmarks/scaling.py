@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--burst", type=float, default=4.0, help="seconds of each timing")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--network", default="preact_resnet18", choices=sorted(models.NAMES))
+    parser.add_argument("--network", default="preact_resnet18", choices=sorted(models.NETWORKS))
     parser.add_argument("--model", action="store_true", help="the model instead of a measurement")
     parser.add_argument("--tflops", type=float, default=400.0, help="for --model: rate of one GPU")
     parser.add_argument("--gb-per-s", type=float, nargs="+", default=[400.0, 25.0])

@@ -202,7 +202,7 @@ def test_feature_scatter_decays_after_60_and_90_of_200_passes() -> None:
 
 def test_every_recipe_names_a_network_of_the_kit() -> None:
     recipes = [*paper.RECIPES.values(), *paper.FEATURE_SCATTER_RECIPES.values()]
-    assert {recipe.network for recipe in recipes} <= set(models.NAMES)
+    assert {recipe.network for recipe in recipes} <= set(models.NETWORKS)
 
 
 def test_every_attack_column_of_the_tables_has_its_setting() -> None:

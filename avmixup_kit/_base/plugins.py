@@ -4,6 +4,8 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+LOADED: list[Path] = []  # what further processes must load as well
+
 
 def load_plugin(path: Path) -> None:
     """Run a Python file of one's own, which registers methods, attacks, networks or data sets.
@@ -31,3 +33,4 @@ def load_plugin(path: Path) -> None:
         del sys.modules[name]
         said = str(error).splitlines()[0] if str(error) else "no message"
         raise ImportError(f"--plugin {path}: {type(error).__name__}: {said}") from error
+    LOADED.append(path.resolve())

@@ -15,12 +15,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing of a registry: the function that makes it, its title for people, its colour."""
+    """One thing of a registry: the function that makes it, its title for people, its colour.
+
+    ``size`` is what is known of a data set before it is there.
+    """
 
     name: str
     make: Callable[..., Any]
     title: str
     colour: str
+    size: Any = None
 
     @property
     def settings(self) -> dict[str, inspect.Parameter]:
@@ -45,13 +49,19 @@ class Registry(Mapping[str, Callable[..., Any]]):
         self.entries: dict[str, Entry] = {}
 
     def register(
-        self, name: str | None = None, *, title: str | None = None, colour: str = "#808080"
+        self,
+        name: str | None = None,
+        *,
+        title: str | None = None,
+        colour: str = "#808080",
+        size: Any = None,
     ) -> Callable[[F], F]:
         """Return a decorator that adds a function, under its own name unless another is given.
 
         Args:
             title: for people; the name with spaces where left out.
             colour: of its curves in every figure, "#rrggbb".
+            size: of a data set, before it is there.
 
         Raises:
             ValueError: the name is taken, unless by an earlier run of the same notebook cell.
@@ -64,7 +74,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
                 taken = f"{old.make.__module__} has that name already; choose another"
                 check.that(False, self.kind, chosen, taken)
             said = title or chosen.replace("_", " ")
-            self.entries[chosen] = Entry(chosen, make, said, colour)
+            self.entries[chosen] = Entry(chosen, make, said, colour, size)
             return make
 
         return add

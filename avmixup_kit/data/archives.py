@@ -130,6 +130,17 @@ def _check_end(archive: tarfile.TarFile) -> None:
         pass
 
 
+def agree(source: Path, what: str, found: dict[str, set[str]]) -> None:
+    """Raise ValueError unless two places of a source hold the same names, at least one."""
+    (a, ours), (b, theirs) = found.items()
+    odd = sorted(ours ^ theirs)
+    if odd or not ours:
+        raise ValueError(
+            f"{source}: {len(ours)} {what} in {a} and {len(theirs)} in {b}: allowed are the "
+            f"same ones, at least one{', ' + repr(odd[0]) + ' is in one alone' if odd else ''}"
+        )
+
+
 class Decoder:
     """Gathers decoded images and their labels; images grow in one buffer, not in many arrays.
 

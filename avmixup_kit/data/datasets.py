@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -11,11 +12,14 @@ import numpy as np
 import torch
 
 from avmixup_kit._base import check
-from avmixup_kit.data.archives import IMAGE_SUFFIXES, Decoder, files, members
+from avmixup_kit._base.registry import Registry
+from avmixup_kit.data.archives import IMAGE_SUFFIXES, Decoder, agree, files, members
 from avmixup_kit.data.cache import Decoded, cached
 from avmixup_kit.data.splits import Augmentation, Data, Split, choose, select
 
 # `originals` is imported where it is used: it needs torchvision, whose import takes seconds.
+
+DATASETS = Registry("data set")
 
 # Augmentations, the default arguments below.
 NONE = Augmentation()
@@ -24,6 +28,16 @@ CROP_AND_FLIP = Augmentation(pad=2, flip=True)
 WIDE_CROP_AND_FLIP = Augmentation(pad=4, flip=True)
 
 
+@dataclass(frozen=True)
+class Size:
+    """What is known of a data set before it is there: classes, (C, H, W) and test images."""
+
+    num_classes: int
+    shape: tuple[int, int, int]
+    test: int
+
+
+@DATASETS.register(title="scikit-learn's digits, 8x8", size=Size(10, (1, 8, 8), 449))
 def digits(
     *,
     validation: float | int = 0.1,
@@ -41,29 +55,50 @@ def digits(
 
     source = cast(Any, load_digits())
     pixels = np.round(source.images * 255 / 16).astype(np.uint8)[..., None]
-    labels = source.target.astype(np.int64)
-    test = choose(labels, len(labels) // 4, seed=0)
+    images, labels = torch.from_numpy(pixels), torch.from_numpy(source.target.astype(np.int64))
+    test = choose(source.target, len(labels) // 4, seed=0)
     train = np.setdiff1d(np.arange(len(labels)), test)
     decoded = Decoded(
         tuple(str(name) for name in source.target_names),
-        {
-            "train": (torch.from_numpy(pixels[train]), torch.from_numpy(labels[train])),
-            "test": (torch.from_numpy(pixels[test]), torch.from_numpy(labels[test])),
-        },
+        {name: (images[at], labels[at]) for name, at in (("train", train), ("test", test))},
     )
     return _data("digits", decoded, validation, seed, augmentation, device, epsilon=0.15)
 
 
-def fashion_mnist(
-    root: str | Path = "data",
-    *,
-    download: bool = True,
-    validation: float | int = 0.02,
-    seed: int = 0,
-    augmentation: Augmentation = CROP,
-    device: torch.device | str = "cpu",
-    cache: str | Path | None = None,
-) -> Data:
+# The files on which a data set depends, and what decodes them, downloading them if True.
+Original = tuple[Callable[[], Iterable[str | Path]], Callable[[bool], Decoded]]
+
+
+def _published(title: str, default: Augmentation, size: Size):  # its type is that of `load`
+    """Make a registered loader, with its name and docstring, of what finds its original."""
+
+    def decorate(original: Callable[[Path], Original]):
+        name = original.__name__
+
+        def load(
+            root: str | Path = "data",
+            *,
+            download: bool = True,
+            validation: float | int = 0.02,
+            seed: int = 0,
+            augmentation: Augmentation = default,
+            device: torch.device | str = "cpu",
+            cache: str | Path | None = None,
+        ) -> Data:
+            root = Path(root).absolute()
+            sources, decode = original(root)
+            place = (root.parent if root.is_file() else root) / name
+            decoded = cached(place, sources, lambda: decode(download), folder=cache)
+            return _data(name, decoded, validation, seed, augmentation, device)
+
+        load.__name__, load.__qualname__, load.__doc__ = name, name, original.__doc__
+        return DATASETS.register(title=title, size=size)(load)
+
+    return decorate
+
+
+@_published("Fashion-MNIST", CROP, Size(10, (1, 28, 28), 10_000))
+def fashion_mnist(root: Path) -> Original:
     """Fashion-MNIST, 70 000 grey images of clothes, 28x28.
 
     `root` holds the four .gz files, or FashionMNIST/raw below it does, as torchvision has it.
@@ -71,105 +106,48 @@ def fashion_mnist(
     """
     from avmixup_kit.data import originals
 
-    root = Path(root).absolute()
-    decoded = cached(
-        root / "fashion_mnist",
-        partial(originals.fashion_mnist_files, root),
-        partial(originals.fashion_mnist, root, download),
-        folder=cache,
-    )
-    return _data("fashion_mnist", decoded, validation, seed, augmentation, device)
+    return partial(originals.fashion_mnist_files, root), partial(originals.fashion_mnist, root)
 
 
-def cifar10(
-    root: str | Path = "data",
-    *,
-    download: bool = True,
-    validation: float | int = 0.02,
-    seed: int = 0,
-    augmentation: Augmentation = CROP_AND_FLIP,
-    device: torch.device | str = "cpu",
-    cache: str | Path | None = None,
-) -> Data:
+@_published("CIFAR-10", CROP_AND_FLIP, Size(10, (3, 32, 32), 10_000))
+def cifar10(root: Path) -> Original:
     """CIFAR-10, 60 000 colour images of ten classes, 32x32.
 
     `root` holds cifar-10-python.tar.gz or its folder. Padded by 2 as in the authors' code, on
     which the paper is silent; many others pad by 4.
     """
-    from avmixup_kit.data import originals
-
-    root = Path(root).absolute()
-    decoded = cached(
-        root / "cifar10",
-        partial(originals.cifar_files, originals.tv.CIFAR10, root),
-        partial(originals.cifar, originals.tv.CIFAR10, root, download),
-        folder=cache,
-    )
-    return _data("cifar10", decoded, validation, seed, augmentation, device)
+    return _cifar("CIFAR10", root)
 
 
-def cifar100(
-    root: str | Path = "data",
-    *,
-    download: bool = True,
-    validation: float | int = 0.02,
-    seed: int = 0,
-    augmentation: Augmentation = CROP_AND_FLIP,
-    device: torch.device | str = "cpu",
-    cache: str | Path | None = None,
-) -> Data:
+@_published("CIFAR-100", CROP_AND_FLIP, Size(100, (3, 32, 32), 10_000))
+def cifar100(root: Path) -> Original:
     """CIFAR-100, 60 000 colour images with their hundred fine labels, 32x32.
 
     `root` holds cifar-100-python.tar.gz or its folder. Padded by 2 as in the authors' code.
     """
+    return _cifar("CIFAR100", root)
+
+
+def _cifar(kind: str, root: Path) -> Original:
     from avmixup_kit.data import originals
 
-    root = Path(root).absolute()
-    decoded = cached(
-        root / "cifar100",
-        partial(originals.cifar_files, originals.tv.CIFAR100, root),
-        partial(originals.cifar, originals.tv.CIFAR100, root, download),
-        folder=cache,
-    )
-    return _data("cifar100", decoded, validation, seed, augmentation, device)
+    reader = getattr(originals.tv, kind)
+    return partial(originals.cifar_files, reader, root), partial(originals.cifar, reader, root)
 
 
-def svhn(
-    root: str | Path = "data",
-    *,
-    download: bool = True,
-    validation: float | int = 0.02,
-    seed: int = 0,
-    augmentation: Augmentation = CROP,
-    device: torch.device | str = "cpu",
-    cache: str | Path | None = None,
-) -> Data:
+@_published("SVHN", CROP, Size(10, (3, 32, 32), 26_032))
+def svhn(root: Path) -> Original:
     """SVHN's 99 289 cropped house-number digits, 32x32 colour, without its extra images.
 
     `root` holds train_32x32.mat and test_32x32.mat. No flip: a mirrored 2 is no 2.
     """
     from avmixup_kit.data import originals
 
-    root = Path(root).absolute()
-    decoded = cached(
-        root / "svhn",
-        partial(originals.svhn_files, root),
-        partial(originals.svhn, root, download),
-        folder=cache,
-    )
-    return _data("svhn", decoded, validation, seed, augmentation, device)
+    return partial(originals.svhn_files, root), partial(originals.svhn, root)
 
 
-def tiny_imagenet(
-    root: str | Path = "data",
-    *,
-    download: bool = True,
-    validation: float | int = 0.02,
-    seed: int = 0,
-    augmentation: Augmentation = WIDE_CROP_AND_FLIP,
-    device: torch.device | str = "cpu",
-    cache: str | Path | None = None,
-) -> Data:
+@_published("Tiny ImageNet", WIDE_CROP_AND_FLIP, Size(200, (3, 64, 64), 10_000))
+def tiny_imagenet(root: Path) -> Original:
     """Tiny ImageNet, 200 classes of 64x64 colour images.
 
     `root` is the folder tiny-imagenet-200 or an archive of it, or holds one of them. The test
@@ -178,16 +156,11 @@ def tiny_imagenet(
     """
     from avmixup_kit.data import originals
 
-    root = Path(root).absolute()
-    decoded = cached(
-        (root if root.is_dir() else root.parent) / "tiny_imagenet",
-        lambda: _sources(originals.tiny_imagenet_source(root)),
-        partial(originals.tiny_imagenet, root, download),
-        folder=cache,
-    )
-    return _data("tiny_imagenet", decoded, validation, seed, augmentation, device)
+    source = partial(originals.tiny_imagenet_source, root)
+    return lambda: _sources(source()), partial(originals.tiny_imagenet, root)
 
 
+@DATASETS.register(title="images of your own in class folders")
 def image_folder(
     path: str | Path,
     *,
@@ -228,20 +201,16 @@ def image_folder(
     return _data(name, decoded, validation, seed, augmentation, device)
 
 
-DATASETS: dict[str, Callable[..., Data]] = {
-    loader.__name__: loader
-    for loader in (digits, fashion_mnist, cifar10, cifar100, svhn, tiny_imagenet, image_folder)
-}
-
-
 def load(name: str, **options: Any) -> Data:
     """The data set called `name`; `options` are the arguments of the function of that name.
 
     Raises:
-        ValueError: there is no data set of that name.
+        ValueError: there is no data set of that name, it has no such option, or what was registered
+            under it returned no `Data`.
     """
-    check.one_of("name", name, DATASETS)
-    return DATASETS[name](**options)
+    data = DATASETS.build(name, **options)
+    check.that(isinstance(data, Data), f"what data set {name} returned", data, "a Data")
+    return data
 
 
 def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -277,13 +246,8 @@ def _decode_folder(path: Path, size: tuple[int, int] | None) -> Decoded:
             f"path={str(path)!r}: found images in {', '.join(sorted(found)) or 'no split'}: "
             "allowed is train/<class>/<image> and test/<class>/<image> (or val)"
         )
-    for split, labels in found.items():
-        odd = sorted(labels ^ found["train"])
-        if odd:
-            raise ValueError(
-                f"path={str(path)!r}: {len(found['train'])} classes in train and {len(labels)} in "
-                f"{split}: allowed are the same class folders in both, {odd[0]!r} is in one alone"
-            )
+    for split in sorted(found.keys() - {"train"}):
+        agree(path, "class folders", {"train": found["train"], split: found[split]})
     classes = tuple(sorted(found["train"]))
     index = {label: i for i, label in enumerate(classes)}
     return Decoded(classes, {split: decoder.tensors(split, index) for split in found})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import http.client
 import struct
 import tempfile
@@ -13,7 +15,7 @@ from torch import Tensor
 from torchvision import datasets as tv
 from torchvision.datasets.utils import calculate_md5, download_url
 
-from avmixup_kit.data.archives import Decoder, members
+from avmixup_kit.data.archives import Decoder, agree, members
 from avmixup_kit.data.cache import Decoded
 
 # In the headers of Fashion-MNIST's original .gz files: 31 August 2017, 10:50.
@@ -43,10 +45,12 @@ def fetch(url: str, path: Path, md5: str, download: bool) -> None:
         raise ConnectionError(f"cannot download {path.name} ({error}): {advice}") from error
 
 
-def check(path: Path, md5: str, copy: Path | None = None) -> None:
-    """Raise ValueError where the MD5 checksum of the file at `path`, or its copy, is not `md5`."""
-    file = copy or path
-    found = calculate_md5(file) if file.is_file() else "that of no file"
+def check(path: Path, md5: str, content: bytes | None = None) -> None:
+    """Raise ValueError where the MD5 checksum of a file, or of its content, is not `md5`."""
+    if content is not None:
+        found = hashlib.md5(content).hexdigest()
+    else:
+        found = calculate_md5(path) if path.is_file() else "that of no file"
     if found != md5:
         raise ValueError(
             f"{path}: truncated or altered, its MD5 is {found}: allowed is {md5}; delete it to "
@@ -62,23 +66,22 @@ def fashion_mnist_files(root: Path) -> list[Path]:
 
 
 def fashion_mnist(root: Path, download: bool) -> Decoded:
-    """Fashion-MNIST, read by torchvision from the .gz files, whose checksums it keeps."""
-    with tempfile.TemporaryDirectory() as scratch:
-        raw = Path(scratch, "FashionMNIST", "raw")
-        raw.mkdir(parents=True)
-        files = fashion_mnist_files(root)
-        for path, (name, md5) in zip(files, tv.FashionMNIST.resources, strict=True):
-            if not path.exists():
-                fetch(tv.FashionMNIST.mirrors[0] + name, path, md5, download)
-            (raw / name).write_bytes(_with_header(path.read_bytes(), name))
-            check(path, md5, copy=raw / name)
-        # With every .gz in place, download=True unpacks and fetches nothing.
-        parts = [tv.FashionMNIST(scratch, train=train, download=True) for train in (True, False)]
+    """Fashion-MNIST from its four .gz files, whose checksums torchvision keeps."""
+    arrays = []
+    for path, (name, md5) in zip(fashion_mnist_files(root), tv.FashionMNIST.resources, strict=True):
+        if not path.exists():
+            fetch(tv.FashionMNIST.mirrors[0] + name, path, md5, download)
+        content = path.read_bytes()
+        check(path, md5, _with_header(content, name))
+        header = 16 if "images" in name else 8
+        content = bytearray(gzip.decompress(content))
+        arrays.append(torch.frombuffer(content, dtype=torch.uint8, offset=header))
+    train, train_labels, test, test_labels = arrays
     return Decoded(
         tuple(tv.FashionMNIST.classes),
         {
-            name: (part.data[..., None], part.targets)
-            for name, part in zip(("train", "test"), parts, strict=True)
+            "train": (train.view(-1, 28, 28, 1), train_labels.long()),
+            "test": (test.view(-1, 28, 28, 1), test_labels.long()),
         },
     )
 
@@ -184,23 +187,13 @@ def tiny_imagenet(root: Path, download: bool) -> Decoded:
     index = {wnid: i for i, wnid in enumerate(wnids)}
     rows = [line.split("\t") for line in texts["val_annotations.txt"].splitlines()]
     test_index = {row[0]: index[row[1]] for row in rows if len(row) > 1 and row[1] in index}
-    _agree(source, "train", set(decoder.labels("train")), "wnids.txt", set(wnids))
-    _agree(
-        source, "val/images", set(decoder.labels("test")), "val_annotations.txt", set(test_index)
-    )
+    train, test = set(decoder.labels("train")), set(decoder.labels("test"))
+    agree(source, "names", {"train": train, "wnids.txt": set(wnids)})
+    agree(source, "names", {"val/images": test, "val_annotations.txt": set(test_index)})
     return Decoded(
         _words(wnids, texts["words.txt"]),
         {"train": decoder.tensors("train", index), "test": decoder.tensors("test", test_index)},
     )
-
-
-def _agree(source: Path, a: str, names_a: set[str], b: str, names_b: set[str]) -> None:
-    odd = sorted(names_a ^ names_b)
-    if odd or not names_a:
-        raise ValueError(
-            f"{source}: {len(names_a)} names in {a} and {len(names_b)} in {b}: allowed are the "
-            f"same ones, at least one{', ' + repr(odd[0]) + ' is in one alone' if odd else ''}"
-        )
 
 
 def _words(wnids: list[str], text: str) -> tuple[str, ...]:

@@ -33,8 +33,35 @@ class Augmentation:
         check.that(isinstance(self.flip, bool), "flip", self.flip, "True or False")
 
 
+class Labelled:
+    """What images with labels are asked for, whatever type their pixels have."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.images.device
+
+
 @dataclass(frozen=True, eq=False)
-class Split:
+class Split(Labelled):
     """Images of one split, their labels, and how a batch of them is augmented.
 
     Attributes:
@@ -78,29 +105,12 @@ class Split:
         check.that(pad < min(height, width), "pad", pad, allowed)
         object.__setattr__(self, "images", _placed(images, self.augmentation.pad, images.device))
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def __repr__(self) -> str:
         shape = "x".join(str(side) for side in self.shape)
         return (
             f"<Split {self.name}: {len(self)} images of {shape}, {self.num_classes} classes, "
             f"{self.augmentation}, on {self.device}>"
         )
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
-
-    @property
-    def device(self) -> torch.device:
-        return self.images.device
 
     @cached_property
     def checksum(self) -> str:

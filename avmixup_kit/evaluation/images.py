@@ -7,38 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from avmixup_kit._base import check
-from avmixup_kit.data import Split
+from avmixup_kit.data.splits import Labelled, Split
 from avmixup_kit.methods.attacks import frozen
 from avmixup_kit.methods.labels import one_hot
 
 
 @dataclass(frozen=True, eq=False)
-class FloatImages:
+class FloatImages(Labelled):
     """Images that are no bytes, as ``evaluate`` reads a ``Split``: x (N, C, H, W) in [0, 1]."""
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     name: str = "images"
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.classes)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
-
-    @property
-    def device(self) -> torch.device:
-        """Where the images are."""
-        return self.images.device
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return x (B, C, H, W) and one-hot y (B, K) of the images at ``indices``."""

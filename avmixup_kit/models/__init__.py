@@ -11,8 +11,11 @@ from avmixup_kit.models.networks import (
 from avmixup_kit.models.weights import load_weights
 from avmixup_kit.models.zoo import (
     NAMES,
+    NETWORKS,
     ZERO_ONE_TO_MINUS_ONE_ONE,
+    ImageShape,
     Normalisation,
+    Shape,
     build,
     from_architecture,
     preact_resnet18,
@@ -23,13 +26,16 @@ from avmixup_kit.models.zoo import (
 
 __all__ = [
     "NAMES",
+    "NETWORKS",
     "ZERO_ONE_TO_MINUS_ONE_ONE",
     "AuthorsPreActivation",
+    "ImageShape",
     "Network",
     "Normalisation",
     "Normalise",
     "PreActivation",
     "SameConv",
+    "Shape",
     "Standardise",
     "build",
     "from_architecture",

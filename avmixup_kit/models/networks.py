@@ -78,16 +78,11 @@ class Network(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the penultimate features (N, F), what the last linear layer sees."""
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"x of shape {tuple(x.shape)} is not allowed: this network takes (N, C, H, W) with "
-                f"C = {self.in_channels}"
-            )
-        if self.image_size is not None and tuple(x.shape[2:]) != self.image_size:
-            raise ValueError(
-                f"x of shape {tuple(x.shape)} is not allowed: this network takes images of "
-                f"{self.image_size[0]} x {self.image_size[1]}"
-            )
+        shape = tuple(x.shape)
+        fine = x.ndim == 4 and shape[1] == self.in_channels
+        check.that(fine, "x.shape", shape, f"(N, C, H, W) with C = {self.in_channels}")
+        fine = self.image_size in (None, shape[2:])
+        check.that(fine, "x.shape", shape, f"images of (H, W) = {self.image_size} alone")
         return self.body(self.normalise(x))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,7 +120,7 @@ class AuthorsPreActivation(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, activate_shortcut: bool
+        self, in_channels: int, out_channels: int, stride: int, activate_shortcut: bool = False
     ) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
@@ -171,12 +166,3 @@ class SameConv(nn.Conv2d):
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-
-
-def pooled(channels: int, activation: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [
-        ("bn", nn.BatchNorm2d(channels)),
-        ("activation", activation),
-        ("pool", nn.AdaptiveAvgPool2d(1)),
-        ("flatten", nn.Flatten()),
-    ]

@@ -1,20 +1,30 @@
 """Networks that take images in [0, 1] (N, C, H, W) and return logits (N, K).
 
 Pixel normalisation is the first layer of each, so every attack lives in [0, 1]. A network keeps how
-it was built in ``architecture``, the text of the call that builds it again.
+it was built in ``architecture``, the text of the call that builds it again. One of your own is a
+function in ``NETWORKS`` from the data's shape and number of classes to any ``nn.Module``::
+
+    @NETWORKS.register(title="Linear")
+    def linear(data: ImageShape, bias: bool = True) -> nn.Module:
+        inputs = math.prod(data.shape)
+        return nn.Sequential(nn.Flatten(), nn.Linear(inputs, data.num_classes, bias))
 """
 
 import ast
 import math
+import re
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import partial
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial, update_wrapper
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
 
 from avmixup_kit._base import check
+from avmixup_kit._base.registry import Registry
 from avmixup_kit.models.networks import (
     AuthorsPreActivation,
     Channels,
@@ -24,8 +34,10 @@ from avmixup_kit.models.networks import (
     SameConv,
     Standardise,
     conv3x3,
-    pooled,
 )
+
+NETWORKS = Registry("network")
+NAMES = NETWORKS  # its name in version 0.1
 
 Normalisation = Literal["per_image"] | tuple[Channels, Channels]
 
@@ -40,6 +52,14 @@ class ImageShape(Protocol):
 
     @property
     def num_classes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A data set's image shape (C, H, W) and number of classes, and nothing else of it."""
+
+    shape: tuple[int, ...]
+    num_classes: int
 
 
 def wide_resnet(
@@ -73,61 +93,40 @@ def wide_resnet(
     check.that(fine, "depth", depth, "6 n + 4 with n >= 1 (10, 16, 22, ...)")
     check.whole("width", width)
     check.one_of("variant", variant, ("standard", "authors"))
-    classes, channels = _sizes(data, num_classes, in_channels)
     authors = variant == "authors"
     if normalisation is None:
         normalisation = "per_image" if authors else ZERO_ONE_TO_MINUS_ONE_ONE
-    architecture = _call(
-        "wide_resnet",
-        depth=depth,
-        width=width,
-        num_classes=classes,
-        in_channels=channels,
-        variant=variant,
-        normalisation=normalisation,
-    )
-
-    def assemble() -> Network:
-        parts: list[tuple[str, nn.Module]] = [
-            ("stem", SameConv(channels, 16) if authors else conv3x3(channels, 16))
-        ]
-        size = 16
-        for group, stride in enumerate((1, 2, 2)):
-            units: list[nn.Module] = []
-            for unit in range((depth - 4) // 6):
-                out, step = 16 * width * 2**group, stride if unit == 0 else 1
-                if authors:
-                    units.append(AuthorsPreActivation(size, out, step, group == unit == 0))
-                else:
-                    units.append(PreActivation(size, out, step))
-                size = out
-            parts.append((f"group{group + 1}", nn.Sequential(*units)))
-        parts += pooled(size, nn.LeakyReLU(0.1) if authors else nn.ReLU())
-        return _network(architecture, channels, classes, normalisation, parts, size)
-
-    # uniform_unit_scaling_initializer(1), TensorFlow's for the authors' last layer.
-    return _seeded(assemble, seed, head_bound=math.sqrt(3) if authors else 1.0)
+    settings = {"depth": depth, "width": width} | _sizes(data, num_classes, in_channels)
+    settings |= {"variant": variant, "normalisation": normalisation}
+    channels = settings["in_channels"]
+    with _seeded(seed):
+        stem = SameConv(channels, 16) if authors else conv3x3(channels, 16)
+        unit = AuthorsPreActivation if authors else PreActivation
+        widths = [16 * width * 2**group for group in range(3)]
+        parts = _residual(stem, "group", unit, widths, (depth - 4) // 6)
+        parts["activation"] = nn.LeakyReLU(0.1) if authors else nn.ReLU()
+        # uniform_unit_scaling_initializer(1), TensorFlow's for the authors' last layer.
+        bound = math.sqrt(3) if authors else 1.0
+        network = _network("wide_resnet", settings, parts, widths[-1], bound)
+    for first in [m for m in network.modules() if isinstance(m, AuthorsPreActivation)][:1]:
+        first.activate_shortcut = True
+    return network
 
 
-def wide_resnet_authors(
-    data: ImageShape | int | None = None,
-    *,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    seed: int = 0,
-) -> Network:
-    """Return the network of the authors' code: ``wide_resnet(34, 10, variant="authors")``."""
-    return wide_resnet(
-        34,
-        10,
-        data,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        variant="authors",
-        seed=seed,
-    )
+def _named(name: str, *given: int, **fixed: str) -> Callable[..., Network]:
+    make = update_wrapper(partial(wide_resnet, *given, **fixed), wide_resnet)  # type: ignore
+    del make.__wrapped__  # its arguments are those that are left
+    return NETWORKS.register(name, title=name.replace("wrn", "WRN"))(make)
 
 
+_named("wrn-34-10", 34, 10)
+_named("wrn-28-10", 28, 10)
+_named("wrn-16-8", 16, 8)
+wide_resnet_authors = _named("wrn-34-10-authors", 34, 10, variant="authors")
+wide_resnet_authors.__doc__ = "Return the network of the authors' code."
+
+
+@NETWORKS.register(title="PreActResNet18")
 def preact_resnet18(
     data: ImageShape | int | None = None,
     *,
@@ -143,29 +142,16 @@ def preact_resnet18(
     are ``wide_resnet``'s.
     """
     check.whole("base_channels", base_channels)
-    classes, channels = _sizes(data, num_classes, in_channels)
-    architecture = _call(
-        "preact_resnet18",
-        num_classes=classes,
-        in_channels=channels,
-        base_channels=base_channels,
-        normalisation=normalisation,
-    )
-
-    def assemble() -> Network:
-        size = base_channels
-        parts: list[tuple[str, nn.Module]] = [("stem", conv3x3(channels, size))]
-        for stage, stride in enumerate((1, 2, 2, 2)):
-            out = base_channels * 2**stage
-            units = PreActivation(size, out, stride), PreActivation(out, out, 1)
-            parts.append((f"stage{stage + 1}", nn.Sequential(*units)))
-            size = out
-        parts += pooled(size, nn.ReLU())
-        return _network(architecture, channels, classes, normalisation, parts, size)
-
-    return _seeded(assemble, seed)
+    settings = _sizes(data, num_classes, in_channels)
+    settings |= {"base_channels": base_channels, "normalisation": normalisation}
+    with _seeded(seed):
+        widths = [base_channels * 2**stage for stage in range(4)]
+        stem = conv3x3(settings["in_channels"], base_channels)
+        parts = _residual(stem, "stage", PreActivation, widths, 2)
+        return _network("preact_resnet18", settings, parts, widths[-1])
 
 
+@NETWORKS.register(title="small CNN")
 def small_cnn(
     data: ImageShape | int | None = None,
     *,
@@ -184,98 +170,148 @@ def small_cnn(
     twice as many. The other arguments are ``wide_resnet``'s.
     """
     check.whole("base_channels", base_channels)
-    classes, channels = _sizes(data, num_classes, in_channels, default_channels=1)
-    height, width = _image_size(data, image_size)
-    architecture = _call(
-        "small_cnn",
-        num_classes=classes,
-        in_channels=channels,
-        image_size=(height, width),
-        base_channels=base_channels,
-        normalisation=normalisation,
-    )
-
-    def assemble() -> Network:
-        parts: list[tuple[str, nn.Module]] = []
-        size, (h, w) = channels, (height, width)
+    settings = _sizes(data, num_classes, in_channels, default_channels=1)
+    _, told = _told(data)
+    asked = None if image_size is None else tuple(image_size)
+    size_of = _agreed("image_size", told and told[1:], asked, (8, 8))
+    fine = len(size_of) == 2 and all(isinstance(side, int) and side >= 1 for side in size_of)
+    check.that(fine, "image_size", size_of, "(H, W), whole numbers >= 1")
+    settings |= {"image_size": size_of, "base_channels": base_channels}
+    settings |= {"normalisation": normalisation}
+    with _seeded(seed):
+        parts: dict[str, nn.Module] = {}
+        size, (h, w) = settings["in_channels"], size_of
         for layer in range(3):
             stride = 2 if layer < 2 or max(h, w) > 4 else 1
             out = base_channels * 2**layer
             unit = conv3x3(size, out, stride), nn.BatchNorm2d(out), nn.ReLU()
-            parts.append((f"conv{layer + 1}", nn.Sequential(*unit)))
+            parts[f"conv{layer + 1}"] = nn.Sequential(*unit)
             size, h, w = out, math.ceil(h / stride), math.ceil(w / stride)
-        parts.append(("flatten", nn.Flatten()))
-        return _network(
-            architecture, channels, classes, normalisation, parts, size * h * w, (height, width)
-        )
-
-    return _seeded(assemble, seed)
+        parts["flatten"] = nn.Flatten()
+        return _network("small_cnn", settings, parts, size * h * w)
 
 
-NAMES: dict[str, Callable[..., Network]] = {
-    "wrn-34-10": partial(wide_resnet, 34, 10),
-    "wrn-28-10": partial(wide_resnet, 28, 10),
-    "wrn-16-8": partial(wide_resnet, 16, 8),
-    "wrn-34-10-authors": wide_resnet_authors,
-    "preact_resnet18": preact_resnet18,
-    "small_cnn": small_cnn,
-}
+def build(
+    name: str, data: ImageShape | int | None = None, *, seed: int = 0, **settings: Any
+) -> nn.Module:
+    """Return the network of this name, a key of ``NETWORKS``, for a data set or number of classes.
 
-_BUILDERS = {
-    "wide_resnet": wide_resnet,
-    "preact_resnet18": preact_resnet18,
-    "small_cnn": small_cnn,
-}
-
-
-def build(name: str, data: ImageShape | int | None = None, **settings: object) -> Network:
-    """Return the network of this name (a key of ``NAMES``) for a data set or number of classes.
+    One of your own sees the data's ``Shape`` alone, and torch's generator is seeded around it, so
+    that a run folder can build it again.
 
     Raises:
-        ValueError: no network has this name, or it has no such setting.
+        ValueError: no network has this name, it has no such setting, or it could not be saved and
+            found again.
     """
-    check.one_of("network", name, NAMES)
-    try:
-        return NAMES[name](data, **settings)
-    except TypeError as error:
-        raise ValueError(f"network {name}: {error}") from error
+    if name not in NETWORKS or "." not in _text_of(name):
+        return NETWORKS.build(name, data, seed=seed, **settings)
+    classes, shape = _told(data)
+    check.that(shape is not None, "data", data, f"network {name} takes a data set")
+    settings = {"shape": shape, "num_classes": classes} | settings
+    return from_architecture(_call(_text_of(name), settings), seed=seed)
 
 
-def from_architecture(text: str, *, seed: int = 0) -> Network:
+def from_architecture(text: str, *, seed: int = 0) -> nn.Module:
     """Return a network built as ``text`` says, another network's ``architecture``, new weights.
 
     The text is parsed, never evaluated, so it may come from a file.
 
     Raises:
-        ValueError: the text is not a call of a builder of this module with literal arguments.
+        ValueError: the text is not a call with literal arguments of a registered function, or the
+            module of that function is not imported.
     """
     complaint = (
         f"architecture = {text!r} is not allowed: a call such as "
-        "wide_resnet(depth=34, width=10, num_classes=10, in_channels=3)"
+        "wide_resnet(depth=34, width=10, num_classes=10, in_channels=3), of a registered function "
+        "at the top of a module, with numbers, texts and tuples"
     )
     try:
         call = ast.parse(text, mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+        if not isinstance(call, ast.Call) or call.args:
             raise ValueError(complaint)
-        builder = _BUILDERS[call.func.id]
         settings = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, ValueError, TypeError, KeyError) as error:
+    except (SyntaxError, ValueError, TypeError) as error:
         raise ValueError(complaint) from error
+    builder, names = ast.unparse(call.func), {_text_of(name): name for name in NETWORKS}
+    module = builder.rpartition(".")[0]
+    if re.fullmatch(r"[\w.]+", module) and builder not in names:
+        raise ValueError(
+            f"{builder} is not there: import {module} first, or pass --plugin "
+            f"{module.rpartition('.')[2]}.py; code that a run folder names is never run"
+        )
     try:
-        return builder(**settings, seed=seed)
-    except TypeError as error:
+        name = names[builder]
+        if not module:
+            return getattr(NETWORKS[name], "func", NETWORKS[name])(**settings, seed=seed)
+        data = Shape(settings.pop("shape"), settings.pop("num_classes"))
+    except (TypeError, KeyError) as error:
         raise ValueError(complaint) from error
+    with _seeded(seed):
+        network = NETWORKS.build(name, data, **settings)
+    check.that(isinstance(network, nn.Module), f"what network {name} returned", network, "a Module")
+    network.architecture = text
+    return network
+
+
+def _text_of(name: str) -> str:
+    """Return what a network's function is called in texts, one's own with its module."""
+    make = NETWORKS[name]
+    own = make.__module__ != __name__
+    return f"{make.__module__}.{make.__qualname__}" if own else make.__name__
+
+
+def _call(builder: str, settings: dict[str, Any]) -> str:
+    return f"{builder}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
+
+
+def _residual(
+    stem: nn.Conv2d,
+    name: str,
+    unit: Callable[[int, int, int], nn.Module],
+    widths: Sequence[int],
+    depth: int,
+) -> dict[str, nn.Module]:
+    """Return a stem, groups of ``depth`` units of these widths, and what pools their features.
+
+    Each group but the first halves the image.
+    """
+    parts: dict[str, nn.Module] = {"stem": stem}
+    before = stem.out_channels
+    for group, after in enumerate(widths, 1):
+        first = unit(before, after, 1 if group == 1 else 2)
+        others = (unit(after, after, 1) for _ in range(depth - 1))
+        parts[f"{name}{group}"] = nn.Sequential(first, *others)
+        before = after
+    return parts | {
+        "bn": nn.BatchNorm2d(before),
+        "activation": nn.ReLU(),
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+    }
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw weights on the CPU from this seed alone; no generator is touched."""
+    # Not torch.manual_seed: it would also seed the generators of all accelerators.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _network(
-    architecture: str,
-    in_channels: int,
-    num_classes: int,
-    normalisation: Normalisation,
-    parts: list[tuple[str, nn.Module]],
+    builder: str,
+    settings: dict[str, Any],
+    parts: dict[str, nn.Module],
     num_features: int,
-    image_size: tuple[int, int] | None = None,
+    head_bound: float = 1.0,
 ) -> Network:
+    """Return the network of these parts with new weights.
+
+    Convolutions: N(0, sqrt(2 / (k k out))); the last layer: U(-b, b) with b = head_bound /
+    sqrt(its inputs), bias zero.
+    """
+    normalisation, in_channels = settings["normalisation"], settings["in_channels"]
     if normalisation == "per_image":
         normalise: nn.Module = Standardise()
     else:
@@ -283,27 +319,28 @@ def _network(
         check.that(fine, "normalisation", normalisation, "'per_image' or a pair (mean, std)")
         normalise = Normalise(*normalisation, in_channels=in_channels)
     body = nn.Sequential(OrderedDict(parts))
-    head = nn.Linear(num_features, num_classes)
-    return Network(architecture, in_channels, normalise, body, head, image_size)
+    head = nn.Linear(num_features, settings["num_classes"])
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+    bound = head_bound / math.sqrt(num_features)
+    nn.init.uniform_(head.weight, -bound, bound)
+    nn.init.zeros_(head.bias)
+    architecture = _call(builder, settings)
+    return Network(architecture, in_channels, normalise, body, head, settings.get("image_size"))
 
 
-def _seeded(assemble: Callable[[], Network], seed: int, head_bound: float = 1.0) -> Network:
-    """Return the assembled network with weights that depend on the seed alone.
-
-    Convolutions: N(0, sqrt(2 / (k k out))); the last layer: U(-b, b) with b = head_bound /
-    sqrt(its inputs), bias zero.
-    """
-    # Not torch.manual_seed: it would also seed the generators of all accelerators.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
-        torch.default_generator.manual_seed(seed)
-        network = assemble()
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        bound = head_bound / math.sqrt(network.head.in_features)
-        nn.init.uniform_(network.head.weight, -bound, bound)
-        nn.init.zeros_(network.head.bias)
-    return network
+def _told(data: ImageShape | int | None) -> tuple[int | None, tuple[int, ...] | None]:
+    """Return what is known of (classes, (C, H, W)) from the data."""
+    if data is None or isinstance(data, int):
+        return data, None
+    if not hasattr(data, "shape") or not hasattr(data, "num_classes"):
+        raise TypeError(
+            f"data of type {type(data).__name__} is not allowed: a number of classes or a data "
+            "set with .shape (C, H, W) and .num_classes"
+        )
+    check.that(len(data.shape) == 3, "data.shape", tuple(data.shape), "one image's (C, H, W)")
+    return data.num_classes, tuple(data.shape)
 
 
 def _sizes(
@@ -311,44 +348,17 @@ def _sizes(
     num_classes: int | None,
     in_channels: int | None,
     default_channels: int = 3,
-) -> tuple[int, int]:
-    """Return (classes, channels): the data's, else the arguments', else (10, default_channels)."""
-    known_classes = known_channels = None
-    if isinstance(data, int):
-        known_classes = data
-    elif data is not None:
-        if not hasattr(data, "shape") or not hasattr(data, "num_classes"):
-            raise TypeError(
-                f"data of type {type(data).__name__} is not allowed: a number of classes or a data "
-                "set with .shape (C, H, W) and .num_classes"
-            )
-        check.that(len(data.shape) == 3, "data.shape", tuple(data.shape), "one image's (C, H, W)")
-        known_classes, known_channels = data.num_classes, data.shape[0]
-    return (
-        _agreed("num_classes", known_classes, num_classes, default=10, least=2),
-        _agreed("in_channels", known_channels, in_channels, default_channels, least=1),
-    )
+) -> dict[str, Any]:
+    """Return classes and channels: the data's, else the arguments', else 10 and the default."""
+    told, shape = _told(data)
+    classes = _agreed("num_classes", told, num_classes, 10)
+    channels = _agreed("in_channels", shape and shape[0], in_channels, default_channels)
+    check.whole("num_classes", classes, 2)
+    check.whole("in_channels", channels)
+    return {"num_classes": classes, "in_channels": channels}
 
 
-def _agreed(name: str, known: int | None, asked: int | None, default: int, least: int) -> int:
-    fine = known is None or asked is None or known == asked
-    check.that(fine, name, asked, f"the data says {known}")
-    value = known if known is not None else asked if asked is not None else default
-    check.whole(name, value, least)
-    return int(value)
-
-
-def _image_size(
-    data: ImageShape | int | None, image_size: tuple[int, int] | None
-) -> tuple[int, int]:
-    known = None if data is None or isinstance(data, int) else tuple(data.shape[1:])
-    size = image_size if image_size is not None else known if known is not None else (8, 8)
-    fine = known is None or tuple(size) == known
-    check.that(fine, "image_size", image_size, f"the data says {known}")
-    fine = len(size) == 2 and all(isinstance(side, int) and side >= 1 for side in size)
-    check.that(fine, "image_size", image_size, "(H, W), whole numbers >= 1")
-    return size[0], size[1]
-
-
-def _call(builder: str, **settings: object) -> str:
-    return f"{builder}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
+def _agreed(name: str, told: Any, asked: Any, default: Any) -> Any:
+    fine = told is None or asked is None or told == asked
+    check.that(fine, name, asked, f"the data says {told}")
+    return next(value for value in (told, asked, default) if value is not None)

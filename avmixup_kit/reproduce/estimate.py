@@ -5,33 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from avmixup_kit import models
 from avmixup_kit._base.tables import text_table
+from avmixup_kit.data import DATASETS
 from avmixup_kit.methods import attacks
 from avmixup_kit.reproduce import cost
 from avmixup_kit.reproduce.plans import Column, Run, TablePlan
 
 RATES = (100, 250, 400)  # 10^12 operations a second
-
-
-class Size(NamedTuple):
-    """What is counted of a data set: classes, one image's (C, H, W), test images."""
-
-    num_classes: int
-    shape: tuple[int, int, int]
-    images: int
-
-
-# Of the originals; their splits need not be there to be counted.
-SIZES = {
-    "digits": Size(10, (1, 8, 8), 449),
-    "cifar10": Size(10, (3, 32, 32), 10_000),
-    "cifar100": Size(100, (3, 32, 32), 10_000),
-    "svhn": Size(10, (3, 32, 32), 26_032),
-    "tiny_imagenet": Size(200, (3, 64, 64), 10_000),
-}
 
 
 @dataclass(frozen=True)
@@ -49,7 +31,8 @@ class Estimate:
 
 @cache
 def _macs(network: str, data: str) -> cost.Macs:
-    return cost.macs(models.build(network, SIZES[data]), SIZES[data].shape)
+    size = DATASETS.entries[data].size
+    return cost.macs(models.build(network, size), size.shape)
 
 
 def estimates(plans: Sequence[TablePlan]) -> list[Estimate]:
@@ -63,7 +46,8 @@ def estimates(plans: Sequence[TablePlan]) -> list[Estimate]:
     found, scale = [], plans[0].scale
     for run, its in columns.items():
         network = _macs(run.network, run.data)
-        images = min(SIZES[run.data].images, scale.images or SIZES[run.data].images)
+        available = DATASETS.entries[run.data].size.test
+        images = min(available, scale.images or available)
         tried = [column.attack for column in its.values() if column.attack is not None]
         watched = 2 * scale.curve_images * scale.measurements
         training = cost.training_macs(network, run.method, run.settings)

@@ -8,7 +8,7 @@ import numpy as np
 
 from avmixup_kit._base.plots import GREY, styled
 from avmixup_kit.evaluation.curves import accuracy_curves, method_colours
-from avmixup_kit.reproduce.results import DATA_TITLES, Assembled
+from avmixup_kit.reproduce.results import Assembled, data_title
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -111,7 +111,7 @@ def _panels(table: Assembled) -> list[tuple[str, list[str], bool]]:
     panels = [(f"paper, {block}", rows, False) for block, rows in blocks(printed).items()]
     for rows in blocks(row for row in table.rows if table.of(row)).values():
         about = table.of(rows[0])[0].about["data"]["name"]
-        panels.append((f"ours, {DATA_TITLES.get(about, about)}", rows, True))
+        panels.append((f"ours, {data_title(about)}", rows, True))
     return panels
 
 

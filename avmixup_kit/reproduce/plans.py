@@ -7,6 +7,7 @@ from typing import Any
 
 from avmixup_kit import methods, paper
 from avmixup_kit._base import check
+from avmixup_kit.data import DATASETS
 from avmixup_kit.evaluation.autoattack import Version, autoattack
 from avmixup_kit.evaluation.record import CLEAN
 from avmixup_kit.methods import attacks
@@ -14,13 +15,6 @@ from avmixup_kit.methods.method import Method
 from avmixup_kit.paper import Recipe
 from avmixup_kit.training.settings import Precision, Settings
 
-TITLES = {
-    "digits": "digits",
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-    "svhn": "SVHN",
-    "tiny_imagenet": "Tiny ImageNet",
-}
 UPDATES = {field.name for field in fields(Settings)}  # a recipe calls them the same
 DIGITS_EPSILON = 0.15  # data.digits().epsilon
 EPSILON = 8 / 255
@@ -396,7 +390,8 @@ class _Maker:
             models = dict.fromkeys(row.split(" / ")[1] for row in table.rows)
             named = [(f"digits / {model}", "cifar10", model) for model in models]
         elif grouped:
-            keys = {title: key for key, title in TITLES.items()}
+            # The paper's tables print CIFAR10.
+            keys = {data.title.replace("-", ""): name for name, data in DATASETS.entries.items()}
             parts = [(row, *row.split(" / ")) for row in table.rows]
             named = [(row, keys[dataset], model) for row, dataset, model in parts]
         else:

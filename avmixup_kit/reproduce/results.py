@@ -18,20 +18,20 @@ from avmixup_kit import __version__, methods
 from avmixup_kit._base import check, files
 from avmixup_kit._base.statistics import over_seeds, wilson
 from avmixup_kit._base.tables import markdown_table, text_table
+from avmixup_kit.data import DATASETS
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.reproduce import plans
 from avmixup_kit.reproduce.plans import Scale, TablePlan
 from avmixup_kit.training.settings import Precision, Settings
 
 FORMAT = 1
-DATA_TITLES = {
-    "digits": "scikit-learn's digits, 8x8",
-    "cifar10": "CIFAR-10",
-    "cifar10-jpeg": "CIFAR-10 (JPEG mirror)",
-    "cifar100": "CIFAR-100",
-    "svhn": "SVHN",
-    "tiny_imagenet": "Tiny ImageNet",
-}
+
+
+def data_title(name: str) -> str:
+    """Return what people call the data set of that name."""
+    if name == "cifar10-jpeg":
+        return "CIFAR-10 (JPEG mirror)"
+    return DATASETS.entries[name].title if name in DATASETS else name
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class Assembled:
         used = {(r.about["data"]["name"], r.about["data"]["epsilon"]) for r in self.results}
         for name, epsilon in sorted(used):
             radius = f"{255 * epsilon:g}/255" if epsilon < 0.1 else f"{epsilon:g}"
-            notes.append(f"Images of ours: {DATA_TITLES.get(name, name)}; epsilon {radius}.")
+            notes.append(f"Images of ours: {data_title(name)}; epsilon {radius}.")
         notes.append(
             "Accuracy in percent on test images, after the last step unless a column says best. "
             "Ours is the mean over seeds +- half the 95 % interval over seeds (Student's t); of "

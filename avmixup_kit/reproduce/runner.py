@@ -17,11 +17,11 @@ from torch import nn
 
 from avmixup_kit import __version__, models
 from avmixup_kit._base import check, files, provenance
-from avmixup_kit.data import Augmentation, Data, load
+from avmixup_kit.data import DATASETS, Augmentation, Data, load
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.reproduce import results
-from avmixup_kit.reproduce.plans import TITLES, Column, Row, Run, Scale, TablePlan, plan
+from avmixup_kit.reproduce.plans import Column, Row, Run, Scale, TablePlan, plan
 from avmixup_kit.reproduce.results import Result
 from avmixup_kit.reproduce.verdicts import Verdicts, groups
 from avmixup_kit.training import checkpoints, runs
@@ -68,7 +68,8 @@ def load_data(name: str, root: str | Path, device: torch.device | str = "cpu") -
         mirror = root if root.name == MIRROR else root / MIRROR
         if mirror.is_file():
             return load("image_folder", path=mirror, validation=0.02, device=device)
-    check.that(not root.is_file(), "data_root", str(root), f"it holds no {TITLES[name]}")
+    allowed = f"it holds no {DATASETS.entries[name].title}"
+    check.that(not root.is_file(), "data_root", str(root), allowed)
     return load(name, root=root, device=device)
 
 
@@ -135,7 +136,8 @@ class Runner:
         except (OSError, ValueError, RuntimeError) as error:
             if not known:
                 why = str(error).splitlines()[0] if str(error) else type(error).__name__
-                self.say(f"{TITLES[run.data]} is left out, its images are not to be had: {why}")
+                title = DATASETS.entries[run.data].title
+                self.say(f"{title} is left out, its images are not to be had: {why}")
             return False
         return True
 

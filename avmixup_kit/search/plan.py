@@ -48,7 +48,7 @@ class Plan:
         epsilon: radius in [0, 1] pixels; None is the data set's own.
         attack_steps: gradient steps of the attack in training; None is the method's own.
         settings: of one trial's training. Its seed is that of the whole search.
-        network: a name of ``models.NAMES``; ``base_channels`` its width, None for its own.
+        network: a name of ``models.NETWORKS``; ``base_channels`` its width, None for its own.
         objective: ``"cw"`` (CW20 with 3 restarts), ``"apgd-t"`` (3 targets), ``"autoattack"``
             (quick), or an entry of ``evaluate``'s list that climbs a margin.
         images: how many validation images it is measured on; None is all.
@@ -76,7 +76,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         check.one_of("method", self.method, get_args(Searched))
-        check.one_of("network", self.network, models.NAMES)
+        check.one_of("network", self.network, models.NETWORKS)
         for option in self.also:
             check.one_of("also", option, get_args(Option))
         if self.images is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from avmixup_kit._base import check, files
+from avmixup_kit._base import check, files, plugins
 from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.search.plan import PRUNED_TO, SEARCHED, UNSAID, Plan
@@ -195,13 +195,22 @@ def _search_in_process(worker: Worker, device: str, identity: dict[str, Any], da
     on_device(_open_study(worker.place, worker.name, worker.plan, identity, data))
 
 
+def _with_plugins(
+    loaded: list[Path], target: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    for path in loaded:
+        plugins.load_plugin(path)
+    target(*arguments)
+
+
 @contextmanager
 def helper_processes(
     target: Callable[..., None], arguments: tuple[Any, ...], count: int
 ) -> Iterator[None]:
     """Run a function in ``count`` further processes meanwhile, one thread each, here too."""
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=target, args=arguments) for _ in range(count)]
+    given = (plugins.LOADED, target, arguments)
+    processes = [context.Process(target=_with_plugins, args=given) for _ in range(count)]
     threads = torch.get_num_threads()
     if processes:
         torch.set_num_threads(1)

@@ -217,7 +217,7 @@ def test_validation_out_of_range_is_refused(validation: Any) -> None:
 def test_load_finds_data_sets_by_name(digits: av.Data) -> None:
     assert load("digits", seed=0).train.checksum == digits.train.checksum
     with pytest.raises(
-        ValueError, match="name = 'mnist' is not allowed: one of digits, fashion_mnist, c"
+        ValueError, match="data set = 'mnist' is not allowed: one of digits, fashion_mnist, c"
     ):
         load("mnist")
 

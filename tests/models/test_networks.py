@@ -323,7 +323,7 @@ def test_different_networks_have_different_architectures() -> None:
     assert len(texts) == 7
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", models.NETWORKS)
 def test_every_named_network_takes_its_sizes_from_the_data(name: str) -> None:
     model = models.build(name, Images((1, 16, 16), 3))
     assert model.num_classes == 3
@@ -430,11 +430,11 @@ def test_data_of_a_wrong_kind_is_refused() -> None:
 def test_images_of_the_wrong_shape_are_refused_in_one_line(
     name: str, shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(ValueError, match=r"x of shape .*C = 3") as caught:
+    with pytest.raises(ValueError, match=r"x.shape = .*C = 3") as caught:
         TINY[name]()(torch.zeros(shape))
     assert "\n" not in str(caught.value)
 
 
 def test_small_cnn_refuses_another_image_size() -> None:
-    with pytest.raises(ValueError, match=r"x of shape \(2, 3, 16, 16\) .*8 x 8"):
+    with pytest.raises(ValueError, match=r"x.shape = \(2, 3, 16, 16\) .*\(8, 8\)"):
         TINY["small"]()(images(2, 16))

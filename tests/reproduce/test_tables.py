@@ -21,6 +21,7 @@ from scipy import stats
 
 import avmixup_kit as av
 from avmixup_kit import cli, methods, models, paper, runs
+from avmixup_kit.data import DATASETS
 from avmixup_kit.evaluation.compare import Comparison, compare
 from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.reproduce import (
@@ -119,7 +120,7 @@ def test_every_network_of_every_scale_can_be_built_and_every_attack_is_the_paper
         for name in plans.NAMES:
             for row in plan(name, scale).rows:
                 run, epsilon = row.run, 0.15 if scale.digits else 8 / 255
-                size = estimate.SIZES[run.data]
+                size = DATASETS.entries[run.data].size
                 options = dict(run.network_options)
                 if scale is plans.SHORT:
                     models.build(run.network, size, base_channels=2, **options)

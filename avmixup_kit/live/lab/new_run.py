@@ -6,20 +6,25 @@ import ipywidgets as widgets
 import torch
 
 from avmixup_kit import models
+from avmixup_kit._base.registry import Registry
 from avmixup_kit.data import DATASETS, Data, load
 from avmixup_kit.live.lab.menu import named, titles
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
 
 
+def _titles(registry: Registry) -> list[tuple[str, str]]:
+    return [(entry.title, name) for name, entry in registry.entries.items()]
+
+
 def fields() -> dict[str, Any]:
     """Return the form's widgets, by the arguments of ``make`` that they are."""
     form = {
-        "data": widgets.Dropdown(options=list(DATASETS), description="data"),
+        "data": widgets.Dropdown(options=_titles(DATASETS), description="data"),
         "root": widgets.Text("data", description="its folder"),
         "download": widgets.Checkbox(False, description="download if it is missing"),
         "network": widgets.Dropdown(
-            options=list(models.NAMES), value="small_cnn", description="network"
+            options=_titles(models.NETWORKS), value="small_cnn", description="network"
         ),
         "method": widgets.Dropdown(
             options=list(titles().items()),
@@ -48,12 +53,10 @@ def make(
     seed: int,
 ) -> tuple[Training, Data]:
     """Return a training of the named parts, and its data set."""
-    options: dict[str, Any] = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
-    if data == "image_folder":
-        options["path"] = root
-    elif data != "digits":
-        options |= {"root": root, "download": download}
-    loaded = load(data, **options)
+    asked = {"root": root, "path": root, "download": download}
+    settings = DATASETS.entries[data].settings
+    options = {name: value for name, value in asked.items() if name in settings}
+    loaded = load(data, **options).to("cuda" if torch.cuda.is_available() else "cpu")
     model = models.build(network, loaded, seed=seed).to(loaded.train.device)
     dial = Dial(named(method, loaded.epsilon, 10))
     settings = {"batch_size": batch_size, "lr": lr, "seed": seed}
