@@ -27,7 +27,9 @@ METHODS = {
     "AVmixup": methods.avmixup(epsilon=EPSILON, steps=2),
     "AVmixup, batch norm train": methods.avmixup(epsilon=EPSILON, steps=2, batch_norm="train"),
     # Beside the image, where TRADES starts, KL's gradient is nearly zero and its signs rounding.
-    "TRADES": methods.trades(6.0, EPSILON, None, steps=2).replace(start="uniform"),
+    "TRADES": methods.trades(6.0, epsilon=EPSILON, step_size=None, steps=2).replace(
+        start="uniform"
+    ),
     "Feature Scatter": methods.feature_scatter(epsilon=EPSILON),
     "Feature Scatter, batch norm batch": methods.feature_scatter_avmixup(
         epsilon=EPSILON, batch_norm="batch"

@@ -163,7 +163,7 @@ def test_replaying_a_logs_turns_gives_the_same_weights(digits):
         if record.step in (1, 4):
             dial.turn(gamma=2.5 + record.step, lambda2=0.3)
         if record.step == 5:
-            dial.turn(method=methods.trades(1.0, EPSILON, None, steps=1))
+            dial.turn(method=methods.trades(1.0, epsilon=EPSILON, step_size=None, steps=1))
     exported = [Turn.from_json(turn.to_json()) for turn in dial.turns]
     assert tuple(exported) == dial.turns
     headless = quick(digits, Dial(methods.avmixup(epsilon=EPSILON, steps=2), exported))
