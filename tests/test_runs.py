@@ -367,7 +367,7 @@ def test_a_run_folder_in_use_is_refused(digits, tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda d: new(d, steps=31), "another run with another settings"),
+        (lambda d: new(d, steps=31), "holds another run: settings"),
         (lambda d: new(d, methods.pgd(epsilon=EPSILON)), "another method"),
     ],
 )
@@ -385,13 +385,13 @@ def test_another_networks_and_other_images_are_refused(digits, tmp_path):
         av.small_cnn(digits), digits.train, Dial(methods.avmixup(epsilon=EPSILON, steps=1)), STEPS,
         batch_size=16, seed=4,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="holds a run with another architecture: small_cnn"):
+    with pytest.raises(ValueError, match="holds another run: architecture was .small_cnn"):
         finish(runs.log(wide, tmp_path, resume=True))
     fewer = Training(
         av.small_cnn(digits, seed=2, base_channels=4), digits.train.subset(100),
         Dial(methods.avmixup(epsilon=EPSILON, steps=1)), STEPS, batch_size=16, seed=4,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="holds a run with another checksum"):
+    with pytest.raises(ValueError, match="holds another run: checksum was"):
         finish(runs.log(fewer, tmp_path, resume=True))
 
 

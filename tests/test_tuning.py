@@ -363,11 +363,15 @@ def test_trials_are_handed_out_one_at_a_time(tmp_path, monkeypatch, data, file):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gamma": (0.5, 2.0)}, r"gamma = \(0.5, 2.0\) is not allowed: .* 1 or more"),
-        ({"lambda1": (0.0, 1.2)}, r"lambda1 = \(0.0, 1.2\) is not allowed: .* between 0 and 1"),
+        ({"gamma": (0.5, 2.0)}, r"gamma = \(0.5, 2.0\) is not allowed: .* gamma >= 1"),
+        ({"lambda1": (0.0, 1.2)}, r"lambda1 = \(0.0, 1.2\) is not allowed: .* from 0 to 1"),
         ({"lambda2": (0.8, 0.2)}, r"lambda2 = \(0.8, 0.2\) is not allowed: lowest and highest"),
         ({"gamma": (1.0, float("nan"))}, r"gamma = \(1.0, nan\) is not allowed"),
-        ({"method": "pgd"}, "method = 'pgd' is not allowed: one of avmixup, feature_scatter_"),
+        ({"method": "hinge"}, "method = 'hinge' is not allowed: one of standard, mixup, pgd"),
+        ({"method": "pgd"}, "method = 'pgd' is not allowed: it has none of gamma, lambda1, lamb"),
+        ({"method": "trades", "gamma": (1, 2)}, r"gamma = \(1, 2\) is not allowed: no setting of"),
+        ({"ranges": {"beta": (1, 2)}}, "ranges = 'beta' is not allowed: one of gamma, lambda1"),
+        ({"ranges": {"steps": (1.0, 2.0)}}, r"steps = \(1.0, 2.0\) is not allowed: .* whole num"),
         ({"also": ("beta",)}, "also = 'beta' is not allowed: one of clip_vertex, per_example"),
         ({"network": "resnet"}, "network = 'resnet' is not allowed: one of "),
         ({"images": 0}, "images = 0 is not allowed: a whole number, 1 or more"),

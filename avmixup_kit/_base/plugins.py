@@ -1,8 +1,22 @@
 """Python files of one's own, run by name because the user said so."""
 
 import sys
+from collections.abc import Iterable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+
+_LOADED: dict[str, Path] = {}
+
+
+def loaded() -> tuple[Path, ...]:
+    """Return the plugins of this process, in the order in which they were loaded."""
+    return tuple(_LOADED.values())
+
+
+def load_plugins(paths: Iterable[Path]) -> None:
+    """Load each, as ``load_plugin`` does."""
+    for path in paths:
+        load_plugin(path)
 
 
 def load_plugin(path: Path) -> None:
@@ -31,3 +45,4 @@ def load_plugin(path: Path) -> None:
         del sys.modules[name]
         said = str(error).splitlines()[0] if str(error) else "no message"
         raise ImportError(f"--plugin {path}: {type(error).__name__}: {said}") from error
+    _LOADED[name] = path.resolve()

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Unpack
 
+from avmixup_kit._base import check
 from avmixup_kit._base.registry import Registry
 from avmixup_kit.methods import sources
 from avmixup_kit.methods.attacks import TRAINING, Attack, Crafting, StartedCrafting, settings_of
@@ -164,6 +165,22 @@ def build(name: str, **settings: Any) -> Method:
         ValueError: an unknown name, or a setting that the method does not have.
     """
     return METHODS.build(name, **settings)
+
+
+def at_epsilon(name: str, epsilon: float, **settings: Any) -> Method:
+    """Return the named method with the radius of a data set, which those without an attack ignore.
+
+    A step size of the method's own (TRADES') gives way to epsilon / 4.
+
+    Raises:
+        ValueError: an unknown name, or a setting that the method does not have.
+    """
+    check.one_of("method", name, METHODS)
+    takes = METHODS.entries[name].settings
+    given: dict[str, Any] = {"epsilon": epsilon} if "epsilon" in takes else {}
+    if "step_size" in takes and takes["step_size"].default is not None:
+        given["step_size"] = epsilon / 4
+    return build(name, **given | settings)
 
 
 def name_of(method: Method) -> str | None:

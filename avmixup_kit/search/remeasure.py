@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from avmixup_kit import methods
 from avmixup_kit._base import check, files, provenance
 from avmixup_kit.data import Data
@@ -20,7 +18,7 @@ from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import Evaluation, Judge
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.attacks import Attack
-from avmixup_kit.search.plan import BEST, PAPER, UNMIXED, Plan
+from avmixup_kit.search.plan import BEST, UNMIXED, Plan
 from avmixup_kit.search.result import Found
 from avmixup_kit.search.study import helper_processes
 
@@ -54,12 +52,14 @@ def remeasure(
     check.same(
         found.searched, plan.identity(data), f"{folder / 'summary.json'} holds another search"
     )
-    epsilon = data.epsilon if plan.epsilon is None else plan.epsilon
+    epsilon = plan.epsilon_on(data)
     settings = {
         BEST: plan.build(found.best.params, epsilon),
-        PAPER: plan.build(found.published, epsilon),
+        found.reference: plan.build(found.published, epsilon),
         UNMIXED: plan.unmixed(epsilon),
     } | {name: plan.build(params, epsilon) for name, params in (others or {}).items()}
+    if settings[UNMIXED] == settings[found.reference]:
+        del settings[UNMIXED]  # the method mixes nothing
     (folder / "again").mkdir(parents=True, exist_ok=True)
     names = {
         name: tuple(
@@ -107,7 +107,7 @@ def _measure_missing(
     say: bool,
 ) -> None:
     """Train and evaluate every network whose verdicts are missing."""
-    epsilon = data.epsilon if plan.epsilon is None else plan.epsilon
+    epsilon = plan.epsilon_on(data)
     if rows is None:
         rows = [
             attacks.pgd(steps=20, epsilon=epsilon),
@@ -160,6 +160,4 @@ def _measure(
 
 
 def _measure_missing_in_process(device: str, plan: Plan, data: Data, *rest: Any) -> None:
-    """Be one of several processes."""
-    torch.set_num_threads(1)
     _measure_missing(plan, data.to(device), *rest)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from avmixup_kit._base import check, files
+from avmixup_kit._base import check, files, plugins
 from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation.ladder import evaluate
-from avmixup_kit.search.plan import PRUNED_TO, SEARCHED, UNSAID, Plan
+from avmixup_kit.search.plan import PRUNED_TO, Plan
 from avmixup_kit.search.result import Found, short
 from avmixup_kit.search.storage import Place, optuna_package, quiet, taken_up
 from avmixup_kit.training import checkpoints
@@ -52,16 +52,11 @@ def _open_study(
                 raise ValueError(f"{where} holds a study {name!r} that avmixup_kit did not make")
             study.set_user_attr("plan", identity)
             published = plan.published(data)
-            if all(_inside(getattr(plan, name), value) for name, value in published.items()):
-                whole = published | {name: UNSAID[name] for name in plan.also}
-                study.enqueue_trial(whole, skip_if_exists=True)
+            if all(low <= published[name] <= high for name, (low, high) in plan.space.items()):
+                study.enqueue_trial(published, skip_if_exists=True)
         else:
             check.same(there, identity, f"{where} holds another search under the name {name!r}")
     return study
-
-
-def _inside(limits: tuple[float, float], value: float) -> bool:
-    return limits[0] <= value <= limits[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,10 +121,9 @@ class Worker:
 
     def _mark(self, trial: "optuna.Trial", token: str) -> "optuna.Trial":
         trial.set_user_attr("folder", token)
-        plan = self.plan
-        for name in SEARCHED:
-            trial.suggest_float(name, *getattr(plan, name))
-        for name in plan.also:
+        for name, limits in self.plan.space.items():
+            trial.suggest_float(name, *limits)
+        for name in self.plan.also:
             trial.suggest_categorical(name, [False, True])
         return trial
 
@@ -187,12 +181,22 @@ def measure(model: torch.nn.Module, split: Split, plan: Plan, epsilon: float) ->
 
 
 def _search_in_process(worker: Worker, device: str, identity: dict[str, Any], data: str) -> None:
-    """Be one of several processes."""
-    torch.set_num_threads(1)
     on_device = dataclasses.replace(
         worker, train=worker.train.to(device), validation=worker.validation.to(device)
     )
     on_device(_open_study(worker.place, worker.name, worker.plan, identity, data))
+
+
+class _Plugins:
+    """The plugins of this process; who unpickles it has loaded them."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return plugins.load_plugins, (plugins.loaded(),)
+
+
+def _helper(_: Any, target: Callable[..., None], *arguments: Any) -> None:
+    torch.set_num_threads(1)
+    target(*arguments)
 
 
 @contextmanager
@@ -201,7 +205,9 @@ def helper_processes(
 ) -> Iterator[None]:
     """Run a function in ``count`` further processes meanwhile, one thread each, here too."""
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=target, args=arguments) for _ in range(count)]
+    # Plugins come first: what follows may be made of what they define.
+    words = _Plugins(), target, *arguments
+    processes = [context.Process(target=_helper, args=words) for _ in range(count)]
     threads = torch.get_num_threads()
     if processes:
         torch.set_num_threads(1)
@@ -264,9 +270,8 @@ def search(
     place = Place(Path(folder), storage)
     identity = plan.identity(data)
     opened = _open_study(place, study, plan, identity, data.name)
-    epsilon = data.epsilon if plan.epsilon is None else plan.epsilon
     worker = Worker(
-        place, study, plan, data.train, data.validation, epsilon, trials,
+        place, study, plan, data.train, data.validation, plan.epsilon_on(data), trials,
         checkpoint_every, adopt, say,
     )  # fmt: skip
     away = worker

@@ -16,18 +16,18 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-import filelock
 import torch
 from torch import nn
 
 from avmixup_kit import models
-from avmixup_kit._base import distributed
+from avmixup_kit._base import check, distributed, files
 from avmixup_kit._base.files import json_lines, write_atomic
 from avmixup_kit._base.provenance import provenance
-from avmixup_kit.methods.method import own_stages
+from avmixup_kit.methods.method import own_stages, parse
 from avmixup_kit.models.weights import load_weights
 from avmixup_kit.training.checkpoints import check_piece_mib, load_checkpoint, save_checkpoint
 from avmixup_kit.training.dial import Dial, Turn
@@ -63,6 +63,24 @@ def describe(training: Training) -> dict[str, Any]:
         "data": training.split.name,
         "checksum": training.split.checksum,
     }
+
+
+def about(folder: str | Path) -> dict[str, Any]:
+    """Return run.json with its method made again, from text that is parsed and never run.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: it is damaged, or names a stage of one's own that is not there.
+    """
+    path = Path(folder) / "run.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no run: there is no {path.name}")
+    try:
+        told = json.loads(path.read_text())
+        text = told["method"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or no run's: take another folder") from error
+    return told | {"method": parse(text, told.get("stages"))}
 
 
 def turns_of(path: str | Path) -> list[Turn]:
@@ -191,9 +209,14 @@ class _Run:
         self.waiting: list[Record] = []
 
     def records(self, resume: bool) -> Iterator[Record]:
-        lock = filelock.FileLock(self.folder / "lock")
-        try:
-            distributed.from_rank_0(lambda: self._acquire(lock))
+        with ExitStack() as held:
+
+            def hold() -> None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = files.held(self.folder / "lock", what=f"the run folder {self.folder}")
+                held.enter_context(lock)
+
+            distributed.from_rank_0(hold)
             self._take_up() if resume else self._begin()
             # Other processes write nowhere.
             log = self.folder / "log.jsonl" if self.writes else Path(os.devnull)
@@ -202,17 +225,6 @@ class _Run:
                     yield from self._train()
                 finally:
                     self._log_steps()
-        finally:
-            lock.release()
-
-    def _acquire(self, lock: filelock.BaseFileLock) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise BlockingIOError(
-                f"the run folder {self.folder} is in use by another process"
-            ) from None
 
     def _begin(self) -> None:
         def new() -> None:
@@ -257,13 +269,8 @@ class _Run:
         if not (self.folder / "run.json").exists():
             raise FileNotFoundError(f"{self.folder} holds no run to resume")
         was = json.loads((self.folder / "run.json").read_text())
-        mine = describe(self.training)
-        for name in (*mine, "stages", "average"):  # the last two stand there only where in use
-            value = mine.get(name)
-            if was.get(name) != value:
-                raise ValueError(
-                    f"{self.folder} holds a run with another {name}: {was.get(name)}, not {value}"
-                )
+        optional = {"stages": None, "average": None}  # they stand there only where in use
+        check.same(was, optional | describe(self.training), f"{self.folder} holds another run")
         state = load_checkpoint(self.folder / "latest.pt")
         return state["training"], json_lines(self.folder / "log.jsonl")
 
