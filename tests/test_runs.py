@@ -483,7 +483,7 @@ def test_bad_arguments_are_named(digits, tmp_path):
         runs.log(run, tmp_path, minutes=0)
     with pytest.raises(ValueError, match="piece_mib = 0 is not allowed: MiB a file"):
         runs.log(run, tmp_path, piece_mib=0)
-    with pytest.raises(ValueError, match="best = 'x' needs curves"):
+    with pytest.raises(ValueError, match="best = 'x' is not allowed: curves are missing"):
         runs.log(run, tmp_path, best="x")
     with pytest.raises(ValueError, match="best = 'x' is not allowed: one of accuracy, other"):
         finish(runs.log(run, tmp_path, curves=measure, best="x"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from avmixup_kit._base import check
 from avmixup_kit._base.files import write_atomic
 
 
@@ -50,12 +51,8 @@ def save_checkpoint(
 
 def check_piece_mib(piece_mib: int | None) -> None:
     """Raise ValueError unless it is None or a size in MiB, 1 or more."""
-    if piece_mib is not None and (
-        isinstance(piece_mib, bool) or not isinstance(piece_mib, int) or piece_mib < 1
-    ):
-        raise ValueError(
-            f"piece_mib = {piece_mib!r} is not allowed: MiB a file, a whole number, 1 or more"
-        )
+    if piece_mib is not None:
+        check.whole("piece_mib", piece_mib, what="MiB a file, a whole number")
 
 
 def _is_piece(ending: str) -> bool:

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -165,48 +166,35 @@ def log(
         ValueError: the folder's run had other settings, images or another network.
         TrainingDiverged: the loss or a weight is no longer finite; the last checkpoint is good.
     """
-    for name, value in (("checkpoint_every", checkpoint_every), ("curves_every", curves_every)):
-        if value < 1:
-            raise ValueError(f"{name} = {value!r} is not allowed: 1 or more")
-    if minutes is not None and not 0 < minutes < float("inf"):
-        raise ValueError(f"minutes = {minutes!r} is not allowed: a positive number, or None")
+    check.whole("checkpoint_every", checkpoint_every)
+    check.whole("curves_every", curves_every)
+    fine = minutes is None or 0 < minutes < float("inf")
+    check.that(fine, "minutes", minutes, "a positive number, or None")
     check_piece_mib(piece_mib)
-    if best is not None and curves is None:
-        raise ValueError(f"best = {best!r} needs curves to choose by")
-    return _Run(
-        training,
-        Path(folder),
-        checkpoint_every,
-        keep_every,
-        curves,
-        curves_every,
-        best,
-        None if minutes is None else time.monotonic() + 60 * minutes,
+    check.that(best is None or curves is not None, "best", best, "curves are missing to choose by")
+    until = None if minutes is None else time.monotonic() + 60 * minutes
+    run = _Run(
+        training, Path(folder), checkpoint_every, keep_every, curves, curves_every, best, until,
         piece_mib,
-    ).records(resume)
+    )  # fmt: skip
+    return run.records(resume)
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        training: Training,
-        folder: Path,
-        checkpoint_every: int,
-        keep_every: int | None,
-        curves: Curves | None,
-        curves_every: int,
-        best: str | None,
-        until: float | None,
-        piece_mib: int | None,
-    ) -> None:
-        self.training, self.folder = training, folder
-        self.checkpoint_every, self.keep_every = checkpoint_every, keep_every
-        self.curves, self.curves_every, self.best = curves, curves_every, best
-        self.until, self.piece_mib = until, piece_mib
-        self.highest = float("-inf")
-        self.logged_turns = 0
-        self.writes = distributed.rank() == 0
-        self.waiting: list[Record] = []
+    training: Training
+    folder: Path
+    checkpoint_every: int
+    keep_every: int | None
+    curves: Curves | None
+    curves_every: int
+    best: str | None
+    until: float | None
+    piece_mib: int | None
+    highest: float = float("-inf")
+    logged_turns: int = 0
+    writes: bool = field(default_factory=lambda: distributed.rank() == 0)
+    waiting: list[Record] = field(default_factory=list)
 
     def records(self, resume: bool) -> Iterator[Record]:
         with ExitStack() as held:
@@ -310,8 +298,7 @@ class _Run:
         values = self.curves(self.training)
         self._write({"step": done, "curves": values, "seconds": round(seconds, 3)})
         if self.best is not None:
-            if self.best not in values:
-                raise ValueError(f"best = {self.best!r} is not allowed: one of {', '.join(values)}")
+            check.one_of("best", self.best, values)
             if values[self.best] > self.highest:
                 self.highest = values[self.best]
                 self._checkpoint("best.pt")
