@@ -5,7 +5,8 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -29,19 +30,21 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-class _Damaged(ValueError):
-    def __init__(self, path: Path, error: Exception) -> None:
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Say of whatever goes wrong inside the ``with`` that this file is at fault."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         reason = (str(error) or "it ends too early").splitlines()[0]
-        super().__init__(
+        raise ValueError(
             f"{path} is damaged or of another version ({type(error).__name__}: {reason})"
-        )
+        ) from error
 
 
 def _verdicts(path: Path) -> Evaluation:
-    try:
+    with _undamaged(path):
         return Evaluation.load(path)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise _Damaged(path, error) from error
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,12 @@ class Trial:
             attributes.get("diverged"),
         )
 
+    @classmethod
+    def from_json(cls, one: dict[str, Any]) -> "Trial":
+        """Return the trial that JSON made of its fields."""
+        measured = {int(step): value for step, value in one["measured"].items()}
+        return cls(**one | {"measured": measured, "taken_up": tuple(one["taken_up"])})
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -104,19 +113,10 @@ class Found:
     @classmethod
     def of(cls, study: "optuna.Study", plan: Plan, data: Data) -> "Found":
         """Return what a study holds now."""
-        trials = tuple(
-            Trial.of(t)
-            for t in study.get_trials(deepcopy=False)
-            if t.state.name not in ("WAITING", "FAIL")
-        )
-        return cls(
-            plan.identity(data),
-            plan.published(data.name),
-            plan.rungs,
-            trials,
-            importance(trials),
-            reference=plan.reference,
-        )
+        every = map(Trial.of, study.get_trials(deepcopy=False))
+        trials = tuple(trial for trial in every if trial.state not in ("waiting", "fail"))
+        about = plan.identity(data), plan.published(data.name), plan.rungs
+        return cls(*about, trials, importance(trials), reference=plan.reference)
 
     @property
     def finished(self) -> tuple[Trial, ...]:
@@ -194,37 +194,23 @@ class Found:
         path = folder / "summary.json"
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no search: there is no {path}")
-        try:
+        with _undamaged(path):
             read = json.loads(path.read_text())
-            trials = tuple(
-                Trial(
-                    **one
-                    | {
-                        "measured": {int(k): v for k, v in one["measured"].items()},
-                        "taken_up": tuple(one["taken_up"]),
-                    }
-                )
-                for one in read["trials"]
-            )
             files = {name: tuple(of_name) for name, of_name in read["again"].items()}
-            again = {
-                name: tuple(_verdicts(folder / "again" / file) for file in of_name)
-                for name, of_name in files.items()
-            }
-            return cls(
+            found = cls(
                 read["searched"],
                 read["published"],
                 tuple(read["rungs"]),
-                trials,
+                tuple(map(Trial.from_json, read["trials"])),
                 read["importance"],
-                again,
-                files,
-                read.get("reference", PAPER),
+                files=files,
+                reference=read.get("reference", PAPER),
             )
-        except _Damaged:
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise _Damaged(path, error) from error
+        again = {
+            name: tuple(_verdicts(folder / "again" / file) for file in of_name)
+            for name, of_name in files.items()
+        }
+        return dataclasses.replace(found, again=again)
 
     def comparisons(self) -> list[Comparison]:
         """Return the best setting against each other one, under each attack, over seeds."""
@@ -288,11 +274,11 @@ class Found:
             texttemplate="%{text}",
             colorbar={"title": "%"},
         )
-        for name, params, symbol, colour in (
-            (BEST, self.best.params, "star", plots.COLOURS[1]),
-            (self.reference, self.published, "x", plots.COLOURS[3]),
+        for name, params, symbol, size, colour in (
+            (BEST, self.best.params, "star", 14, plots.COLOURS[1]),
+            (self.reference, self.published, "x", 12, plots.COLOURS[3]),
         ):
-            marker = {"symbol": symbol, "size": 14, "color": colour}
+            marker = {"symbol": symbol, "size": size, "color": colour}
             figure.add_scatter(
                 x=[params[x]], y=[params[y]], mode="markers", marker=marker, name=name
             )
@@ -325,7 +311,7 @@ class Found:
 
     def slices(self, *names: str) -> "go.Figure":
         """Return accuracy against each named setting (all where none is named), trial by trial."""
-        go = plots.graph_objects()
+        plots.graph_objects()
         names = names or tuple(self._space)
         for name in names:
             check.one_of("name", name, self._space)
@@ -337,17 +323,16 @@ class Found:
                 (plots.GREY, "circle-open", "pruned: its last accuracy", self.pruned),
                 (plots.COLOURS[0], "circle", "trained to the end", self.finished),
             ):
-                figure.add_trace(
-                    go.Scatter(
-                        x=[_plain(trial.params[name]) for trial in trials],
-                        y=[100 * trial.value for trial in trials],
-                        mode="markers",
-                        marker={"color": colour, "symbol": symbol, "size": 8},
-                        name=title,
-                        legendgroup=title,
-                        showlegend=column == 1,
-                        text=[f"trial {trial.number}" for trial in trials],
-                    ),
+                values = [trial.params[name] for trial in trials]
+                figure.add_scatter(
+                    x=[str(value) if isinstance(value, bool) else value for value in values],
+                    y=[100 * trial.value for trial in trials],
+                    mode="markers",
+                    marker={"color": colour, "symbol": symbol, "size": 8},
+                    name=title,
+                    legendgroup=title,
+                    showlegend=column == 1,
+                    text=[f"trial {trial.number}" for trial in trials],
                     row=1,
                     col=column,
                 )
@@ -411,17 +396,12 @@ def progress(searches: Mapping[str, Found]) -> "go.Figure":
     """Return the best accuracy so far against training steps spent, a line for each search."""
     figure = plots.graph_objects().Figure()
     for i, (name, found) in enumerate(searches.items()):
-        spent, high, xs, ys = 0, 0.0, [], []
-        for trial in found.trials:
-            spent += trial.steps
-            if trial.state == "complete" and trial.value > high:
-                high = trial.value
-            if high:
-                xs.append(spent)
-                ys.append(100 * high)
+        spent = np.cumsum([trial.steps for trial in found.trials])
+        ends = [trial.value if trial.state == "complete" else 0.0 for trial in found.trials]
+        best = np.maximum.accumulate(ends)
         figure.add_scatter(
-            x=xs,
-            y=ys,
+            x=spent[best > 0].tolist(),
+            y=(100 * best[best > 0]).tolist(),
             name=name,
             mode="lines",
             line={"shape": "hv", "color": plots.COLOURS[i], "dash": plots.DASHES[i]},
@@ -437,10 +417,6 @@ def _name(judge: str) -> str:
     return methods.parse(judge).name if judge.startswith("Attack(") else judge
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, bool) else value
-
-
 def importance(trials: Sequence[Trial]) -> dict[str, float]:
     """Return each setting's share in whether a trial is among the best tenth (PED-ANOVA).
 
@@ -453,20 +429,17 @@ def importance(trials: Sequence[Trial]) -> dict[str, float]:
         return {}
     with quiet():
         study = optuna.create_study(direction="maximize")
-        for trial in measured:
-            distributions = {
-                name: optuna.distributions.CategoricalDistribution([False, True])
+        distributions = {}
+        for name, value in measured[0].params.items():
+            values = [trial.params[name] for trial in measured]
+            distributions[name] = (
+                optuna.distributions.CategoricalDistribution([False, True])
                 if isinstance(value, bool)
-                else optuna.distributions.FloatDistribution(
-                    min(t.params[name] for t in measured), max(t.params[name] for t in measured)
-                )
-                for name, value in trial.params.items()
-            }
-            study.add_trial(
-                optuna.trial.create_trial(
-                    params=trial.params, distributions=distributions, value=trial.value
-                )
+                else optuna.distributions.FloatDistribution(min(values), max(values))
             )
+        for trial in measured:
+            about = {"params": trial.params, "distributions": distributions}
+            study.add_trial(optuna.trial.create_trial(**about, value=trial.value))
         found = optuna.importance.get_param_importances(study)
     return {name: float(value) for name, value in found.items()}
 

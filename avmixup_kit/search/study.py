@@ -26,39 +26,6 @@ if TYPE_CHECKING:
     import optuna
 
 
-def _open_study(
-    place: Place, name: str, plan: Plan, identity: dict[str, Any], data: str
-) -> "optuna.Study":
-    """Return the study, made if need be; the paper's own setting is its first trial.
-
-    Raises:
-        ValueError: a study of this name is there and is another search.
-    """
-    optuna = optuna_package()
-    (place.folder / "trials").mkdir(parents=True, exist_ok=True)
-    pruner = optuna.pruners.NopPruner()
-    if plan.prune:
-        pruner = optuna.pruners.SuccessiveHalvingPruner(plan.rungs[0], PRUNED_TO)
-    with place.claiming(), quiet():
-        shared = {"storage": place.open(), "study_name": name, "pruner": pruner}
-        try:
-            study = optuna.load_study(**shared)
-        except KeyError:
-            study = optuna.create_study(**shared, direction="maximize", load_if_exists=True)
-        there = study.user_attrs.get("plan")
-        where = place.file or place.storage
-        if there is None:
-            if study.trials:
-                raise ValueError(f"{where} holds a study {name!r} that avmixup_kit did not make")
-            study.set_user_attr("plan", identity)
-            published = plan.published(data)
-            if all(low <= published[name] <= high for name, (low, high) in plan.space.items()):
-                study.enqueue_trial(published, skip_if_exists=True)
-        else:
-            check.same(there, identity, f"{where} holds another search under the name {name!r}")
-    return study
-
-
 @dataclass(frozen=True, eq=False)
 class Worker:
     """One process at work on a study; it holds no test images."""
@@ -66,6 +33,8 @@ class Worker:
     place: Place
     name: str
     plan: Plan
+    identity: dict[str, Any]
+    published: dict[str, Any]
     train: Split
     validation: Split
     epsilon: float
@@ -73,6 +42,42 @@ class Worker:
     checkpoint_every: int
     adopt: bool
     say: bool
+
+    def on(self, device: str | torch.device) -> "Worker":
+        """Return a worker whose images live there."""
+        train, validation = self.train.to(device), self.validation.to(device)
+        return dataclasses.replace(self, train=train, validation=validation)
+
+    def open(self) -> "optuna.Study":
+        """Return the study, made if need be; the paper's own setting is its first trial.
+
+        Raises:
+            ValueError: a study of this name is there and is another search.
+        """
+        optuna, plan, place = optuna_package(), self.plan, self.place
+        (place.folder / "trials").mkdir(parents=True, exist_ok=True)
+        pruner = optuna.pruners.NopPruner()
+        if plan.prune:
+            pruner = optuna.pruners.SuccessiveHalvingPruner(plan.rungs[0], PRUNED_TO)
+        with place.claiming(), quiet():
+            shared = {"storage": place.open(), "study_name": self.name, "pruner": pruner}
+            try:
+                study = optuna.load_study(**shared)
+            except KeyError:
+                study = optuna.create_study(**shared, direction="maximize", load_if_exists=True)
+            there = study.user_attrs.get("plan")
+            where = f"{place.file or place.storage} holds"
+            if there is not None:
+                where += f" another search under the name {self.name!r}"
+                check.same(there, self.identity, where)
+            elif study.trials:
+                raise ValueError(f"{where} a study {self.name!r} that avmixup_kit did not make")
+            else:
+                study.set_user_attr("plan", self.identity)
+                ranges = plan.space.items()
+                if all(low <= self.published[name] <= high for name, (low, high) in ranges):
+                    study.enqueue_trial(self.published, skip_if_exists=True)
+        return study
 
     def __call__(self, study: "optuna.Study") -> None:
         """Train and measure trials until the study has as many as it should."""
@@ -180,11 +185,9 @@ def measure(model: torch.nn.Module, split: Split, plan: Plan, epsilon: float) ->
     return evaluate(model, images, [judge], check=False).accuracy(judge.name)
 
 
-def _search_in_process(worker: Worker, device: str, identity: dict[str, Any], data: str) -> None:
-    on_device = dataclasses.replace(
-        worker, train=worker.train.to(device), validation=worker.validation.to(device)
-    )
-    on_device(_open_study(worker.place, worker.name, worker.plan, identity, data))
+def _search_on(device: str, worker: Worker) -> None:
+    worker = worker.on(device)
+    worker(worker.open())
 
 
 class _Plugins:
@@ -268,18 +271,13 @@ def search(
     plan = Plan() if plan is None else plan
     plan.check(data)
     place = Place(Path(folder), storage)
-    identity = plan.identity(data)
-    opened = _open_study(place, study, plan, identity, data.name)
     worker = Worker(
-        place, study, plan, data.train, data.validation, plan.epsilon_on(data), trials,
-        checkpoint_every, adopt, say,
+        place, study, plan, plan.identity(data), plan.published(data.name), data.train,
+        data.validation, plan.epsilon_on(data), trials, checkpoint_every, adopt, say,
     )  # fmt: skip
-    away = worker
-    if jobs > 1:  # CUDA tensors cannot be sent
-        cpu = data.to("cpu")
-        away = dataclasses.replace(worker, train=cpu.train, validation=cpu.validation)
-    arguments = away, str(data.train.device), identity, data.name
-    with helper_processes(_search_in_process, arguments, jobs - 1):
+    opened = worker.open()
+    away = worker.on("cpu") if jobs > 1 else worker  # CUDA tensors cannot be sent
+    with helper_processes(_search_on, (str(data.train.device), away), jobs - 1):
         worker(opened)
     worker(opened)  # what a process that died beside this one has left
     with place.claiming(), quiet():  # processes that end together write one after the other
