@@ -316,7 +316,7 @@ def test_a_disk_that_fills_up_between_pieces_keeps_the_checkpoint(tmp_path, monk
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, content)
 
-    monkeypatch.setattr(checkpoints, "write_atomic", full)
+    monkeypatch.setattr(files, "write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save_checkpoint(path, {"noise": noise + 1}, piece_mib=1)
     monkeypatch.undo()

@@ -214,28 +214,23 @@ class Attack:
             def climb(x_hat: Tensor) -> Tensor:
                 return self.objective(guide(x_hat), y, reference)
 
-            best = self._once(climb, x, rng)
+            def crafted() -> Tensor:
+                start = self.first_delta(x, rng)
+                limits = self.epsilon, self.step, self.steps
+                return ascend(lambda x_hat: climb(x_hat).sum(), x, start, *limits)
+
+            best = crafted()
             if self.restarts > 1:
                 with torch.no_grad():
                     value = climb(x + best)
                 for _ in range(self.restarts - 1):
-                    delta = self._once(climb, x, rng)
+                    delta = crafted()
                     with torch.no_grad():
                         other = climb(x + delta)
                     better = other > value
                     value = torch.where(better, other, value)
                     best = torch.where(better.reshape(-1, 1, 1, 1), delta, best)
         return best
-
-    def _once(self, climb: Callable[[Tensor], Tensor], x: Tensor, rng: Generator | None) -> Tensor:
-        return ascend(
-            lambda x_hat: climb(x_hat).sum(),
-            x,
-            self.first_delta(x, rng),
-            self.epsilon,
-            self.step,
-            self.steps,
-        )
 
 
 class Crafting(TypedDict, total=False):

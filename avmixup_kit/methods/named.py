@@ -1,6 +1,6 @@
 """The named compositions of the paper's tables."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Unpack
 
@@ -158,13 +158,7 @@ def mixture(
     return Method(sources.five(**crafting), mix)
 
 
-def build(name: str, **settings: Any) -> Method:
-    """Return the named method with the given settings.
-
-    Raises:
-        ValueError: an unknown name, or a setting that the method does not have.
-    """
-    return METHODS.build(name, **settings)
+build: Callable[..., Method] = METHODS.build
 
 
 def at_epsilon(name: str, epsilon: float, **settings: Any) -> Method:

@@ -4,9 +4,7 @@ import dataclasses
 import json
 import math
 import re
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -30,21 +28,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-@contextmanager
-def _undamaged(path: Path) -> Iterator[None]:
-    """Say of whatever goes wrong inside the ``with`` that this file is at fault."""
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        reason = (str(error) or "it ends too early").splitlines()[0]
-        raise ValueError(
-            f"{path} is damaged or of another version ({type(error).__name__}: {reason})"
-        ) from error
-
-
-def _verdicts(path: Path) -> Evaluation:
-    with _undamaged(path):
-        return Evaluation.load(path)
+DAMAGED = "is damaged or of another version"
 
 
 @dataclass(frozen=True)
@@ -194,22 +178,22 @@ class Found:
         path = folder / "summary.json"
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no search: there is no {path}")
-        with _undamaged(path):
+        with files.blamed(path, DAMAGED):
             read = json.loads(path.read_text())
-            files = {name: tuple(of_name) for name, of_name in read["again"].items()}
+            names = {name: tuple(of_name) for name, of_name in read["again"].items()}
             found = cls(
                 read["searched"],
                 read["published"],
                 tuple(read["rungs"]),
                 tuple(map(Trial.from_json, read["trials"])),
                 read["importance"],
-                files=files,
+                files=names,
                 reference=read.get("reference", PAPER),
             )
-        again = {
-            name: tuple(_verdicts(folder / "again" / file) for file in of_name)
-            for name, of_name in files.items()
-        }
+        again: dict[str, tuple[Evaluation, ...]] = {}
+        for name, path in ((n, folder / "again" / file) for n in names for file in names[n]):
+            with files.blamed(path, DAMAGED):
+                again[name] = (*again.get(name, ()), Evaluation.load(path))
         return dataclasses.replace(found, again=again)
 
     def comparisons(self) -> list[Comparison]:

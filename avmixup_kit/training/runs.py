@@ -76,11 +76,9 @@ def about(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "run.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no run: there is no {path.name}")
-    try:
+    with files.blamed(path, "is damaged or no run's: take another folder"):
         told = json.loads(path.read_text())
         text = told["method"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or no run's: take another folder") from error
     return told | {"method": parse(text, told.get("stages"))}
 
 
