@@ -37,8 +37,8 @@ def test_markdown_aligns_numbers_to_the_right():
 def test_a_damaged_file_is_blamed_in_one_line(tmp_path):
     path = tmp_path / "notes.json"
     for error, reason in ((KeyError("a"), "KeyError: 'a'"), (EOFError(), "it ends too early")):
-        with pytest.raises(ValueError, match=rf"notes.json is damaged \(.*{reason}\)$"):
-            with files.blamed(path, "is damaged"):
-                raise error
+        said = rf"notes.json is damaged \(.*{reason}\)$"
+        with pytest.raises(ValueError, match=said), files.blamed(path, "is damaged"):
+            raise error
     with pytest.raises(ZeroDivisionError), files.blamed(path, "is damaged"):
         raise ZeroDivisionError

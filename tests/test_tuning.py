@@ -102,6 +102,23 @@ def test_feature_scatter_and_further_options_are_searched(tmp_path, data):
     assert scatter.published("cifar100")["lambda2"] == recipe.lambda2 == 0.42
 
 
+def test_without_mixing_it_is_pgd_or_feature_scatter_as_released():
+    assert tuning.Plan().unmixed(0.1) == methods.pgd(epsilon=0.1)
+    scatter = tuning.Plan(method="feature_scatter_avmixup")
+    assert scatter.unmixed(0.1) == methods.feature_scatter(epsilon=0.1)
+
+
+def test_settings_of_any_method_are_searched_at_the_radius_of_the_data():
+    beta = tuning.Plan(method="trades", ranges={"beta": (1, 9)})
+    assert beta.space == {"beta": (1, 9)}
+    assert beta.build({"beta": 2.0}, 0.1) == methods.trades(2.0, epsilon=0.1, step_size=0.1 / 4)
+    assert (beta.reference, beta.published("digits")) == ("default", {"beta": 6.0})
+    five = tuning.Plan(method="mixture", also=("per_example",))
+    assert five.published("digits") == {
+        "gamma": 2.0, "lambda1": 1.0, "lambda2": 0.1, "per_example": True,
+    }  # fmt: skip
+
+
 class Sealed:
     """Test images that no search may look at."""
 
