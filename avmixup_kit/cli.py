@@ -16,7 +16,7 @@ from avmixup_kit import methods, models
 from avmixup_kit import search as tuning
 from avmixup_kit._base import distributed
 from avmixup_kit._base.distributed import RankFailed, choose_device
-from avmixup_kit._base.plugins import load_plugin
+from avmixup_kit._base.plugins import load_plugins
 from avmixup_kit.cli_options import (
     DataOptions,
     MethodOptions,
@@ -42,8 +42,7 @@ def _seen(words: Sequence[str]) -> Namespace:
     peek.add_argument("--method", default="avmixup")
     peek.add_argument("--plugin", nargs="+", action="extend", type=Path, default=[])
     seen = peek.parse_known_args(list(words))[0]
-    for path in seen.plugin:
-        load_plugin(path)
+    load_plugins(seen.plugin)
     return seen
 
 
@@ -242,8 +241,9 @@ class Demo:
 
 @dataclass(frozen=True)
 class Search:
-    """Search gamma, lambda1 and lambda2 by robust accuracy on validation images, with Optuna; then
-    measure the best setting and the paper's again, over seeds, on test images."""
+    """Search gamma, lambda1 and lambda2, or settings of another method, by robust accuracy on
+    validation images, with Optuna; then measure the best and the paper's setting again, over seeds,
+    on test images."""
 
     folder: Annotated[Path, tyro.conf.Positional] = Path("search")
     """Where to write; a search in it is gone on with."""
@@ -253,16 +253,18 @@ class Search:
     )
     trials: int = 100
     """How many trials the study holds in the end, whoever did them."""
-    method: tuning.Searched = "avmixup"
-    """What is trained."""
+    method: str = "avmixup"
+    """What is trained: a method of the kit or of a plugin."""
     gamma: tuple[float, float] = (1.0, 4.0)
-    """Lowest and highest."""
+    """Lowest and highest, where the method has it; so for the next two."""
     lambda1: tuple[float, float] = (0.0, 1.0)
     """Lowest and highest."""
     lambda2: tuple[float, float] = (0.0, 1.0)
     """Lowest and highest."""
-    also: tuple[tuning.Option, ...] = ()
-    """Options that are searched as well."""
+    also: tuple[str, ...] = ()
+    """Settings that are searched as well, each yes or no: clip_vertex, per_example."""
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Lowest and highest of further settings: --ranges beta 1 9."""
     epsilon: float | None = None
     """Radius of the ball in [0, 1] pixels; the data set's own where left out."""
     attack_steps: int | None = None

@@ -32,8 +32,8 @@ def demo_methods(epsilon: float) -> dict[str, Method]:
     return {
         "Standard": methods.standard(),
         "PGD": methods.pgd(epsilon=epsilon),
-        "LS0.8": methods.label_smoothing(0.8, epsilon),
-        "AVmixup": methods.avmixup(2.0, 1.0, 0.1, epsilon),
+        "LS0.8": methods.label_smoothing(0.8, epsilon=epsilon),
+        "AVmixup": methods.avmixup(2.0, 1.0, 0.1, epsilon=epsilon),
     }
 
 

@@ -28,7 +28,7 @@ METHODS = {
     "mixup": methods.mixup(0.4),
     "avmixup": methods.avmixup(epsilon=EPSILON, steps=3),
     "avmixup, batch norm train": methods.avmixup(epsilon=EPSILON, steps=2, batch_norm="train"),
-    "trades": methods.trades(6.0, EPSILON, None, steps=3),
+    "trades": methods.trades(6.0, epsilon=EPSILON, step_size=None, steps=3),
     "feature scatter": methods.feature_scatter(epsilon=EPSILON),
     "five sources": methods.mixture(epsilon=EPSILON, steps=2),
 }

@@ -43,7 +43,7 @@ print(json.dumps({"gamma": lab.numbers["gamma"].slider.model_id,
 
 def training(data: av.Data, steps: int) -> av.Training:
     """Return a training of the benchmark's kind."""
-    dial = av.Dial(av.avmixup(2.0, 1.0, 0.1, data.epsilon))
+    dial = av.Dial(av.avmixup(2.0, 1.0, 0.1, epsilon=data.epsilon))
     return av.Training(av.small_cnn(data), data.train, dial, steps)
 
 

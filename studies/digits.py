@@ -43,10 +43,10 @@ STEPS = 500
 SEEDS = (0, 1, 2, 3, 4)
 VARIANTS = {
     "PGD": methods.pgd(epsilon=EPSILON),
-    "LS0.8": methods.label_smoothing(0.8, EPSILON),
-    "AVmixup": methods.avmixup(2.0, 1.0, 0.1, EPSILON),
-    "AVmixup-mild": methods.avmixup(1.5, 1.0, 0.7, EPSILON),
-    "AVmixup-diverse": methods.mixture(2.0, 1.0, 0.1, EPSILON),
+    "LS0.8": methods.label_smoothing(0.8, epsilon=EPSILON),
+    "AVmixup": methods.avmixup(2.0, 1.0, 0.1, epsilon=EPSILON),
+    "AVmixup-mild": methods.avmixup(1.5, 1.0, 0.7, epsilon=EPSILON),
+    "AVmixup-diverse": methods.mixture(2.0, 1.0, 0.1, epsilon=EPSILON),
 }
 ATTACKS = (
     av.fgsm(EPSILON),

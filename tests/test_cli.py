@@ -90,7 +90,7 @@ def test_a_training_of_limited_time_says_how_far_it_came(monkeypatch, tmp_path, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--precision", "tf32"], "precision = 'tf32' is not allowed on this cpu"),
+        (["--precision", "tf32"], "precision = 'tf32' is not allowed: only CUDA"),
         (["--minutes", "0"], "minutes = 0.0 is not allowed"),
         (["--checkpoint-piece-mib", "0"], "piece_mib = 0 is not allowed"),
         (["--gamma", "0.5"], "gamma = 0.5 is not allowed"),

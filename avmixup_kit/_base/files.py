@@ -2,10 +2,16 @@
 
 import json
 import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import filelock
+
+# What reading a file raises that was cut, altered or written by something else.
+DAMAGE = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:
@@ -40,6 +46,22 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
             if number < len(lines) - 1:
                 raise ValueError(f"line {number + 1} of {path} is not JSON: {error}") from error
     return records
+
+
+@contextmanager
+def blamed(
+    path: Path, words: str, errors: type[Exception] | tuple[type[Exception], ...] = DAMAGE
+) -> Iterator[None]:
+    """Say "path words (error: reason)", in one line, of what goes wrong inside the ``with``.
+
+    Raises:
+        ValueError: in place of each of ``errors``.
+    """
+    try:
+        yield
+    except errors as error:
+        reason = (str(error) or "it ends too early").splitlines()[0]
+        raise ValueError(f"{path} {words} ({type(error).__name__}: {reason})") from error
 
 
 def held(path: Path, patience: float = 0.0, what: str = "") -> filelock.AcquireReturnProxy:

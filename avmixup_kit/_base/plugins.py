@@ -1,10 +1,17 @@
 """Python files of one's own, run by name because the user said so."""
 
 import sys
+from collections.abc import Iterable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-LOADED: list[Path] = []  # what further processes must load as well
+LOADED: dict[str, Path] = {}  # in this process, in order
+
+
+def load_plugins(paths: Iterable[Path]) -> None:
+    """Load each, as ``load_plugin`` does."""
+    for path in paths:
+        load_plugin(path)
 
 
 def load_plugin(path: Path) -> None:
@@ -33,4 +40,4 @@ def load_plugin(path: Path) -> None:
         del sys.modules[name]
         said = str(error).splitlines()[0] if str(error) else "no message"
         raise ImportError(f"--plugin {path}: {type(error).__name__}: {said}") from error
-    LOADED.append(path.resolve())
+    LOADED[name] = path.resolve()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from avmixup_kit._base import check
+from avmixup_kit._base.plots import GREY, METHOD_COLOURS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,14 +54,14 @@ class Registry(Mapping[str, Callable[..., Any]]):
         name: str | None = None,
         *,
         title: str | None = None,
-        colour: str = "#808080",
+        colour: str | None = None,
         size: Any = None,
     ) -> Callable[[F], F]:
         """Return a decorator that adds a function, under its own name unless another is given.
 
         Args:
             title: for people; the name with spaces where left out.
-            colour: of its curves in every figure, "#rrggbb".
+            colour: of its curves in every figure, "#rrggbb"; ``METHOD_COLOURS``' where left out.
             size: of a data set, before it is there.
 
         Raises:
@@ -74,7 +75,8 @@ class Registry(Mapping[str, Callable[..., Any]]):
                 taken = f"{old.make.__module__} has that name already; choose another"
                 check.that(False, self.kind, chosen, taken)
             said = title or chosen.replace("_", " ")
-            self.entries[chosen] = Entry(chosen, make, said, colour, size)
+            shown = colour or METHOD_COLOURS.get(chosen, GREY)
+            self.entries[chosen] = Entry(chosen, make, said, shown, size)
             return make
 
         return add

@@ -7,10 +7,11 @@ returns a perturbation with
 training methods and the columns of an evaluation.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, get_type_hints
 
 import torch
 from torch import Generator, Tensor, nn
@@ -213,12 +214,17 @@ class Attack:
             def climb(x_hat: Tensor) -> Tensor:
                 return self.objective(guide(x_hat), y, reference)
 
-            best = self._once(climb, x, rng)
+            def crafted() -> Tensor:
+                start = self.first_delta(x, rng)
+                limits = self.epsilon, self.step, self.steps
+                return ascend(lambda x_hat: climb(x_hat).sum(), x, start, *limits)
+
+            best = crafted()
             if self.restarts > 1:
                 with torch.no_grad():
                     value = climb(x + best)
                 for _ in range(self.restarts - 1):
-                    delta = self._once(climb, x, rng)
+                    delta = crafted()
                     with torch.no_grad():
                         other = climb(x + delta)
                     better = other > value
@@ -226,15 +232,60 @@ class Attack:
                     best = torch.where(better.reshape(-1, 1, 1, 1), delta, best)
         return best
 
-    def _once(self, climb: Callable[[Tensor], Tensor], x: Tensor, rng: Generator | None) -> Tensor:
-        return ascend(
-            lambda x_hat: climb(x_hat).sum(),
-            x,
-            self.first_delta(x, rng),
-            self.epsilon,
-            self.step,
-            self.steps,
+
+class Crafting(TypedDict, total=False):
+    """Settings of ``Attack``, by keyword, that every training method with an attack takes."""
+
+    epsilon: float
+    step_size: float | None
+    steps: int
+    batch_norm: BatchNorm
+
+
+class StartedCrafting(Crafting, total=False):
+    """The same where the start is free to choose."""
+
+    start: Start
+
+
+class Attacking(StartedCrafting, total=False):
+    """The same and those that only an evaluation needs."""
+
+    restarts: int
+    source: nn.Module | None
+
+
+TRAINING = Attack(
+    steps=10, batch_norm="batch"
+)  # the authors' code crafts on the batch's statistics
+EVALUATION = Attack(steps=20)
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def settings_of(attack: Attack) -> Callable[[M], M]:
+    """Return a decorator that spells out a function's ``**settings: Unpack[...]``.
+
+    Signature, ``help()``, registry and command line then show each by name, with the attack's value
+    as its default.
+    """
+
+    def spelled_out(make: M) -> M:
+        signature = inspect.signature(make, eval_str=True)
+        *own, settings = signature.parameters.values()
+        kinds = get_type_hints(*get_args(settings.annotation))
+        named = (
+            settings.replace(
+                name=name,
+                kind=inspect.Parameter.KEYWORD_ONLY,
+                default=getattr(attack, name),
+                annotation=kind,
+            )
+            for name, kind in kinds.items()
         )
+        vars(make)["__signature__"] = signature.replace(parameters=[*own, *named])
+        return make
+
+    return spelled_out
 
 
 ATTACKS = Registry("attack")
@@ -253,61 +304,19 @@ def fgsm(
     The paper does not say whether its FGSM starts at random; the default is the original attack,
     without. Feature Scatter's code starts uniformly: ``start="uniform"``.
     """
-    return Attack(
-        epsilon=epsilon,
-        step_size=epsilon,
-        steps=1,
-        start=start,
-        batch_norm=batch_norm,
-        source=source,
-    )
+    one_step = Attack(epsilon=epsilon, step_size=epsilon, steps=1)
+    return replace(one_step, start=start, batch_norm=batch_norm, source=source)
 
 
 @ATTACKS.register(title="PGD")
-def pgd(
-    *,
-    steps: int = 20,
-    epsilon: float = 8 / 255,
-    step_size: float | None = None,
-    restarts: int = 1,
-    start: Start = "uniform",
-    batch_norm: BatchNorm = "eval",
-    source: nn.Module | None = None,
-) -> Attack:
+@settings_of(EVALUATION)
+def pgd(**settings: Unpack[Attacking]) -> Attack:
     """Return PGD-``steps`` on the label's cross-entropy from a uniform start (Madry et al.)."""
-    return Attack(
-        epsilon=epsilon,
-        step_size=step_size,
-        steps=steps,
-        start=start,
-        restarts=restarts,
-        batch_norm=batch_norm,
-        source=source,
-    )
+    return replace(EVALUATION, **settings)
 
 
 @ATTACKS.register(title="CW")
-def cw(
-    *,
-    steps: int = 20,
-    epsilon: float = 8 / 255,
-    step_size: float | None = None,
-    kappa: float = 50.0,
-    restarts: int = 1,
-    start: Start = "uniform",
-    batch_norm: BatchNorm = "eval",
-    source: nn.Module | None = None,
-) -> Attack:
+@settings_of(EVALUATION)
+def cw(*, kappa: float = 50.0, **settings: Unpack[Attacking]) -> Attack:
     """Return CW-``steps`` as the paper uses it: PGD on the margin loss with its kappa."""
-    return replace(
-        pgd(
-            steps=steps,
-            epsilon=epsilon,
-            step_size=step_size,
-            restarts=restarts,
-            start=start,
-            batch_norm=batch_norm,
-            source=source,
-        ),
-        objective=Margin(kappa),
-    )
+    return replace(EVALUATION, objective=Margin(kappa), **settings)

@@ -91,21 +91,29 @@ class Objective(Protocol):
     def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample: ...
 
 
+class _WithoutReference:
+    def reference(self, model: nn.Module, x: Images) -> None:
+        return None
+
+
+class _FromCleanLogits:
+    def reference(self, model: nn.Module, x: Images) -> Tensor:
+        with torch.no_grad():
+            return model(x)
+
+
 @dataclass(frozen=True)
-class LabelCrossEntropy:
+class LabelCrossEntropy(_WithoutReference):
     """The cross-entropy on the true label: PGD and FGSM."""
 
     name: ClassVar[str] = "PGD"
-
-    def reference(self, model: nn.Module, x: Images) -> None:
-        return None
 
     def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         return soft_cross_entropy(logits, y)
 
 
 @dataclass(frozen=True)
-class Margin:
+class Margin(_WithoutReference):
     """The CW margin loss -relu(z_y - max_{j != y} z_j + kappa), the paper's "CW".
 
     Misclassified by more than kappa, an example has nothing left to gain.
@@ -118,20 +126,12 @@ class Margin:
         fine = 0.0 <= self.kappa < float("inf")
         check.that(fine, "kappa", self.kappa, "a finite number, 0 or more")
 
-    def reference(self, model: nn.Module, x: Images) -> None:
-        return None
-
     def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         return -F.relu(margin(logits, y) + self.kappa)
 
 
-def _clean_logits(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x)
-
-
 @dataclass(frozen=True)
-class TargetedCrossEntropy:
+class TargetedCrossEntropy(_FromCleanLogits):
     """The log-probability of one wrong class, fixed before the first step: a targeted attack.
 
     The target is the wrong class that is ``rank``-th most likely on the clean image (1: the
@@ -143,9 +143,6 @@ class TargetedCrossEntropy:
 
     def __post_init__(self) -> None:
         check.whole("rank", self.rank)
-
-    def reference(self, model: nn.Module, x: Tensor) -> Tensor:
-        return _clean_logits(model, x)
 
     def __call__(self, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
         assert reference is not None
@@ -159,13 +156,10 @@ class TargetedCrossEntropy:
 
 
 @dataclass(frozen=True)
-class KLToClean:
+class KLToClean(_FromCleanLogits):
     """KL(f(x) || f(x + delta)), which TRADES climbs; labels play no part."""
 
     name: ClassVar[str] = "KL"
-
-    def reference(self, model: nn.Module, x: Images) -> Tensor:
-        return _clean_logits(model, x)
 
     def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         assert reference is not None
@@ -173,7 +167,7 @@ class KLToClean:
 
 
 @dataclass(frozen=True)
-class TransportDistance:
+class TransportDistance(_FromCleanLogits):
     """Feature Scatter's optimal-transport distance between clean and perturbed logits.
 
     One number for the whole batch, shared out equally: examples of a batch influence each other,
@@ -188,9 +182,6 @@ class TransportDistance:
     iterations: int = 100
     tolerance: float | None = 0.1
     name: ClassVar[str] = "FS"
-
-    def reference(self, model: nn.Module, x: Images) -> Tensor:
-        return _clean_logits(model, x)
 
     def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         assert reference is not None

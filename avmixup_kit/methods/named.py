@@ -1,13 +1,13 @@
 """The named compositions of the paper's tables."""
 
-from collections.abc import Collection
-from dataclasses import fields, is_dataclass
-from typing import Any
+from collections.abc import Callable, Collection
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Unpack
 
-from avmixup_kit._base.plots import METHOD_COLOURS
+from avmixup_kit._base import check
 from avmixup_kit._base.registry import Registry
-from avmixup_kit.methods import attacks, sources
-from avmixup_kit.methods.attacks import Attack, BatchNorm, Start
+from avmixup_kit.methods import sources
+from avmixup_kit.methods.attacks import TRAINING, Attack, Crafting, StartedCrafting, settings_of
 from avmixup_kit.methods.losses import KLToClean, Trades, TransportDistance
 from avmixup_kit.methods.method import Method, Perturb
 from avmixup_kit.methods.mixing import Adversarial, AVmixup, Mixup
@@ -33,78 +33,54 @@ SETTINGS = {
 }
 
 
-def _crafter(
-    steps: int,
-    epsilon: float,
-    step_size: float | None,
-    batch_norm: BatchNorm,
-    start: Start,
-) -> Attack:
-    return attacks.pgd(
-        steps=steps, epsilon=epsilon, step_size=step_size, batch_norm=batch_norm, start=start
-    )
+TRADES = Attack(KLToClean(), 0.031, 0.007, 10, "normal", clip_start=False)
+SCATTER = Attack(TransportDistance(), steps=1, clip_start=False)
 
 
-@METHODS.register(title="Standard", colour=METHOD_COLOURS["standard"])
+@METHODS.register(title="Standard")
 def standard() -> Method:
     """Return training on clean images with hard labels: the paper's "Standard"."""
     return Method()
 
 
-@METHODS.register(title="Mixup", colour=METHOD_COLOURS["mixup"])
+@METHODS.register(title="Mixup")
 def mixup(a: float = 1.0, *, per_example: bool = True) -> Method:
     """Return Mixup with weights from Beta(a, a), Equation (4)."""
     return Method(mix=Mixup(a, per_example))
 
 
-@METHODS.register(title="PGD", colour=METHOD_COLOURS["pgd"])
-def pgd(
-    *,
-    steps: int = 10,
-    epsilon: float = 8 / 255,
-    step_size: float | None = None,
-    batch_norm: BatchNorm = "batch",
-    start: Start = "uniform",
-) -> Method:
+@METHODS.register(title="PGD")
+@settings_of(TRAINING)
+def pgd(**crafting: Unpack[StartedCrafting]) -> Method:
     """Return PGD adversarial training (Madry et al.): 10 steps of 2/255, epsilon 8/255.
 
     The paper is silent on batch norm while crafting; the default is the authors' code: statistics
     of the batch, running averages untouched.
     """
-    return Method(_crafter(steps, epsilon, step_size, batch_norm, start))
+    return Method(replace(TRAINING, **crafting))
 
 
 pgd_training = pgd  # av.pgd is the attack
 
 
-@METHODS.register(title="Label smoothing", colour=METHOD_COLOURS["label_smoothing"])
-def label_smoothing(
-    lam: float = 0.8,
-    epsilon: float = 8 / 255,
-    step_size: float | None = None,
-    steps: int = 10,
-    batch_norm: BatchNorm = "batch",
-    *,
-    start: Start = "uniform",
-) -> Method:
+@METHODS.register(title="Label smoothing")
+@settings_of(TRAINING)
+def label_smoothing(lam: float = 0.8, **crafting: Unpack[StartedCrafting]) -> Method:
     """Return PGD training with labels phi(y, lam): the paper's "LS lambda"."""
-    return Method(_crafter(steps, epsilon, step_size, batch_norm, start), Adversarial(lam))
+    return Method(replace(TRAINING, **crafting), Adversarial(lam))
 
 
-@METHODS.register(title="AVmixup", colour=METHOD_COLOURS["avmixup"])
+@METHODS.register(title="AVmixup")
+@settings_of(TRAINING)
 def avmixup(
     gamma: float = 2.0,
     lambda1: float = 1.0,
     lambda2: float = 0.1,
-    epsilon: float = 8 / 255,
-    step_size: float | None = None,
-    steps: int = 10,
-    batch_norm: BatchNorm = "batch",
     *,
-    start: Start = "uniform",
     clip_vertex: bool = False,
     per_example: bool = True,
     perturb: Perturb | None = None,
+    **crafting: Unpack[StartedCrafting],
 ) -> Method:
     """Return AVmixup (Algorithm 1) with the paper's setting as default.
 
@@ -114,71 +90,43 @@ def avmixup(
     Raises:
         ValueError: gamma < 1, a lambda outside [0, 1], an illegal PGD setting.
     """
-    if perturb is None:
-        perturb = _crafter(steps, epsilon, step_size, batch_norm, start)
+    perturb = replace(TRAINING, **crafting) if perturb is None else perturb
     return Method(perturb, AVmixup(gamma, lambda1, lambda2, clip_vertex, per_example))
 
 
-@METHODS.register(title="TRADES", colour=METHOD_COLOURS["trades"])
-def trades(
-    beta: float = 6.0,
-    epsilon: float = 0.031,
-    step_size: float | None = 0.007,
-    steps: int = 10,
-    batch_norm: BatchNorm = "eval",
-) -> Method:
+@METHODS.register(title="TRADES")
+@settings_of(TRADES)
+def trades(beta: float = 6.0, **crafting: Unpack[Crafting]) -> Method:
     """Return TRADES as its authors released it: epsilon 0.031, 10 steps of 0.007 up the KL."""
-    crafter = Attack(KLToClean(), epsilon, step_size, steps, "normal", False, batch_norm=batch_norm)
-    return Method(crafter, Adversarial(), Trades(beta))
+    return Method(replace(TRADES, **crafting), Adversarial(), Trades(beta))
 
 
-def _scatter(
-    epsilon: float, step_size: float | None, steps: int, batch_norm: BatchNorm, start: Start
-) -> Attack:
-    return Attack(
-        TransportDistance(),
-        epsilon,
-        epsilon if step_size is None else step_size,
-        steps,
-        start,
-        clip_start=False,
-        batch_norm=batch_norm,
-    )
+def _scatter(crafting: StartedCrafting) -> Attack:
+    attack = replace(SCATTER, **crafting)
+    return attack if attack.step_size else replace(attack, step_size=attack.epsilon)
 
 
-@METHODS.register(title="Feature Scatter", colour=METHOD_COLOURS["feature_scatter"])
-def feature_scatter(
-    lam: float = 0.5,
-    epsilon: float = 8 / 255,
-    step_size: float | None = None,
-    steps: int = 1,
-    batch_norm: BatchNorm = "eval",
-    *,
-    start: Start = "uniform",
-) -> Method:
+@METHODS.register(title="Feature Scatter")
+@settings_of(SCATTER)
+def feature_scatter(lam: float = 0.5, **crafting: Unpack[StartedCrafting]) -> Method:
     """Return Feature Scatter (Zhang and Wang 2019, released code).
 
     One step of the full epsilon (``step_size=None``) up the optimal-transport distance from an
     unclipped uniform start; labels phi(y, 0.5).
     """
-    return Method(_scatter(epsilon, step_size, steps, batch_norm, start), Adversarial(lam))
+    return Method(_scatter(crafting), Adversarial(lam))
 
 
-@METHODS.register(
-    title="Feature Scatter + AVmixup", colour=METHOD_COLOURS["feature_scatter_avmixup"]
-)
+@METHODS.register(title="Feature Scatter + AVmixup")
+@settings_of(SCATTER)
 def feature_scatter_avmixup(
     gamma: float = 1.0,
     lambda1: float = 0.5,
     lambda2: float = 0.7,
-    epsilon: float = 8 / 255,
-    step_size: float | None = None,
-    steps: int = 1,
-    batch_norm: BatchNorm = "eval",
     *,
-    start: Start = "uniform",
     clip_vertex: bool = False,
     per_example: bool = True,
+    **crafting: Unpack[StartedCrafting],
 ) -> Method:
     """Return AVmixup over Feature Scatter's perturbation, Section 5.4.
 
@@ -186,51 +134,47 @@ def feature_scatter_avmixup(
     combination was released: the perturbation is x' - x, and AVmixup's labels take the place of
     Feature Scatter's 0.5 smoothing.
     """
-    return avmixup(
-        gamma,
-        lambda1,
-        lambda2,
-        clip_vertex=clip_vertex,
-        per_example=per_example,
-        perturb=_scatter(epsilon, step_size, steps, batch_norm, start),
-    )
+    mix = AVmixup(gamma, lambda1, lambda2, clip_vertex, per_example)
+    return Method(_scatter(crafting), mix)
 
 
-@METHODS.register(title="AVmixup over five sources", colour=METHOD_COLOURS["mixture"])
+@METHODS.register(title="AVmixup over five sources")
+@settings_of(TRAINING)
 def mixture(
     gamma: float = 2.0,
     lambda1: float = 1.0,
     lambda2: float = 0.1,
-    epsilon: float = 8 / 255,
-    step_size: float | None = None,
-    steps: int = 10,
-    batch_norm: BatchNorm = "batch",
     *,
     clip_vertex: bool = False,
     per_example: bool = True,
+    **crafting: Unpack[Crafting],
 ) -> Method:
     """Return AVmixup over five perturbation sources, one drawn per batch, Section 5.4.
 
     The sources are ``sources.five``: PGD, CW, targeted, TRADES' KL and Feature Scatter. Any
     others: ``avmixup(perturb=Mixture((source, ...)))``.
     """
-    return avmixup(
-        gamma,
-        lambda1,
-        lambda2,
-        clip_vertex=clip_vertex,
-        per_example=per_example,
-        perturb=sources.five(epsilon, step_size, steps, batch_norm),
-    )
+    mix = AVmixup(gamma, lambda1, lambda2, clip_vertex, per_example)
+    return Method(sources.five(**crafting), mix)
 
 
-def build(name: str, **settings: Any) -> Method:
-    """Return the named method with the given settings.
+build: Callable[..., Method] = METHODS.build
+
+
+def at_epsilon(name: str, epsilon: float, **settings: Any) -> Method:
+    """Return the named method with the radius of a data set, which those without an attack ignore.
+
+    A step size of the method's own (TRADES') gives way to epsilon / 4.
 
     Raises:
         ValueError: an unknown name, or a setting that the method does not have.
     """
-    return METHODS.build(name, **settings)
+    check.one_of("method", name, METHODS)
+    takes = METHODS.entries[name].settings
+    given: dict[str, Any] = {"epsilon": epsilon} if "epsilon" in takes else {}
+    if "step_size" in takes and takes["step_size"].default is not None:
+        given["step_size"] = epsilon / 4
+    return build(name, **given | settings)
 
 
 def name_of(method: Method) -> str | None:

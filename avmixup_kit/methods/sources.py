@@ -5,13 +5,15 @@ diverse perturbations as a way out. ``Mixture`` is a perturbation source like an
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from avmixup_kit.methods.attacks import Attack, BatchNorm, pgd
+from avmixup_kit._base import check
+from avmixup_kit.methods.attacks import TRAINING, Crafting, settings_of
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.losses import KLToClean, Margin, TargetedCrossEntropy, TransportDistance
 
@@ -29,17 +31,10 @@ class Mixture:
     sources: tuple[Source, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sources, tuple) or not self.sources:
-            raise ValueError(
-                f"sources = {self.sources!r} is not allowed: a tuple of one or more perturbation "
-                "sources"
-            )
-        for source in self.sources:
-            if not callable(source):
-                raise ValueError(
-                    f"sources holds {source!r}, which is not allowed: each is called with "
-                    "(model, batch)"
-                )
+        fine = isinstance(self.sources, tuple) and bool(self.sources)
+        fine = fine and all(map(callable, self.sources))
+        allowed = "a tuple of one or more perturbation sources, called with (model, batch)"
+        check.that(fine, "sources", self.sources, allowed)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return one source's delta (N, C, H, W); the draw comes from ``rng`` before its own."""
@@ -57,26 +52,21 @@ def _drawn(count: int, rng: Generator) -> int:
     return int(np.random.Generator(np.random.Philox(key)).integers(count))
 
 
-def five(
-    epsilon: float = 8 / 255,
-    step_size: float | None = None,
-    steps: int = 10,
-    batch_norm: BatchNorm = "batch",
-) -> Mixture:
+@settings_of(TRAINING)
+def five(**crafting: Unpack[Crafting]) -> Mixture:
     """Return the mixture of PGD, CW, a targeted attack, TRADES' KL and Feature Scatter.
 
     The first four take ``steps`` steps; Feature Scatter takes its one step of the full epsilon
     from an unclipped start, and TRADES' KL starts near the image, as in their authors' codes.
     """
-    base = pgd(steps=steps, epsilon=epsilon, step_size=step_size, batch_norm=batch_norm)
+    pgd = replace(TRAINING, **crafting)
+    unclipped = replace(pgd, clip_start=False)
     return Mixture(
         (
-            base,
-            Attack(Margin(), epsilon, step_size, steps, batch_norm=batch_norm),
-            Attack(TargetedCrossEntropy(), epsilon, step_size, steps, batch_norm=batch_norm),
-            Attack(KLToClean(), epsilon, step_size, steps, "normal", False, batch_norm=batch_norm),
-            Attack(
-                TransportDistance(), epsilon, epsilon, 1, clip_start=False, batch_norm=batch_norm
-            ),
+            pgd,
+            replace(pgd, objective=Margin()),
+            replace(pgd, objective=TargetedCrossEntropy()),
+            replace(unclipped, objective=KLToClean(), start="normal"),
+            replace(unclipped, objective=TransportDistance(), step_size=pgd.epsilon, steps=1),
         )
     )

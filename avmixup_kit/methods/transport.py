@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from avmixup_kit._base import check
+
 
 def cost(logits: Tensor, logits_adv: Tensor) -> Tensor:
     """Return the cost matrix (N, M) of moving row i of logits (N, K) to row j of logits_adv (M, K).
@@ -21,15 +23,9 @@ def cost(logits: Tensor, logits_adv: Tensor) -> Tensor:
         ValueError: the two are not matrices with the same number of columns, or one has no rows.
     """
     for name, value in (("logits", logits), ("logits_adv", logits_adv)):
-        if value.ndim != 2 or value.shape[0] == 0:
-            raise ValueError(
-                f"{name} of shape {tuple(value.shape)} is not allowed: (N, K) with N >= 1"
-            )
-    if logits.shape[1] != logits_adv.shape[1]:
-        raise ValueError(
-            f"logits_adv of shape {tuple(logits_adv.shape)} is not allowed: logits have "
-            f"{logits.shape[1]} columns"
-        )
+        fine = value.ndim == 2 and len(value) > 0 and value.shape[1] == logits.shape[1]
+        allowed = "(N, K), N >= 1, as many columns as logits"
+        check.that(fine, f"shape of {name}", tuple(value.shape), allowed)
     rows, columns = (
         F.normalize(value.to(torch.promote_types(value.dtype, torch.float32)), dim=1, eps=1e-6)
         for value in (logits, logits_adv)
@@ -64,14 +60,13 @@ def sinkhorn(
         ValueError: regularisation <= 0, iterations < 1, tolerance < 0, cost not a matrix or, with a
             tolerance, not finite.
     """
-    if not 0 < regularisation < float("inf"):
-        raise ValueError(f"regularisation = {regularisation!r} is not allowed: a number > 0")
-    if iterations < 1:
-        raise ValueError(f"iterations = {iterations!r} is not allowed: a whole number >= 1")
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"tolerance = {tolerance!r} is not allowed: a number >= 0, or None")
-    if cost.ndim != 2 or cost.numel() == 0:
-        raise ValueError(f"cost of shape {tuple(cost.shape)} is not allowed: (N, M), N and M >= 1")
+    fine = 0 < regularisation < float("inf")
+    check.that(fine, "regularisation", regularisation, "a number > 0")
+    check.whole("iterations", iterations)
+    fine = tolerance is None or tolerance >= 0
+    check.that(fine, "tolerance", tolerance, "a number >= 0, or None")
+    fine = cost.ndim == 2 and cost.numel() > 0
+    check.that(fine, "shape of cost", tuple(cost.shape), "(N, M), N and M >= 1")
     if tolerance is not None and not bool(cost.isfinite().all()):
         raise ValueError("cost holds nan or inf, which is not allowed: are the logits finite?")
 

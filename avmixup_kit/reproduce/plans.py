@@ -341,9 +341,11 @@ class _Maker:
         method = {
             "Standard": methods.standard(),
             "PGD": methods.pgd(epsilon=epsilon),
-            "LS0.8": methods.label_smoothing(0.8, epsilon),
-            "LS0.9": methods.label_smoothing(0.9, epsilon),
-            "AVmixup": methods.avmixup(recipe.gamma, recipe.lambda1, recipe.lambda2, epsilon),
+            "LS0.8": methods.label_smoothing(0.8, epsilon=epsilon),
+            "LS0.9": methods.label_smoothing(0.9, epsilon=epsilon),
+            "AVmixup": methods.avmixup(
+                recipe.gamma, recipe.lambda1, recipe.lambda2, epsilon=epsilon
+            ),
         }[model]
         return self.run(dataset, model.lower(), method, recipe, normalisation="per_image")
 
@@ -359,7 +361,7 @@ class _Maker:
         settings = methods.trades(float(beta))
         if self.scale.digits:
             in_proportion = self.epsilon * 0.007 / TRADES_EPSILON
-            settings = methods.trades(float(beta), self.epsilon, in_proportion)
+            settings = methods.trades(float(beta), epsilon=self.epsilon, step_size=in_proportion)
         return self.run(
             "cifar10", f"trades-{beta}", settings, recipe, normalisation=((0.0,) * 3, (1.0,) * 3)
         )
@@ -374,10 +376,10 @@ class _Maker:
                 return self.with_pgd(dataset, "PGD")
             return self.run(dataset, "pgd-as-feature-scatter", methods.pgd(epsilon=epsilon), recipe)
         if model == "Feature Scatter":
-            method = methods.feature_scatter(0.5, epsilon)
+            method = methods.feature_scatter(0.5, epsilon=epsilon)
             return self.run(dataset, "feature-scatter", method, recipe)
         lambda1, lambda2 = lambdas or (recipe.lambda1, recipe.lambda2)
-        method = methods.feature_scatter_avmixup(recipe.gamma, lambda1, lambda2, epsilon)
+        method = methods.feature_scatter_avmixup(recipe.gamma, lambda1, lambda2, epsilon=epsilon)
         name = f"feature-scatter-avmixup-{recipe.gamma:g}-{lambda1:g}-{lambda2:g}"
         return self.run(dataset, name, method, recipe)
 

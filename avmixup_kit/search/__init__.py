@@ -17,9 +17,7 @@ from avmixup_kit.search.plan import (
     PAPER,
     SEARCHED,
     UNMIXED,
-    Option,
     Plan,
-    Searched,
 )
 from avmixup_kit.search.remeasure import remeasure
 from avmixup_kit.search.result import Found, Grid, Trial, importance, progress
@@ -33,9 +31,7 @@ __all__ = [
     "UNMIXED",
     "Found",
     "Grid",
-    "Option",
     "Plan",
-    "Searched",
     "Trial",
     "importance",
     "measure",

@@ -4,7 +4,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from inspect import Parameter
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,10 @@ from avmixup_kit.evaluation.record import Judge
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.methods.losses import Margin
+from avmixup_kit.methods.mixing import Adversarial
 from avmixup_kit.training.loop import Training
 from avmixup_kit.training.settings import Settings
 
-Searched = Literal["avmixup", "feature_scatter_avmixup"]
-Option = Literal["clip_vertex", "per_example"]
 Range = tuple[float, float]
 
 OBJECTIVES: dict[str, Callable[[float], Attack | Judge]] = {
@@ -31,9 +31,12 @@ OBJECTIVES: dict[str, Callable[[float], Attack | Judge]] = {
 }
 FOOLED = ("pgd", "fgsm", "apgd", "apgd-ce", "ce")
 SEARCHED = ("gamma", "lambda1", "lambda2")
-UNSAID = {"clip_vertex": False, "per_example": True}  # the paper's, where they are searched
 PRUNED_TO = 3  # one trial in so many goes on at each rung
-BEST, PAPER, UNMIXED = "best", "paper", "no mixing"
+BEST, PAPER, DEFAULT, UNMIXED = "best", "paper", "default", "no mixing"
+_PUBLISHED = {
+    "avmixup": paper.RECIPES,
+    "feature_scatter_avmixup": paper.FEATURE_SCATTER_RECIPES,
+}
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,10 @@ class Plan:
     """What is searched, and how one trial trains and is judged; a study holds to one plan.
 
     Args:
-        method: ``"avmixup"`` or ``"feature_scatter_avmixup"``.
-        gamma, lambda1, lambda2: the lowest and highest value that is tried.
-        also: options of the method that are searched as well, each yes or no: ``"clip_vertex"``
+        method: a name of ``methods.METHODS``, one's own among them.
+        gamma, lambda1, lambda2: the lowest and highest value that is tried, where the method has
+            them.
+        also: settings of the method that are searched as well, each yes or no: ``"clip_vertex"``
             (the authors' code; the paper does not), ``"per_example"``.
         epsilon: radius in [0, 1] pixels; None is the data set's own.
         attack_steps: gradient steps of the attack in training; None is the method's own.
@@ -54,17 +58,18 @@ class Plan:
         images: how many validation images it is measured on; None is all.
         prune: end hopeless trials early (asynchronous successive halving): after a sixth and
             half of the steps the best third goes on.
+        ranges: lowest and highest value of further settings of the method that are numbers.
 
     Raises:
-        ValueError: a range outside what the method allows or upside down, an unknown name, an
-            objective that soft labels fool.
+        ValueError: a range outside what the method allows or upside down, an unknown name, nothing
+            to search, an objective that soft labels fool.
     """
 
-    method: Searched = "avmixup"
+    method: str = "avmixup"
     gamma: Range = (1.0, 4.0)
     lambda1: Range = (0.0, 1.0)
     lambda2: Range = (0.0, 1.0)
-    also: tuple[Option, ...] = ()
+    also: tuple[str, ...] = ()
     epsilon: float | None = None
     attack_steps: int | None = None
     settings: Settings = field(default_factory=lambda: Settings(360))
@@ -73,21 +78,46 @@ class Plan:
     objective: "str | Attack | Judge" = "cw"
     images: int | None = None
     prune: bool = True
+    ranges: Mapping[str, Range] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check.one_of("method", self.method, get_args(Searched))
+        check.one_of("method", self.method, methods.METHODS)
         check.one_of("network", self.network, models.NETWORKS)
+        options = [name for name, s in self._takes.items() if isinstance(s.default, bool)]
         for option in self.also:
-            check.one_of("also", option, get_args(Option))
+            check.one_of("also", option, options)
         if self.images is not None:
             check.whole("images", self.images)
-        for name, least, most in (("gamma", 1.0, math.inf), *((n, 0.0, 1.0) for n in SEARCHED[1:])):
-            low, high = getattr(self, name)
-            fine = least <= low <= high <= most and math.isfinite(high)
-            words = "1 or more" if name == "gamma" else "between 0 and 1"
-            check.that(fine, name, (low, high), f"lowest and highest, {words}")
         self.judge(self.epsilon or 0.1)
         self.build({}, self.epsilon or 0.1)
+        for name in SEARCHED:
+            kept = name in self._takes or getattr(self, name) == vars(Plan)[name]
+            check.that(kept, name, getattr(self, name), f"no setting of {self.method}")
+        for name, limits in self.space.items():
+            self._check_range(name, limits)
+        allowed = f"it has none of {', '.join(SEARCHED)}; put settings that it has into ranges"
+        check.that(bool(self.space or self.also), "method", self.method, allowed)
+
+    def _check_range(self, name: str, limits: Range) -> None:
+        check.one_of("ranges", name, self._takes)
+        low, high = limits
+        fine = -math.inf < low <= high < math.inf
+        check.that(fine, name, limits, "lowest and highest, two finite numbers")
+        for value in limits:
+            try:
+                self.build({name: value}, self.epsilon or 0.1)
+            except ValueError as error:
+                check.that(False, name, limits, f"lowest and highest; {error}")
+
+    @property
+    def _takes(self) -> dict[str, Parameter]:
+        return methods.METHODS.entries[self.method].settings
+
+    @property
+    def space(self) -> dict[str, Range]:
+        """The lowest and highest value of every number that is searched."""
+        own = {name: getattr(self, name) for name in SEARCHED if name in self._takes}
+        return own | dict(self.ranges)
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -113,13 +143,20 @@ class Plan:
     def build(self, changes: Mapping[str, Any], epsilon: float) -> methods.Method:
         """Return the method with these settings."""
         steps = {} if self.attack_steps is None else {"steps": self.attack_steps}
-        return methods.build(self.method, epsilon=epsilon, **steps, **changes)
+        return methods.at_epsilon(self.method, epsilon, **{**steps, **changes})
 
-    def published(self, data: str) -> dict[str, float]:
-        """Return the paper's gamma, lambda1, lambda2 for a data set, CIFAR-10's for an unknown."""
-        recipes = paper.RECIPES if self.method == "avmixup" else paper.FEATURE_SCATTER_RECIPES
-        recipe = recipes.get(data, recipes["cifar10"])
-        return {name: getattr(recipe, name) for name in SEARCHED}
+    @property
+    def reference(self) -> str:
+        """Whose setting the best is held against: the paper's, or the method's own default."""
+        return PAPER if self.method in _PUBLISHED else DEFAULT
+
+    def published(self, data: str) -> dict[str, Any]:
+        """Return the paper's setting for a data set (CIFAR-10's for an unknown), or the default."""
+        values = {name: self._takes[name].default for name in (*self.space, *self.also)}
+        if recipes := _PUBLISHED.get(self.method):
+            recipe = recipes.get(data, recipes["cifar10"])
+            values |= {name: getattr(recipe, name) for name in SEARCHED}
+        return values
 
     def seed_of(self, number: int) -> int:
         """Return the seed of a trial's network and training."""
@@ -127,18 +164,20 @@ class Plan:
         return int(sequence.generate_state(1)[0]) >> 1
 
     def unmixed(self, epsilon: float) -> methods.Method:
-        """Return the same training without AVmixup: PGD, or Feature Scatter as released."""
-        name = "pgd" if self.method == "avmixup" else "feature_scatter"
-        steps = {} if self.attack_steps is None else {"steps": self.attack_steps}
-        return methods.build(name, epsilon=epsilon, **steps)
+        """Return the same training without mixing: PGD, or Feature Scatter as released."""
+        lam = 0.5 if self.method == "feature_scatter_avmixup" else 1.0
+        return self.build({}, epsilon).replace(mix=Adversarial(lam))
+
+    def epsilon_on(self, data: Data) -> float:
+        """Return the radius: its own, or the data set's."""
+        return data.epsilon if self.epsilon is None else self.epsilon
 
     def check(self, data: Data) -> None:
         """Raise ValueError unless a trial can train and be measured on this data."""
-        epsilon = data.epsilon if self.epsilon is None else self.epsilon
         available = len(data.validation)
         enough = 0 < available >= (self.images or 0)
         check.that(enough, "images", self.images, f"{data.validation.name} has {available}")
-        self.training(data.train, self.build({}, epsilon), seed=0)
+        self.training(data.train, self.build({}, self.epsilon_on(data)), seed=0)
 
     def training(self, train: Split, method: methods.Method, seed: int) -> Training:
         """Return the training of one network, at its start."""
@@ -149,13 +188,13 @@ class Plan:
 
     def identity(self, data: Data) -> dict[str, Any]:
         """Return all that decides a trial, as plain values: what two searches must share."""
-        epsilon = data.epsilon if self.epsilon is None else self.epsilon
+        epsilon = self.epsilon_on(data)
         return {
             "data": data.name,
             "training images": data.train.checksum,
             "validation images": data.validation.checksum,
             "method": repr(self.build({}, epsilon)),
-            "search space": {name: list(getattr(self, name)) for name in SEARCHED}
+            "search space": {name: list(limits) for name, limits in self.space.items()}
             | {name: [False, True] for name in self.also},
             "objective": repr(self.judge(epsilon)),
             "objective's images": self.images,

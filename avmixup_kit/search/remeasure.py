@@ -7,10 +7,9 @@ import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from avmixup_kit import methods
 from avmixup_kit._base import check, files, provenance
@@ -20,7 +19,7 @@ from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import Evaluation, Judge
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.attacks import Attack
-from avmixup_kit.search.plan import BEST, PAPER, UNMIXED, Plan
+from avmixup_kit.search.plan import BEST, UNMIXED, Plan
 from avmixup_kit.search.result import Found
 from avmixup_kit.search.study import helper_processes
 
@@ -54,12 +53,14 @@ def remeasure(
     check.same(
         found.searched, plan.identity(data), f"{folder / 'summary.json'} holds another search"
     )
-    epsilon = data.epsilon if plan.epsilon is None else plan.epsilon
+    epsilon = plan.epsilon_on(data)
     settings = {
         BEST: plan.build(found.best.params, epsilon),
-        PAPER: plan.build(found.published, epsilon),
+        found.reference: plan.build(found.published, epsilon),
         UNMIXED: plan.unmixed(epsilon),
     } | {name: plan.build(params, epsilon) for name, params in (others or {}).items()}
+    if settings[UNMIXED] == settings[found.reference]:
+        del settings[UNMIXED]  # the method mixes nothing
     (folder / "again").mkdir(parents=True, exist_ok=True)
     names = {
         name: tuple(
@@ -73,11 +74,10 @@ def remeasure(
         for name in settings
     ]
     device = str(data.train.device)
-    away = data.to("cpu") if jobs > 1 else data  # CUDA tensors cannot be sent
-    with helper_processes(
-        _measure_missing_in_process, (device, plan, away, todo, rows, say), jobs - 1
-    ):
-        _measure_missing(plan, data, todo, rows, say)
+    work = _Work(plan, data, todo, rows, say)
+    away = dataclasses.replace(work, data=data.to("cpu")) if jobs > 1 else work
+    with helper_processes(away, (device,), jobs - 1):  # CUDA tensors cannot be sent
+        work(device)
     again = {
         name: tuple(Evaluation.load(folder / "again" / file) for file in of_name)
         for name, of_name in names.items()
@@ -99,67 +99,55 @@ def _digest(
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
-def _measure_missing(
-    plan: Plan,
-    data: Data,
-    todo: Sequence[tuple[Path, methods.Method, int]],
-    rows: Sequence[Attack | Judge] | None,
-    say: bool,
-) -> None:
-    """Train and evaluate every network whose verdicts are missing."""
-    epsilon = data.epsilon if plan.epsilon is None else plan.epsilon
-    if rows is None:
-        rows = [
+@dataclass(frozen=True)
+class _Work:
+    """Networks to train and evaluate: where their verdicts are missing, their methods and seeds."""
+
+    plan: Plan
+    data: Data
+    todo: Sequence[tuple[Path, methods.Method, int]]
+    rows: Sequence[Attack | Judge] | None
+    say: bool
+
+    def __call__(self, device: str) -> None:
+        data = self.data.to(device)
+        # First what nobody else is at; then wait for the others, and do what they have left undone.
+        for patience, (path, method, seed) in itertools.product((0, -1), self.todo):
+            lock = path.with_suffix(".lock")
+            try:
+                held = files.held(lock, patience)
+            except BlockingIOError:
+                continue
+            with held:
+                if not path.exists():
+                    self._measure(data, path, method, seed)
+                # Nobody needs it once the file is there, and who waits for it looks for the file.
+                lock.unlink(missing_ok=True)
+
+    def _measure(self, data: Data, path: Path, method: methods.Method, seed: int) -> None:
+        epsilon = self.plan.epsilon_on(data)
+        rows = self.rows or [
             attacks.pgd(steps=20, epsilon=epsilon),
             attacks.cw(steps=20, epsilon=epsilon),
             autoattack(epsilon, "quick"),
         ]
-    # First what nobody else is at; then wait for the others, and do what they have left undone.
-    for patience, (path, method, seed) in itertools.product((0, -1), todo):
-        lock = path.with_suffix(".lock")
-        try:
-            held = files.held(lock, patience)
-        except BlockingIOError:
-            continue
-        with held:
-            if not path.exists():
-                _measure(path, method, seed, plan, data, rows, say)
-            # Nobody needs it once the file is there, and whoever waits for it looks for the file.
-            lock.unlink(missing_ok=True)
-
-
-def _measure(
-    path: Path,
-    method: methods.Method,
-    seed: int,
-    plan: Plan,
-    data: Data,
-    rows: Sequence[Attack | Judge],
-    say: bool,
-) -> None:
-    began = time.process_time()
-    training = plan.training(data.train, method, seed)
-    for _ in training:
-        pass
-    evaluation = evaluate(training.model, data.test, rows, seed=seed)
-    about = evaluation.to_json() | {
-        "method": repr(method),
-        "settings": repr(training.settings),
-        "network": getattr(training.model, "architecture", plan.network),
-        "training images": data.train.checksum,
-        "processor seconds": round(time.process_time() - began, 1),
-        "provenance": provenance.provenance(),
-    }
-    buffer = io.BytesIO()
-    evaluation.save(buffer)
-    files.write_atomic(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
-    files.write_atomic(path, buffer.getvalue())
-    if say:
-        accuracy = f"{evaluation.accuracy(rows[-1].name):.1%} under {rows[-1].name}"
-        print(f"{path.stem}: {accuracy}", flush=True)
-
-
-def _measure_missing_in_process(device: str, plan: Plan, data: Data, *rest: Any) -> None:
-    """Be one of several processes."""
-    torch.set_num_threads(1)
-    _measure_missing(plan, data.to(device), *rest)
+        began = time.process_time()
+        training = self.plan.training(data.train, method, seed)
+        for _ in training:
+            pass
+        evaluation = evaluate(training.model, data.test, rows, seed=seed)
+        about = evaluation.to_json() | {
+            "method": repr(method),
+            "settings": repr(training.settings),
+            "network": getattr(training.model, "architecture", self.plan.network),
+            "training images": data.train.checksum,
+            "processor seconds": round(time.process_time() - began, 1),
+            "provenance": provenance.provenance(),
+        }
+        buffer = io.BytesIO()
+        evaluation.save(buffer)
+        files.write_atomic(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
+        files.write_atomic(path, buffer.getvalue())
+        if self.say:
+            accuracy = f"{evaluation.accuracy(rows[-1].name):.1%} under {rows[-1].name}"
+            print(f"{path.stem}: {accuracy}", flush=True)

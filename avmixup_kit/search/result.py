@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import stats
 
 from avmixup_kit import methods
 from avmixup_kit._base import check, files, html, plots, provenance
@@ -20,7 +20,7 @@ from avmixup_kit._base.tables import markdown_table
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.compare import Comparison, compare
 from avmixup_kit.evaluation.record import Evaluation
-from avmixup_kit.search.plan import BEST, Plan
+from avmixup_kit.search.plan import BEST, PAPER, Plan
 from avmixup_kit.search.storage import optuna_package, quiet
 
 if TYPE_CHECKING:
@@ -28,19 +28,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-class _Damaged(ValueError):
-    def __init__(self, path: Path, error: Exception) -> None:
-        reason = (str(error) or "it ends too early").splitlines()[0]
-        super().__init__(
-            f"{path} is damaged or of another version ({type(error).__name__}: {reason})"
-        )
-
-
-def _verdicts(path: Path) -> Evaluation:
-    try:
-        return Evaluation.load(path)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise _Damaged(path, error) from error
+DAMAGED = "is damaged or of another version"
 
 
 @dataclass(frozen=True)
@@ -81,34 +69,38 @@ class Trial:
             attributes.get("diverged"),
         )
 
+    @classmethod
+    def from_json(cls, one: dict[str, Any]) -> "Trial":
+        """Return the trial that JSON made of its fields."""
+        measured = {int(step): value for step, value in one["measured"].items()}
+        return cls(**one | {"measured": measured, "taken_up": tuple(one["taken_up"])})
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
     """What a search found: every trial, and how much each setting matters.
 
-    ``searched`` is what the study holds to, ``published`` the paper's setting, ``again`` the
-    evaluations on test images that ``remeasure`` added, seed by seed, from ``files`` in the
-    search's folder.
+    ``searched`` is what the study holds to, ``published`` the paper's setting (``reference`` is
+    then "paper") or the method's own default, ``again`` the evaluations on test images that
+    ``remeasure`` added, seed by seed, from ``files`` in the search's folder.
     """
 
     searched: dict[str, Any]
-    published: dict[str, float]
+    published: dict[str, Any]
     rungs: tuple[int, ...]
     trials: tuple[Trial, ...]
     importance: dict[str, float]
     again: dict[str, tuple[Evaluation, ...]] = field(default_factory=dict)
     files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    reference: str = PAPER
 
     @classmethod
     def of(cls, study: "optuna.Study", plan: Plan, data: Data) -> "Found":
         """Return what a study holds now."""
-        trials = tuple(
-            Trial.of(t)
-            for t in study.get_trials(deepcopy=False)
-            if t.state.name not in ("WAITING", "FAIL")
-        )
-        searched = plan.identity(data)
-        return cls(searched, plan.published(data.name), plan.rungs, trials, importance(trials))
+        every = map(Trial.of, study.get_trials(deepcopy=False))
+        trials = tuple(trial for trial in every if trial.state not in ("waiting", "fail"))
+        about = plan.identity(data), plan.published(data.name), plan.rungs
+        return cls(*about, trials, importance(trials), reference=plan.reference)
 
     @property
     def finished(self) -> tuple[Trial, ...]:
@@ -151,6 +143,7 @@ class Found:
         return {
             "searched": self.searched,
             "published": self.published,
+            "reference": self.reference,
             "rungs": list(self.rungs),
             "best": self.best.params | {"value": self.best.value, "number": self.best.number},
             "importance": self.importance,
@@ -185,36 +178,23 @@ class Found:
         path = folder / "summary.json"
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no search: there is no {path}")
-        try:
+        with files.blamed(path, DAMAGED):
             read = json.loads(path.read_text())
-            trials = tuple(
-                Trial(
-                    **one
-                    | {
-                        "measured": {int(k): v for k, v in one["measured"].items()},
-                        "taken_up": tuple(one["taken_up"]),
-                    }
-                )
-                for one in read["trials"]
-            )
-            files = {name: tuple(of_name) for name, of_name in read["again"].items()}
-            again = {
-                name: tuple(_verdicts(folder / "again" / file) for file in of_name)
-                for name, of_name in files.items()
-            }
-            return cls(
+            names = {name: tuple(of_name) for name, of_name in read["again"].items()}
+            found = cls(
                 read["searched"],
                 read["published"],
                 tuple(read["rungs"]),
-                trials,
+                tuple(map(Trial.from_json, read["trials"])),
                 read["importance"],
-                again,
-                files,
+                files=names,
+                reference=read.get("reference", PAPER),
             )
-        except _Damaged:
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise _Damaged(path, error) from error
+        again: dict[str, tuple[Evaluation, ...]] = {}
+        for name, path in ((n, folder / "again" / file) for n in names for file in names[n]):
+            with files.blamed(path, DAMAGED):
+                again[name] = (*again.get(name, ()), Evaluation.load(path))
+        return dataclasses.replace(found, again=again)
 
     def comparisons(self) -> list[Comparison]:
         """Return the best setting against each other one, under each attack, over seeds."""
@@ -262,13 +242,14 @@ class Found:
     # ------------------------------------------------------------------------------- figures
 
     def heat_map(self, cells: int = 5) -> "go.Figure":
-        """Return Table 6 as a map: the best accuracy of each (lambda1, lambda2), any gamma."""
+        """Return Table 6 as a map: the best accuracy of each square of ``axes``."""
         grid = self.grid(cells)
+        x, y = self.axes
         figure = plots.graph_objects().Figure()
         figure.add_heatmap(
             z=[[None if math.isnan(v) else 100 * v for v in row] for row in grid.best.tolist()],
-            x=grid.lambda1.tolist(),
-            y=grid.lambda2.tolist(),
+            x=grid.x.tolist(),
+            y=grid.y.tolist(),
             colorscale="Cividis",
             text=[
                 [f"{100 * v:.0f} ({n})" if n else "" for v, n in zip(*rows, strict=True)]
@@ -277,49 +258,47 @@ class Found:
             texttemplate="%{text}",
             colorbar={"title": "%"},
         )
-        figure.add_scatter(
-            x=[self.best.params["lambda1"]],
-            y=[self.best.params["lambda2"]],
-            mode="markers",
-            marker={"symbol": "star", "size": 14, "color": plots.COLOURS[1]},
-            name="best",
-        )
-        figure.add_scatter(
-            x=[self.published["lambda1"]],
-            y=[self.published["lambda2"]],
-            mode="markers",
-            marker={"symbol": "x", "size": 12, "color": plots.COLOURS[3]},
-            name="paper",
-        )
+        for name, params, symbol, size, colour in (
+            (BEST, self.best.params, "star", 14, plots.COLOURS[1]),
+            (self.reference, self.published, "x", 12, plots.COLOURS[3]),
+        ):
+            marker = {"symbol": symbol, "size": size, "color": colour}
+            figure.add_scatter(
+                x=[params[x]], y=[params[y]], mode="markers", marker=marker, name=name
+            )
         figure.update_layout(legend={"orientation": "h", "y": -0.2})
         title = "Best robust validation accuracy in percent (how many trials)"
-        return plots.styled(figure, title, "lambda1", "lambda2")
+        return plots.styled(figure, title, x, y)
+
+    @property
+    def axes(self) -> list[str]:
+        """The two settings of the map: lambda1 and lambda2, else the first that are numbers."""
+        numbers = [name for name, limits in self._space.items() if not isinstance(limits[0], bool)]
+        return sorted(numbers, key=lambda name: not name.startswith("lambda"))[:2]
+
+    @property
+    def _space(self) -> dict[str, list[Any]]:
+        return self.searched["search space"]
 
     def grid(self, cells: int = 5) -> "Grid":
-        """Return the best last-measured accuracy in each square of (lambda1, lambda2)."""
-        ranges = self.searched["search space"]
-        edges = [
-            np.linspace(low, high, cells + 1)
-            for low, high in (ranges["lambda1"], ranges["lambda2"])
-        ]
-        best, count = np.full((cells, cells), np.nan), np.zeros((cells, cells), int)
-        for trial in self.finished + self.pruned:
-            column, row = (
-                min(max(int(np.searchsorted(edge, trial.params[name], "right")) - 1, 0), cells - 1)
-                for name, edge in zip(("lambda1", "lambda2"), edges, strict=True)
-            )
-            best[row, column] = np.nanmax([best[row, column], trial.value])
-            count[row, column] += 1
-        middles = [(edge[:-1] + edge[1:]) / 2 for edge in edges]
-        return Grid(middles[0], middles[1], best, count)
+        """Return the best last-measured accuracy in each square of ``axes``."""
+        allowed = "a map has two settings that are numbers; slices() shows any"
+        check.that(len(self.axes) == 2, "axes", self.axes, allowed)
+        trials = self.finished + self.pruned
+        x, y = ([trial.params[name] for trial in trials] for name in self.axes)
+        limits = [self._space[name] for name in self.axes]
+        values = [trial.value for trial in trials]
+        best = stats.binned_statistic_2d(x, y, values, "max", cells, limits).statistic
+        count, *edges = np.histogram2d(x, y, cells, limits)
+        columns, rows = ((edge[:-1] + edge[1:]) / 2 for edge in edges)
+        return Grid(columns, rows, best.T, count.T.astype(int))
 
     def slices(self, *names: str) -> "go.Figure":
         """Return accuracy against each named setting (all where none is named), trial by trial."""
-        go = plots.graph_objects()
-        names = names or tuple(self.searched["search space"])
-        known = self.searched["search space"]
+        plots.graph_objects()
+        names = names or tuple(self._space)
         for name in names:
-            check.one_of("name", name, known)
+            check.one_of("name", name, self._space)
         from plotly.subplots import make_subplots
 
         figure = make_subplots(1, len(names), shared_yaxes=True)
@@ -328,17 +307,16 @@ class Found:
                 (plots.GREY, "circle-open", "pruned: its last accuracy", self.pruned),
                 (plots.COLOURS[0], "circle", "trained to the end", self.finished),
             ):
-                figure.add_trace(
-                    go.Scatter(
-                        x=[_plain(trial.params[name]) for trial in trials],
-                        y=[100 * trial.value for trial in trials],
-                        mode="markers",
-                        marker={"color": colour, "symbol": symbol, "size": 8},
-                        name=title,
-                        legendgroup=title,
-                        showlegend=column == 1,
-                        text=[f"trial {trial.number}" for trial in trials],
-                    ),
+                values = [trial.params[name] for trial in trials]
+                figure.add_scatter(
+                    x=[str(value) if isinstance(value, bool) else value for value in values],
+                    y=[100 * trial.value for trial in trials],
+                    mode="markers",
+                    marker={"color": colour, "symbol": symbol, "size": 8},
+                    name=title,
+                    legendgroup=title,
+                    showlegend=column == 1,
+                    text=[f"trial {trial.number}" for trial in trials],
                     row=1,
                     col=column,
                 )
@@ -365,7 +343,7 @@ class Found:
         text = escape(str(self))
         sections: list[tuple[str, str | go.Figure]] = [
             ("In short", f'<pre style="white-space:pre-wrap">{text}</pre>'),
-            ("lambda1 and lambda2", self.heat_map()),
+            *([(" and ".join(self.axes), self.heat_map())] if len(self.axes) == 2 else []),
             ("Slices", self.slices()),
             (
                 "Importance",
@@ -374,7 +352,9 @@ class Found:
             ("Best so far against training", progress({"this search": self})),
             ("How to read this page", _READING),
         ]
-        return html.page("Which gamma, lambda1 and lambda2?", sections)
+        *others, last = self._space
+        question = f"Which {', '.join(others)} and {last}?" if others else f"Which {last}?"
+        return html.page(question, sections)
 
 
 _READING = (
@@ -388,10 +368,10 @@ _READING = (
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Squares of (lambda1, lambda2): their middles, best accuracy (nan: no trial), trials."""
+    """Squares of two settings: their middles, best accuracy [y, x] (nan: no trial), trials."""
 
-    lambda1: np.ndarray
-    lambda2: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
     best: np.ndarray
     count: np.ndarray
 
@@ -400,17 +380,12 @@ def progress(searches: Mapping[str, Found]) -> "go.Figure":
     """Return the best accuracy so far against training steps spent, a line for each search."""
     figure = plots.graph_objects().Figure()
     for i, (name, found) in enumerate(searches.items()):
-        spent, high, xs, ys = 0, 0.0, [], []
-        for trial in found.trials:
-            spent += trial.steps
-            if trial.state == "complete" and trial.value > high:
-                high = trial.value
-            if high:
-                xs.append(spent)
-                ys.append(100 * high)
+        spent = np.cumsum([trial.steps for trial in found.trials])
+        ends = [trial.value if trial.state == "complete" else 0.0 for trial in found.trials]
+        best = np.maximum.accumulate(ends)
         figure.add_scatter(
-            x=xs,
-            y=ys,
+            x=spent[best > 0].tolist(),
+            y=(100 * best[best > 0]).tolist(),
             name=name,
             mode="lines",
             line={"shape": "hv", "color": plots.COLOURS[i], "dash": plots.DASHES[i]},
@@ -426,10 +401,6 @@ def _name(judge: str) -> str:
     return methods.parse(judge).name if judge.startswith("Attack(") else judge
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, bool) else value
-
-
 def importance(trials: Sequence[Trial]) -> dict[str, float]:
     """Return each setting's share in whether a trial is among the best tenth (PED-ANOVA).
 
@@ -442,20 +413,17 @@ def importance(trials: Sequence[Trial]) -> dict[str, float]:
         return {}
     with quiet():
         study = optuna.create_study(direction="maximize")
-        for trial in measured:
-            distributions = {
-                name: optuna.distributions.CategoricalDistribution([False, True])
+        distributions = {}
+        for name, value in measured[0].params.items():
+            values = [trial.params[name] for trial in measured]
+            distributions[name] = (
+                optuna.distributions.CategoricalDistribution([False, True])
                 if isinstance(value, bool)
-                else optuna.distributions.FloatDistribution(
-                    min(t.params[name] for t in measured), max(t.params[name] for t in measured)
-                )
-                for name, value in trial.params.items()
-            }
-            study.add_trial(
-                optuna.trial.create_trial(
-                    params=trial.params, distributions=distributions, value=trial.value
-                )
+                else optuna.distributions.FloatDistribution(min(values), max(values))
             )
+        for trial in measured:
+            about = {"params": trial.params, "distributions": distributions}
+            study.add_trial(optuna.trial.create_trial(**about, value=trial.value))
         found = optuna.importance.get_param_importances(study)
     return {name: float(value) for name, value in found.items()}
 

@@ -5,7 +5,7 @@ import logging
 import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,14 +97,13 @@ class Place:
         file = self.file
         if file is None:
             return _database(optuna, str(self.storage))
-        if self.journal:
-            _check_journal(file)
-            backend = optuna.storages.journal.JournalFileBackend(str(file))
-            try:
+        words = "is no study of Optuna's, or is damaged, and was left as it is"
+        with files.blamed(file, words, (*files.DAMAGE, sqlite3.DatabaseError)):
+            if self.journal:
+                _check_journal(file)
+                backend = optuna.storages.journal.JournalFileBackend(str(file))
                 return optuna.storages.JournalStorage(backend)
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(_damaged(file, error)) from error
-        _check_sqlite(file)
+            _check_sqlite(file)
         # Two processes that write at once wait for each other instead of giving up after 5 s.
         waiting = {"connect_args": {"timeout": SECONDS_FOR_THE_LOCK}}
         return optuna.storages.RDBStorage(f"sqlite:///{file}", engine_kwargs=waiting)
@@ -125,35 +124,24 @@ def _database(optuna: Any, url: str) -> Any:
         raise ValueError(f"storage = {shown!r} cannot be opened: {reason}") from error
 
 
-def _damaged(file: Path, error: object) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"{file} is no study of Optuna's, or is damaged ({reason}); it was left as it is"
-
-
 def _check_sqlite(file: Path) -> None:
     if not file.exists() or not file.stat().st_size:
         return
-    try:
-        with closing(sqlite3.connect(file, timeout=SECONDS_FOR_THE_LOCK)) as database:
-            (state,) = database.execute("PRAGMA quick_check").fetchone()
-            if state != "ok":
-                raise sqlite3.DatabaseError(state)
-            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    except sqlite3.DatabaseError as error:
-        raise ValueError(_damaged(file, error)) from error
+    with closing(sqlite3.connect(file, timeout=SECONDS_FOR_THE_LOCK)) as database:
+        (state,) = database.execute("PRAGMA quick_check").fetchone()
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    if state != "ok":
+        raise ValueError(state)
     if tables and "studies" not in tables:
-        raise ValueError(_damaged(file, "a database without studies"))
+        raise ValueError("a database without studies")
 
 
 def _check_journal(file: Path) -> None:
-    if not file.exists():
-        return
-    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else ()
+    for number, line in enumerate(lines, 1):
         if not line.endswith(b"\n"):
             return  # another process is writing it
-        try:
-            known = "op_code" in json.loads(line)
-        except (ValueError, TypeError):
-            known = False
-        if not known:
-            raise ValueError(_damaged(file, f"line {number} is no record"))
+        with suppress(ValueError, TypeError):
+            if "op_code" in json.loads(line):
+                continue
+        raise ValueError(f"line {number} is no record")

@@ -15,7 +15,7 @@ import torch
 from avmixup_kit._base import check, files, plugins
 from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation.ladder import evaluate
-from avmixup_kit.search.plan import PRUNED_TO, SEARCHED, UNSAID, Plan
+from avmixup_kit.search.plan import PRUNED_TO, Plan
 from avmixup_kit.search.result import Found, short
 from avmixup_kit.search.storage import Place, optuna_package, quiet, taken_up
 from avmixup_kit.training import checkpoints
@@ -26,44 +26,6 @@ if TYPE_CHECKING:
     import optuna
 
 
-def _open_study(
-    place: Place, name: str, plan: Plan, identity: dict[str, Any], data: str
-) -> "optuna.Study":
-    """Return the study, made if need be; the paper's own setting is its first trial.
-
-    Raises:
-        ValueError: a study of this name is there and is another search.
-    """
-    optuna = optuna_package()
-    (place.folder / "trials").mkdir(parents=True, exist_ok=True)
-    pruner = optuna.pruners.NopPruner()
-    if plan.prune:
-        pruner = optuna.pruners.SuccessiveHalvingPruner(plan.rungs[0], PRUNED_TO)
-    with place.claiming(), quiet():
-        shared = {"storage": place.open(), "study_name": name, "pruner": pruner}
-        try:
-            study = optuna.load_study(**shared)
-        except KeyError:
-            study = optuna.create_study(**shared, direction="maximize", load_if_exists=True)
-        there = study.user_attrs.get("plan")
-        where = place.file or place.storage
-        if there is None:
-            if study.trials:
-                raise ValueError(f"{where} holds a study {name!r} that avmixup_kit did not make")
-            study.set_user_attr("plan", identity)
-            published = plan.published(data)
-            if all(_inside(getattr(plan, name), value) for name, value in published.items()):
-                whole = published | {name: UNSAID[name] for name in plan.also}
-                study.enqueue_trial(whole, skip_if_exists=True)
-        else:
-            check.same(there, identity, f"{where} holds another search under the name {name!r}")
-    return study
-
-
-def _inside(limits: tuple[float, float], value: float) -> bool:
-    return limits[0] <= value <= limits[1]
-
-
 @dataclass(frozen=True, eq=False)
 class Worker:
     """One process at work on a study; it holds no test images."""
@@ -71,6 +33,8 @@ class Worker:
     place: Place
     name: str
     plan: Plan
+    identity: dict[str, Any]
+    published: dict[str, Any]
     train: Split
     validation: Split
     epsilon: float
@@ -78,6 +42,42 @@ class Worker:
     checkpoint_every: int
     adopt: bool
     say: bool
+
+    def on(self, device: str | torch.device) -> "Worker":
+        """Return a worker whose images live there."""
+        train, validation = self.train.to(device), self.validation.to(device)
+        return dataclasses.replace(self, train=train, validation=validation)
+
+    def open(self) -> "optuna.Study":
+        """Return the study, made if need be; the paper's own setting is its first trial.
+
+        Raises:
+            ValueError: a study of this name is there and is another search.
+        """
+        optuna, plan, place = optuna_package(), self.plan, self.place
+        (place.folder / "trials").mkdir(parents=True, exist_ok=True)
+        pruner = optuna.pruners.NopPruner()
+        if plan.prune:
+            pruner = optuna.pruners.SuccessiveHalvingPruner(plan.rungs[0], PRUNED_TO)
+        with place.claiming(), quiet():
+            shared = {"storage": place.open(), "study_name": self.name, "pruner": pruner}
+            try:
+                study = optuna.load_study(**shared)
+            except KeyError:
+                study = optuna.create_study(**shared, direction="maximize", load_if_exists=True)
+            there = study.user_attrs.get("plan")
+            where = f"{place.file or place.storage} holds"
+            if there is not None:
+                where += f" another search under the name {self.name!r}"
+                check.same(there, self.identity, where)
+            elif study.trials:
+                raise ValueError(f"{where} a study {self.name!r} that avmixup_kit did not make")
+            else:
+                study.set_user_attr("plan", self.identity)
+                ranges = plan.space.items()
+                if all(low <= self.published[name] <= high for name, (low, high) in ranges):
+                    study.enqueue_trial(self.published, skip_if_exists=True)
+        return study
 
     def __call__(self, study: "optuna.Study") -> None:
         """Train and measure trials until the study has as many as it should."""
@@ -126,10 +126,9 @@ class Worker:
 
     def _mark(self, trial: "optuna.Trial", token: str) -> "optuna.Trial":
         trial.set_user_attr("folder", token)
-        plan = self.plan
-        for name in SEARCHED:
-            trial.suggest_float(name, *getattr(plan, name))
-        for name in plan.also:
+        for name, limits in self.plan.space.items():
+            trial.suggest_float(name, *limits)
+        for name in self.plan.also:
             trial.suggest_categorical(name, [False, True])
         return trial
 
@@ -186,20 +185,20 @@ def measure(model: torch.nn.Module, split: Split, plan: Plan, epsilon: float) ->
     return evaluate(model, images, [judge], check=False).accuracy(judge.name)
 
 
-def _search_in_process(worker: Worker, device: str, identity: dict[str, Any], data: str) -> None:
-    """Be one of several processes."""
+def _search_on(device: str, worker: Worker) -> None:
+    worker = worker.on(device)
+    worker(worker.open())
+
+
+class _Plugins:
+    """The plugins of this process; who unpickles it has loaded them."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return plugins.load_plugins, (tuple(plugins.LOADED.values()),)
+
+
+def _helper(_: Any, target: Callable[..., None], *arguments: Any) -> None:
     torch.set_num_threads(1)
-    on_device = dataclasses.replace(
-        worker, train=worker.train.to(device), validation=worker.validation.to(device)
-    )
-    on_device(_open_study(worker.place, worker.name, worker.plan, identity, data))
-
-
-def _with_plugins(
-    loaded: list[Path], target: Callable[..., None], arguments: tuple[Any, ...]
-) -> None:
-    for path in loaded:
-        plugins.load_plugin(path)
     target(*arguments)
 
 
@@ -209,8 +208,9 @@ def helper_processes(
 ) -> Iterator[None]:
     """Run a function in ``count`` further processes meanwhile, one thread each, here too."""
     context = multiprocessing.get_context("spawn")
-    given = (plugins.LOADED, target, arguments)
-    processes = [context.Process(target=_with_plugins, args=given) for _ in range(count)]
+    # Plugins come first: what follows may be made of what they define.
+    words = _Plugins(), target, *arguments
+    processes = [context.Process(target=_helper, args=words) for _ in range(count)]
     threads = torch.get_num_threads()
     if processes:
         torch.set_num_threads(1)
@@ -271,19 +271,13 @@ def search(
     plan = Plan() if plan is None else plan
     plan.check(data)
     place = Place(Path(folder), storage)
-    identity = plan.identity(data)
-    opened = _open_study(place, study, plan, identity, data.name)
-    epsilon = data.epsilon if plan.epsilon is None else plan.epsilon
     worker = Worker(
-        place, study, plan, data.train, data.validation, epsilon, trials,
-        checkpoint_every, adopt, say,
+        place, study, plan, plan.identity(data), plan.published(data.name), data.train,
+        data.validation, plan.epsilon_on(data), trials, checkpoint_every, adopt, say,
     )  # fmt: skip
-    away = worker
-    if jobs > 1:  # CUDA tensors cannot be sent
-        cpu = data.to("cpu")
-        away = dataclasses.replace(worker, train=cpu.train, validation=cpu.validation)
-    arguments = away, str(data.train.device), identity, data.name
-    with helper_processes(_search_in_process, arguments, jobs - 1):
+    opened = worker.open()
+    away = worker.on("cpu") if jobs > 1 else worker  # CUDA tensors cannot be sent
+    with helper_processes(_search_on, (str(data.train.device), away), jobs - 1):
         worker(opened)
     worker(opened)  # what a process that died beside this one has left
     with place.claiming(), quiet():  # processes that end together write one after the other

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from avmixup_kit._base.files import write_atomic
+from avmixup_kit._base import check, files
 
 
 def save_checkpoint(
@@ -39,10 +39,10 @@ def save_checkpoint(
         for number, start in enumerate(range(0, len(content), size)):
             piece = content[start : start + size]
             names.append(f"{path.name}.{mark}.{number:03d}")
-            write_atomic(path.with_name(names[-1]), piece)
+            files.write_atomic(path.with_name(names[-1]), piece)
             pieces.append({"name": names[-1], "sha256": hashlib.sha256(piece).hexdigest()})
         content = json.dumps({"pieces": pieces}, indent=1).encode()
-    write_atomic(path, content)
+    files.write_atomic(path, content)
     for old in path.parent.glob(f"{path.name}.*.*"):
         if old.name not in names and _is_piece(old.name.removeprefix(path.name)):
             old.unlink()
@@ -50,12 +50,8 @@ def save_checkpoint(
 
 def check_piece_mib(piece_mib: int | None) -> None:
     """Raise ValueError unless it is None or a size in MiB, 1 or more."""
-    if piece_mib is not None and (
-        isinstance(piece_mib, bool) or not isinstance(piece_mib, int) or piece_mib < 1
-    ):
-        raise ValueError(
-            f"piece_mib = {piece_mib!r} is not allowed: MiB a file, a whole number, 1 or more"
-        )
+    if piece_mib is not None:
+        check.whole("piece_mib", piece_mib, what="MiB a file, a whole number")
 
 
 def _is_piece(ending: str) -> bool:
@@ -72,7 +68,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
-    try:
+    with files.blamed(path, "is truncated, altered or no checkpoint", Exception):
         content = path.read_bytes()
         if content.startswith(b"{"):
             content = _joined(path, json.loads(content)["pieces"])
@@ -80,13 +76,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
             bad = archive.testzip()
         if bad is not None:
             raise ValueError(f"checksum of {bad} does not match")
-        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path} is truncated, altered or no checkpoint ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'unreadable'})"
-        ) from error
-    return state
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
 
 
 def _joined(path: Path, pieces: list[dict[str, str]]) -> bytes:

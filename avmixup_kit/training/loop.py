@@ -152,7 +152,6 @@ class Training(Iterator[Record]):
         self._epoch = -1
         self.rng = Generator(device=self.device).manual_seed(settings.seed)
         self._check(model)
-        self._check_processes()
         self.sync_batch_norm = sync_batch_norm
         if sync_batch_norm:
             distributed.synchronise_batch_norm(model)
@@ -185,43 +184,24 @@ class Training(Iterator[Record]):
         )
 
     def _check(self, model: nn.Module) -> None:
-        size = self.settings.batch_size
-        if len(self.split) < size:
-            raise ValueError(
-                f"batch_size = {size} is not allowed: {self.split.name} has only "
-                f"{len(self.split)} images"
-            )
-        if self.settings.precision == "bf16" and not native_bf16(self.device):
-            raise ValueError(
-                f"precision = 'bf16' is not allowed on this {self.device.type}: it would be "
-                "emulated, many times slower; use 'float32'"
-            )
-        if self.settings.precision == "tf32" and not native_tf32(self.device):
-            raise ValueError(
-                f"precision = 'tf32' is not allowed on this {self.device.type}: only CUDA devices "
-                "since Ampere have it; use 'float32'"
-            )
+        split, size, precision = self.split, self.settings.batch_size, self.settings.precision
+        allowed = f"{split.name} has only {len(split)} images"
+        check.that(size <= len(split), "batch_size", size, allowed)
+        world = distributed.world()
+        allowed = f"a multiple of {world}, so that each of {world} processes has an equal share"
+        check.that(size % world == 0, "batch_size", size, allowed)
+        allowed = f"this {self.device.type} would emulate it, many times slower; use 'float32'"
+        check.that(precision != "bf16" or native_bf16(self.device), "precision", precision, allowed)
+        allowed = f"only CUDA devices since Ampere have it, not this {self.device.type}"
+        check.that(precision != "tf32" or native_tf32(self.device), "precision", precision, allowed)
         was_training = model.training
         model.eval()
         with torch.no_grad():
-            outputs = model(self.split.batch(torch.zeros(1, dtype=torch.long))[0]).shape[-1]
+            outputs = model(split.batch(torch.zeros(1, dtype=torch.long))[0]).shape[-1]
         model.train(was_training)
-        if outputs != self.split.num_classes:
+        if outputs != split.num_classes:
             raise ValueError(
-                f"the model has {outputs} classes, {self.split.name} has {self.split.num_classes}"
-            )
-
-    def _check_processes(self) -> None:
-        size, world = self.settings.batch_size, distributed.world()
-        if size < world:
-            raise ValueError(
-                f"batch_size = {size} is not allowed with {world} processes: each needs at least "
-                "one image"
-            )
-        if size % world:
-            raise ValueError(
-                f"batch_size = {size} is not allowed with {world} processes: their shares would "
-                f"be uneven; a multiple of {world}"
+                f"the model has {outputs} classes, {split.name} has {split.num_classes}"
             )
 
     @property
@@ -342,19 +322,12 @@ class Training(Iterator[Record]):
         Raises:
             ValueError: other settings, other training images, or weights of another architecture.
         """
-        mine, was = _plain(asdict(self.settings)), state["settings"]
-        if not new_settings and was != mine:
-            changed = ", ".join(
-                f"{key} was {was.get(key)!r}, is {mine[key]!r}"
-                for key in mine
-                if was.get(key) != mine[key]
-            )
-            raise ValueError(f"the saved training had other settings: {changed}")
-        if state["data"] != self.split.checksum:
-            raise ValueError(
-                f"the saved training used other images than {self.split.name} "
-                f"(checksum {state['data'][:12]}, here {self.split.checksum[:12]})"
-            )
+        mine, was = _plain(asdict(self.settings)), dict(state["settings"])
+        if not new_settings:
+            check.same(was, mine, "the saved training had other settings")
+        images = {"checksum of the images": self.split.checksum}
+        was["checksum of the images"] = state["data"]
+        check.same(was, images, f"the saved training used other images than {self.split.name}")
         optimiser, dial = copy.deepcopy(self.optimiser.state_dict()), self.dial
         before = dial.state_dict() if dial else None
         try:

@@ -16,18 +16,19 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-import filelock
 import torch
 from torch import nn
 
 from avmixup_kit import models
-from avmixup_kit._base import distributed
+from avmixup_kit._base import check, distributed, files
 from avmixup_kit._base.files import json_lines, write_atomic
 from avmixup_kit._base.provenance import provenance
-from avmixup_kit.methods.method import own_stages
+from avmixup_kit.methods.method import own_stages, parse
 from avmixup_kit.models.weights import load_weights
 from avmixup_kit.training.checkpoints import check_piece_mib, load_checkpoint, save_checkpoint
 from avmixup_kit.training.dial import Dial, Turn
@@ -63,6 +64,22 @@ def describe(training: Training) -> dict[str, Any]:
         "data": training.split.name,
         "checksum": training.split.checksum,
     }
+
+
+def about(folder: str | Path) -> dict[str, Any]:
+    """Return run.json with its method made again, from text that is parsed and never run.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: it is damaged, or names a stage of one's own that is not there.
+    """
+    path = Path(folder) / "run.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no run: there is no {path.name}")
+    with files.blamed(path, "is damaged or no run's: take another folder"):
+        told = json.loads(path.read_text())
+        text = told["method"]
+    return told | {"method": parse(text, told.get("stages"))}
 
 
 def turns_of(path: str | Path) -> list[Turn]:
@@ -147,53 +164,45 @@ def log(
         ValueError: the folder's run had other settings, images or another network.
         TrainingDiverged: the loss or a weight is no longer finite; the last checkpoint is good.
     """
-    for name, value in (("checkpoint_every", checkpoint_every), ("curves_every", curves_every)):
-        if value < 1:
-            raise ValueError(f"{name} = {value!r} is not allowed: 1 or more")
-    if minutes is not None and not 0 < minutes < float("inf"):
-        raise ValueError(f"minutes = {minutes!r} is not allowed: a positive number, or None")
+    check.whole("checkpoint_every", checkpoint_every)
+    check.whole("curves_every", curves_every)
+    fine = minutes is None or 0 < minutes < float("inf")
+    check.that(fine, "minutes", minutes, "a positive number, or None")
     check_piece_mib(piece_mib)
-    if best is not None and curves is None:
-        raise ValueError(f"best = {best!r} needs curves to choose by")
-    return _Run(
-        training,
-        Path(folder),
-        checkpoint_every,
-        keep_every,
-        curves,
-        curves_every,
-        best,
-        None if minutes is None else time.monotonic() + 60 * minutes,
+    check.that(best is None or curves is not None, "best", best, "curves are missing to choose by")
+    until = None if minutes is None else time.monotonic() + 60 * minutes
+    run = _Run(
+        training, Path(folder), checkpoint_every, keep_every, curves, curves_every, best, until,
         piece_mib,
-    ).records(resume)
+    )  # fmt: skip
+    return run.records(resume)
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        training: Training,
-        folder: Path,
-        checkpoint_every: int,
-        keep_every: int | None,
-        curves: Curves | None,
-        curves_every: int,
-        best: str | None,
-        until: float | None,
-        piece_mib: int | None,
-    ) -> None:
-        self.training, self.folder = training, folder
-        self.checkpoint_every, self.keep_every = checkpoint_every, keep_every
-        self.curves, self.curves_every, self.best = curves, curves_every, best
-        self.until, self.piece_mib = until, piece_mib
-        self.highest = float("-inf")
-        self.logged_turns = 0
-        self.writes = distributed.rank() == 0
-        self.waiting: list[Record] = []
+    training: Training
+    folder: Path
+    checkpoint_every: int
+    keep_every: int | None
+    curves: Curves | None
+    curves_every: int
+    best: str | None
+    until: float | None
+    piece_mib: int | None
+    highest: float = float("-inf")
+    logged_turns: int = 0
+    writes: bool = field(default_factory=lambda: distributed.rank() == 0)
+    waiting: list[Record] = field(default_factory=list)
 
     def records(self, resume: bool) -> Iterator[Record]:
-        lock = filelock.FileLock(self.folder / "lock")
-        try:
-            distributed.from_rank_0(lambda: self._acquire(lock))
+        with ExitStack() as held:
+
+            def hold() -> None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = files.held(self.folder / "lock", what=f"the run folder {self.folder}")
+                held.enter_context(lock)
+
+            distributed.from_rank_0(hold)
             self._take_up() if resume else self._begin()
             # Other processes write nowhere.
             log = self.folder / "log.jsonl" if self.writes else Path(os.devnull)
@@ -202,17 +211,6 @@ class _Run:
                     yield from self._train()
                 finally:
                     self._log_steps()
-        finally:
-            lock.release()
-
-    def _acquire(self, lock: filelock.BaseFileLock) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise BlockingIOError(
-                f"the run folder {self.folder} is in use by another process"
-            ) from None
 
     def _begin(self) -> None:
         def new() -> None:
@@ -257,13 +255,8 @@ class _Run:
         if not (self.folder / "run.json").exists():
             raise FileNotFoundError(f"{self.folder} holds no run to resume")
         was = json.loads((self.folder / "run.json").read_text())
-        mine = describe(self.training)
-        for name in (*mine, "stages", "average"):  # the last two stand there only where in use
-            value = mine.get(name)
-            if was.get(name) != value:
-                raise ValueError(
-                    f"{self.folder} holds a run with another {name}: {was.get(name)}, not {value}"
-                )
+        optional = {"stages": None, "average": None}  # they stand there only where in use
+        check.same(was, optional | describe(self.training), f"{self.folder} holds another run")
         state = load_checkpoint(self.folder / "latest.pt")
         return state["training"], json_lines(self.folder / "log.jsonl")
 
@@ -303,8 +296,7 @@ class _Run:
         values = self.curves(self.training)
         self._write({"step": done, "curves": values, "seconds": round(seconds, 3)})
         if self.best is not None:
-            if self.best not in values:
-                raise ValueError(f"best = {self.best!r} is not allowed: one of {', '.join(values)}")
+            check.one_of("best", self.best, values)
             if values[self.best] > self.highest:
                 self.highest = values[self.best]
                 self._checkpoint("best.pt")

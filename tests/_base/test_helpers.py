@@ -32,3 +32,13 @@ def test_a_lock_is_held_by_one_until_its_block_ends(tmp_path: Path):
 def test_markdown_aligns_numbers_to_the_right():
     rows = [["model", "", "n"], ["PGD", "ours", "449"]]
     assert markdown_table(rows, left=2) == "| model |  | n |\n|---|---|--:|\n| PGD | ours | 449 |"
+
+
+def test_a_damaged_file_is_blamed_in_one_line(tmp_path):
+    path = tmp_path / "notes.json"
+    for error, reason in ((KeyError("a"), "KeyError: 'a'"), (EOFError(), "it ends too early")):
+        said = rf"notes.json is damaged \(.*{reason}\)$"
+        with pytest.raises(ValueError, match=said), files.blamed(path, "is damaged"):
+            raise error
+    with pytest.raises(ZeroDivisionError), files.blamed(path, "is damaged"):
+        raise ZeroDivisionError

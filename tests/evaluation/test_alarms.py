@@ -53,7 +53,7 @@ def test_label_smoothing_alone_rings(digits):
 
 
 def test_an_extreme_lambda_rings(digits, split):
-    model = trained_by(digits, methods.label_smoothing(0.2, EPSILON, steps=3))
+    model = trained_by(digits, methods.label_smoothing(0.2, epsilon=EPSILON, steps=3))
     keys, _ = ringing(model, split)
     assert {"cw", "random-search"} <= keys
 

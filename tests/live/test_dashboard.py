@@ -580,7 +580,7 @@ def test_a_folder_that_holds_another_run_is_not_overwritten(digits, tmp_path):
     with pytest.raises(FileExistsError, match="already holds a run: choose another folder"):
         lab.save(tmp_path)
     assert (tmp_path / "latest.pt").read_bytes() == before
-    with pytest.raises(FileNotFoundError, match="holds no run to load"):
+    with pytest.raises(FileNotFoundError, match="holds no run: there is no run.json"):
         lab.load(tmp_path / "nowhere")
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import avmixup_kit as av
 from avmixup_kit import methods
-from avmixup_kit.methods import losses
+from avmixup_kit.methods import attacks, losses
 from avmixup_kit.methods.attacks import NoAttack
 from avmixup_kit.methods.labels import one_hot, smooth
 from avmixup_kit.methods.losses import CrossEntropy, Trades
@@ -19,11 +19,11 @@ ALL = {
     "standard": methods.standard(),
     "mixup": methods.mixup(0.4),
     "pgd": methods.pgd(epsilon=0.15, steps=3),
-    "label_smoothing": methods.label_smoothing(0.9, 0.15, steps=3),
-    "avmixup": methods.avmixup(3.0, 0.9, 0.2, 0.15, steps=3, clip_vertex=True),
-    "trades": methods.trades(1.0, 0.15, None, steps=3),
+    "label_smoothing": methods.label_smoothing(0.9, epsilon=0.15, steps=3),
+    "avmixup": methods.avmixup(3.0, 0.9, 0.2, epsilon=0.15, steps=3, clip_vertex=True),
+    "trades": methods.trades(1.0, epsilon=0.15, step_size=None, steps=3),
     "feature_scatter": methods.feature_scatter(epsilon=0.15),
-    "feature_scatter_avmixup": methods.feature_scatter_avmixup(1.5, 0.3, 0.42, 0.15),
+    "feature_scatter_avmixup": methods.feature_scatter_avmixup(1.5, 0.3, 0.42, epsilon=0.15),
     "cw source": methods.avmixup(perturb=av.cw(steps=3, epsilon=0.1)),
 }
 
@@ -51,8 +51,8 @@ def identical(a, b):
 
 @pytest.mark.parametrize("lam", [1.0, 0.9, 0.8, 0.1])
 def test_avmixup_at_alpha_0_gamma_1_is_label_smoothing(network, batch, lam):
-    smoothing = methods.label_smoothing(lam, 0.15, steps=3)
-    vertex = methods.avmixup(1.0, 0.7, lam, 0.15, steps=3).replace(alpha=0.0)
+    smoothing = methods.label_smoothing(lam, epsilon=0.15, steps=3)
+    vertex = methods.avmixup(1.0, 0.7, lam, epsilon=0.15, steps=3).replace(alpha=0.0)
     assert identical(
         weights_after(network, batch, vertex), weights_after(network, batch, smoothing)
     )
@@ -60,12 +60,14 @@ def test_avmixup_at_alpha_0_gamma_1_is_label_smoothing(network, batch, lam):
 
 def test_label_smoothing_at_1_is_pgd_training(network, batch):
     assert methods.label_smoothing(1.0) == methods.pgd()
-    one = weights_after(network, batch, methods.label_smoothing(1.0, 0.15, steps=2))
+    one = weights_after(network, batch, methods.label_smoothing(1.0, epsilon=0.15, steps=2))
     assert identical(one, weights_after(network, batch, methods.pgd(epsilon=0.15, steps=2)))
 
 
 def test_trades_at_beta_0_has_the_gradients_of_standard(network, batch):
-    trades = weights_after(network, batch, methods.trades(0.0, 0.15, None, steps=2), steps=1)
+    trades = weights_after(
+        network, batch, methods.trades(0.0, epsilon=0.15, step_size=None, steps=2), steps=1
+    )
     standard = weights_after(network, batch, methods.standard(), steps=1)
     assert identical(trades, standard)
 
@@ -85,12 +87,12 @@ def test_avmixup_at_alpha_1_is_standard(network, batch):
 
 
 def test_the_identities_can_fail(network, batch):
-    smoothing = weights_after(network, batch, methods.label_smoothing(0.8, 0.15, steps=3))
+    smoothing = weights_after(network, batch, methods.label_smoothing(0.8, epsilon=0.15, steps=3))
     for other in (
-        methods.avmixup(1.0, 0.7, 0.8, 0.15, steps=3).replace(alpha=0.01),
-        methods.avmixup(1.1, 0.7, 0.8, 0.15, steps=3).replace(alpha=0.0),
-        methods.avmixup(1.0, 0.7, 0.79, 0.15, steps=3).replace(alpha=0.0),
-        methods.label_smoothing(0.8, 0.15, steps=3, batch_norm="eval"),
+        methods.avmixup(1.0, 0.7, 0.8, epsilon=0.15, steps=3).replace(alpha=0.01),
+        methods.avmixup(1.1, 0.7, 0.8, epsilon=0.15, steps=3).replace(alpha=0.0),
+        methods.avmixup(1.0, 0.7, 0.79, epsilon=0.15, steps=3).replace(alpha=0.0),
+        methods.label_smoothing(0.8, epsilon=0.15, steps=3, batch_norm="eval"),
     ):
         assert not identical(weights_after(network, batch, other), smoothing)
 
@@ -295,3 +297,16 @@ def test_a_bad_setting_is_named_with_what_is_allowed(build, message):
     with pytest.raises(ValueError, match=message) as caught:
         build()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("registry", [methods.METHODS, av.attacks.ATTACKS], ids=lambda r: r.kind)
+def test_every_setting_is_shown_by_name_with_the_default_that_acts(registry):
+    for entry in registry.entries.values():
+        for name, setting in entry.settings.items():
+            assert setting.kind in (setting.POSITIONAL_OR_KEYWORD, setting.KEYWORD_ONLY), name
+            assert entry.make(**{name: setting.default}) == entry.make()
+    settings = registry.entries["pgd"].settings
+    assert settings["steps"].default == {"method": 10, "attack": 20}[registry.kind]
+    assert settings["batch_norm"].annotation is attacks.BatchNorm
+    with pytest.raises(TypeError, match="gamma"):
+        registry["pgd"](gamma=2)

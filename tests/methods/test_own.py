@@ -1,5 +1,6 @@
 """Methods of one's own: stages on a batch, registered, saved, resumed, from the shell."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -150,9 +151,9 @@ def test_a_run_with_an_averaged_copy_is_not_resumed_without_one(digits, tmp_path
         return av.Training(model, digits.train, av.standard(), 4, batch_size=16, **options)
 
     next(runs.log(new(average=0.9), tmp_path / "run", checkpoint_every=1))
-    with pytest.raises(ValueError, match=r"a run with another average: 0.9, not None"):
+    with pytest.raises(ValueError, match="holds another run: average was 0.9, is None"):
         next(runs.log(new(), tmp_path / "run", resume=True))
-    with pytest.raises(ValueError, match=r"a run with another average: 0.9, not 0.5"):
+    with pytest.raises(ValueError, match="holds another run: average was 0.9, is 0.5"):
         next(runs.log(new(average=0.5), tmp_path / "run", resume=True))
 
 
@@ -258,6 +259,149 @@ def test_a_bad_plugin_is_told_in_one_line(monkeypatch, plugin, tmp_path, capsys,
     import re
 
     assert re.search(message, error), error
+
+
+def test_a_method_of_ones_own_is_searched_by_settings_of_its_own(
+    monkeypatch, plugin, tmp_path, capsys
+):
+    pytest.importorskip("optuna")
+    words = ["--plugin", plugin, "--method", "my_method", "--attack-steps", "1", *SHORT[:-2]]
+    call(
+        monkeypatch, "search", tmp_path / "found", *words, "--ranges", "strength", "0", "2",
+        "--trials", "3", "--images", "20", "--jobs", "2", "--seeds", "0",
+    )  # fmt: skip
+    assert "best of 3 trials" in capsys.readouterr().out
+    found = av.search.Found.load(tmp_path / "found")
+    assert found.trials[0].params == found.published == {"strength": 0.5}
+    assert all(0 <= trial.params["strength"] <= 2 for trial in found.trials)
+    assert "<h2>Slices" in (page := (tmp_path / "found" / "report.html").read_text())
+    assert "Which strength?" in page
+    with pytest.raises(ValueError, match=r"axes = \['strength'\] is not allowed: a map has two"):
+        found.heat_map()
+    data = av.digits(validation=0.25)
+    plan = av.search.Plan(
+        "my_method", ranges={"strength": (0, 2)}, attack_steps=1, base_channels=4, images=20,
+        settings=av.Settings(6, batch_size=16),
+    )  # fmt: skip
+    few = dataclasses.replace(data, test=data.test.subset(20))
+    rows = [av.pgd(steps=1, epsilon=EPSILON)]
+    options = {"plan": plan, "seeds": (0, 1), "rows": rows, "page": False}
+    again = av.search.remeasure(found, few, tmp_path / "found", **options)
+    assert list(again.again) == ["best", "default", "no mixing"]
+    assert str(av.search.Found.load(tmp_path / "found")) == str(again)
+    with pytest.raises(ValueError, match="'my_method' is not allowed: it has none of gamma"):
+        av.search.Plan("my_method")
+
+
+def test_a_process_that_helps_has_the_plugins_of_the_first(monkeypatch, plugin, tmp_path):
+    from avmixup_kit._base.plugins import load_plugin
+    from avmixup_kit.search.study import helper_processes
+
+    load_plugin(plugin)
+    method = methods.build("my_method")
+    with helper_processes(torch.save, (method, tmp_path / "method.pt"), 1):
+        pass
+    assert torch.load(tmp_path / "method.pt", weights_only=False) == method
+
+
+@pytest.fixture
+def run_folder(monkeypatch, plugin, tmp_path, capsys) -> Path:
+    """A run of the plugin's method, trained from the shell."""
+    words = ["--plugin", plugin, "--method", "my_method", "--attack-steps", "1", *SHORT]
+    call(monkeypatch, "train", tmp_path / "run", *words, "--checkpoint-every", "3")
+    capsys.readouterr()
+    return tmp_path / "run"
+
+
+def test_a_run_of_ones_own_is_evaluated_reported_shown_and_forked(
+    monkeypatch, digits, plugin, run_folder, capsys
+):
+    pytest.importorskip("ipywidgets")
+    from avmixup_kit import live
+
+    words = ["--plugin", plugin, "--images", "20", "--steps", "1"]
+    call(monkeypatch, "evaluate", run_folder, *words)
+    assert "PGD1" in capsys.readouterr().out
+    result = av.Evaluation.load(run_folder / "correct.npz")
+    model, images = runs.load_model(run_folder), digits.test.subset(20)
+    av.report(result, model, images, run_folder / "page.html", count=10)
+    assert "<h2>" in (run_folder / "page.html").read_text()
+    about = runs.about(run_folder)
+    assert methods.name_of(about["method"]) == "my_method"
+    training = av.Training(
+        av.small_cnn(digits, seed=0, base_channels=4), digits.train, av.Dial(about["method"]), 9,
+        batch_size=16, average=0.5,
+    )  # fmt: skip
+    lab = live.show(training, data=digits, probe_images=10)
+    assert lab.method.value == "my_method"
+    assert "My method" in lab.method.menu.options
+    loaded = lab.load(run_folder)
+    assert (loaded.training.step, loaded.method) == (6, about["method"])
+    lab.trainer.switch("run 1").result()
+    fork = lab.fork(0)
+    fork.dial.turn(strength=0.25)
+    next(fork.training)
+    assert fork.method.loss.strength == 0.25
+    assert fork.training.averaged is not None
+    lab.save(run_folder.with_name("fork"))
+    assert lab.load(run_folder.with_name("fork")).method == fork.dial.method
+    live.close_all()
+
+
+def test_code_in_a_run_folder_is_never_run(digits, run_folder, monkeypatch):
+    monkeypatch.delitem(sys.modules, "my_plugin")
+    monkeypatch.syspath_prepend(run_folder)
+    monkeypatch.chdir(run_folder)
+    (run_folder / "my_plugin.py").write_text("raise SystemExit('code of a run folder was run')")
+    with pytest.raises(ValueError, match=r"Weighted is my_plugin:Weighted.* --plugin my_plugin.py"):
+        runs.about(run_folder)
+    training = av.Training(av.small_cnn(digits), digits.train, av.Dial(av.standard()), 6)
+    with pytest.raises(ValueError, match="holds another run: stages was .*my_plugin:Weighted"):
+        next(runs.log(training, run_folder, resume=True))
+    (run_folder / "run.json").write_text('{"method": ')
+    with pytest.raises(ValueError, match="run.json is damaged or no run's: take another folder"):
+        runs.about(run_folder)
+
+
+# As version 0.1 wrote them: no stages, no averaged copy, a dial without either.
+RUN_JSON_0_1 = {
+    "settings": "Settings(steps=6, batch_size=16, lr=0.1, momentum=0.9, nesterov=False, "
+    "weight_decay=0.0002, decay_all=False, decay_at=(0.5, 0.75), decay_factor=0.1, seed=0, "
+    "precision='float32')",
+    "method": "Method(perturb=Attack(objective=LabelCrossEntropy(), epsilon=0.15, step_size=None, "
+    "steps=1, start='uniform', clip_start=True, restarts=1, batch_norm='batch'), mix=AVmixup("
+    "gamma=2.0, lambda1=1.0, lambda2=0.1, clip_vertex=False, per_example=True, alpha=None), "
+    "loss=CrossEntropy())",
+    "architecture": "small_cnn(num_classes=10, in_channels=1, image_size=(8, 8), base_channels=4, "
+    "normalisation=(0.5, 0.5))",
+    "data": "digits/train",
+    "python": "3.11.7",
+}
+
+
+def test_a_run_folder_of_version_0_1_is_loaded_and_taken_up(digits, tmp_path):
+    def new():
+        method = av.avmixup(epsilon=EPSILON, steps=1)
+        model = av.small_cnn(digits, seed=0, base_channels=4)
+        return av.Training(model, digits.train, av.Dial(method), 6, batch_size=16)
+
+    whole, part = new(), new()
+    list(whole)
+    for _ in range(3):
+        next(part)
+    state = part.state_dict()
+    del state["average"], state["dial"]["stages"]
+    content = {"architecture": RUN_JSON_0_1["architecture"], "model": state["model"]}
+    torch.save(content | {"training": state}, tmp_path / "latest.pt")
+    about = RUN_JSON_0_1 | {"checksum": digits.train.checksum}
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    losses = [{"step": step, "loss": 2.0, "lr": 0.1} for step in range(5)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in losses))
+    assert runs.about(tmp_path)["method"] == av.avmixup(epsilon=EPSILON, steps=1)
+    resumed = new()
+    assert [record.step for record in runs.log(resumed, tmp_path, resume=True)] == [3, 4, 5]
+    for mine, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_a_registry_says_what_it_has():

@@ -102,6 +102,23 @@ def test_feature_scatter_and_further_options_are_searched(tmp_path, data):
     assert scatter.published("cifar100")["lambda2"] == recipe.lambda2 == 0.42
 
 
+def test_without_mixing_it_is_pgd_or_feature_scatter_as_released():
+    assert tuning.Plan().unmixed(0.1) == methods.pgd(epsilon=0.1)
+    scatter = tuning.Plan(method="feature_scatter_avmixup")
+    assert scatter.unmixed(0.1) == methods.feature_scatter(epsilon=0.1)
+
+
+def test_settings_of_any_method_are_searched_at_the_radius_of_the_data():
+    beta = tuning.Plan(method="trades", ranges={"beta": (1, 9)})
+    assert beta.space == {"beta": (1, 9)}
+    assert beta.build({"beta": 2.0}, 0.1) == methods.trades(2.0, epsilon=0.1, step_size=0.1 / 4)
+    assert (beta.reference, beta.published("digits")) == ("default", {"beta": 6.0})
+    five = tuning.Plan(method="mixture", also=("per_example",))
+    assert five.published("digits") == {
+        "gamma": 2.0, "lambda1": 1.0, "lambda2": 0.1, "per_example": True,
+    }  # fmt: skip
+
+
 class Sealed:
     """Test images that no search may look at."""
 
@@ -363,11 +380,15 @@ def test_trials_are_handed_out_one_at_a_time(tmp_path, monkeypatch, data, file):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gamma": (0.5, 2.0)}, r"gamma = \(0.5, 2.0\) is not allowed: .* 1 or more"),
-        ({"lambda1": (0.0, 1.2)}, r"lambda1 = \(0.0, 1.2\) is not allowed: .* between 0 and 1"),
+        ({"gamma": (0.5, 2.0)}, r"gamma = \(0.5, 2.0\) is not allowed: .* gamma >= 1"),
+        ({"lambda1": (0.0, 1.2)}, r"lambda1 = \(0.0, 1.2\) is not allowed: .* from 0 to 1"),
         ({"lambda2": (0.8, 0.2)}, r"lambda2 = \(0.8, 0.2\) is not allowed: lowest and highest"),
         ({"gamma": (1.0, float("nan"))}, r"gamma = \(1.0, nan\) is not allowed"),
-        ({"method": "pgd"}, "method = 'pgd' is not allowed: one of avmixup, feature_scatter_"),
+        ({"method": "hinge"}, "method = 'hinge' is not allowed: one of standard, mixup, pgd"),
+        ({"method": "pgd"}, "method = 'pgd' is not allowed: it has none of gamma, lambda1, lamb"),
+        ({"method": "trades", "gamma": (1, 2)}, r"gamma = \(1, 2\) is not allowed: no setting of"),
+        ({"ranges": {"beta": (1, 2)}}, "ranges = 'beta' is not allowed: one of gamma, lambda1"),
+        ({"ranges": {"steps": (1.0, 2.0)}}, r"steps = \(1.0, 2.0\) is not allowed: .* whole num"),
         ({"also": ("beta",)}, "also = 'beta' is not allowed: one of clip_vertex, per_example"),
         ({"network": "resnet"}, "network = 'resnet' is not allowed: one of "),
         ({"images": 0}, "images = 0 is not allowed: a whole number, 1 or more"),

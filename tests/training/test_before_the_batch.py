@@ -24,15 +24,15 @@ METHODS = {
     "mixup, one weight a batch": methods.mixup(per_example=False),
     "pgd": methods.pgd(epsilon=E, steps=3),
     "pgd, running statistics": methods.pgd(epsilon=E, steps=3, batch_norm="eval", start="zero"),
-    "label_smoothing": methods.label_smoothing(0.8, E, steps=3),
-    "avmixup": methods.avmixup(2.0, 1.0, 0.1, E, steps=3),
+    "label_smoothing": methods.label_smoothing(0.8, epsilon=E, steps=3),
+    "avmixup": methods.avmixup(2.0, 1.0, 0.1, epsilon=E, steps=3),
     "avmixup, clipped, one weight a batch": methods.avmixup(
-        2.0, 1.0, 0.1, E, steps=3, clip_vertex=True, per_example=False
+        2.0, 1.0, 0.1, epsilon=E, steps=3, clip_vertex=True, per_example=False
     ),
-    "trades": methods.trades(6.0, E, E / 4, 3),
-    "feature_scatter": methods.feature_scatter(0.5, E),
-    "feature_scatter_avmixup": methods.feature_scatter_avmixup(1.0, 0.5, 0.7, E),
-    "mixture": methods.mixture(2.0, 1.0, 0.1, E, steps=3),
+    "trades": methods.trades(6.0, epsilon=E, step_size=E / 4, steps=3),
+    "feature_scatter": methods.feature_scatter(0.5, epsilon=E),
+    "feature_scatter_avmixup": methods.feature_scatter_avmixup(1.0, 0.5, 0.7, epsilon=E),
+    "mixture": methods.mixture(2.0, 1.0, 0.1, epsilon=E, steps=3),
 }
 
 

@@ -27,7 +27,9 @@ METHODS = {
     "AVmixup": methods.avmixup(epsilon=EPSILON, steps=2),
     "AVmixup, batch norm train": methods.avmixup(epsilon=EPSILON, steps=2, batch_norm="train"),
     # Beside the image, where TRADES starts, KL's gradient is nearly zero and its signs rounding.
-    "TRADES": methods.trades(6.0, EPSILON, None, steps=2).replace(start="uniform"),
+    "TRADES": methods.trades(6.0, epsilon=EPSILON, step_size=None, steps=2).replace(
+        start="uniform"
+    ),
     "Feature Scatter": methods.feature_scatter(epsilon=EPSILON),
     "Feature Scatter, batch norm batch": methods.feature_scatter_avmixup(
         epsilon=EPSILON, batch_norm="batch"
@@ -244,10 +246,9 @@ def refused(batch_size):
 
 
 def test_a_batch_that_cannot_be_shared_out_is_named(pair):
-    uneven = "batch_size = 15 is not allowed with 2 processes: their shares would be uneven"
-    assert all(message.startswith(uneven) for message in pair(refused, 15))
-    small = "batch_size = 1 is not allowed with 2 processes: each needs at least one image"
-    assert pair(refused, 1) == [small, small]
+    for size in (15, 1):
+        uneven = f"batch_size = {size} is not allowed: a multiple of 2, so that each of 2 processes"
+        assert all(message.startswith(uneven) for message in pair(refused, size))
 
 
 def held(folder):

@@ -163,7 +163,7 @@ def test_replaying_a_logs_turns_gives_the_same_weights(digits):
         if record.step in (1, 4):
             dial.turn(gamma=2.5 + record.step, lambda2=0.3)
         if record.step == 5:
-            dial.turn(method=methods.trades(1.0, EPSILON, None, steps=1))
+            dial.turn(method=methods.trades(1.0, epsilon=EPSILON, step_size=None, steps=1))
     exported = [Turn.from_json(turn.to_json()) for turn in dial.turns]
     assert tuple(exported) == dial.turns
     headless = quick(digits, Dial(methods.avmixup(epsilon=EPSILON, steps=2), exported))
@@ -278,7 +278,7 @@ def test_a_fork_may_change_settings_when_it_says_so(digits):
     next(run)
     fork = quick(digits, steps=20, lr=0.01)
     with pytest.raises(
-        ValueError, match=r"other settings: steps was 8, is 20, lr was 0.1, is 0.01"
+        ValueError, match=r"other settings: steps was 8, is 20; lr was 0.1, is 0.01"
     ):
         fork.load_state_dict(run.state_dict())
     fork.load_state_dict(run.state_dict(), new_settings=True)
@@ -357,7 +357,9 @@ def test_a_loss_that_is_no_number_stops_with_step_and_settings(digits):
 
 def test_bf16_is_never_emulated(digits, monkeypatch):
     monkeypatch.setattr(training.loop, "native_bf16", lambda device: False)
-    with pytest.raises(ValueError, match="precision = 'bf16' is not allowed on this cpu"):
+    with pytest.raises(
+        ValueError, match="precision = 'bf16' is not allowed: this cpu would emulate"
+    ):
         quick(digits, precision="bf16")
 
 
@@ -381,9 +383,7 @@ def test_bf16_runs_where_it_is_allowed(digits, monkeypatch):
 
 
 def test_tf32_is_refused_where_there_is_none(digits, monkeypatch):
-    with pytest.raises(
-        ValueError, match="precision = 'tf32' is not allowed on this cpu: only CUDA"
-    ):
+    with pytest.raises(ValueError, match="precision = 'tf32' is not allowed: only CUDA"):
         quick(digits, precision="tf32")
     monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: False)
     assert not training.native_tf32(torch.device("cuda"))

@@ -316,7 +316,7 @@ def test_a_disk_that_fills_up_between_pieces_keeps_the_checkpoint(tmp_path, monk
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, content)
 
-    monkeypatch.setattr(checkpoints, "write_atomic", full)
+    monkeypatch.setattr(files, "write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save_checkpoint(path, {"noise": noise + 1}, piece_mib=1)
     monkeypatch.undo()
@@ -367,7 +367,7 @@ def test_a_run_folder_in_use_is_refused(digits, tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda d: new(d, steps=31), "another run with another settings"),
+        (lambda d: new(d, steps=31), "holds another run: settings"),
         (lambda d: new(d, methods.pgd(epsilon=EPSILON)), "another method"),
     ],
 )
@@ -385,13 +385,13 @@ def test_another_networks_and_other_images_are_refused(digits, tmp_path):
         av.small_cnn(digits), digits.train, Dial(methods.avmixup(epsilon=EPSILON, steps=1)), STEPS,
         batch_size=16, seed=4,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="holds a run with another architecture: small_cnn"):
+    with pytest.raises(ValueError, match="holds another run: architecture was .small_cnn"):
         finish(runs.log(wide, tmp_path, resume=True))
     fewer = Training(
         av.small_cnn(digits, seed=2, base_channels=4), digits.train.subset(100),
         Dial(methods.avmixup(epsilon=EPSILON, steps=1)), STEPS, batch_size=16, seed=4,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="holds a run with another checksum"):
+    with pytest.raises(ValueError, match="holds another run: checksum was"):
         finish(runs.log(fewer, tmp_path, resume=True))
 
 
@@ -483,7 +483,7 @@ def test_bad_arguments_are_named(digits, tmp_path):
         runs.log(run, tmp_path, minutes=0)
     with pytest.raises(ValueError, match="piece_mib = 0 is not allowed: MiB a file"):
         runs.log(run, tmp_path, piece_mib=0)
-    with pytest.raises(ValueError, match="best = 'x' needs curves"):
+    with pytest.raises(ValueError, match="best = 'x' is not allowed: curves are missing"):
         runs.log(run, tmp_path, best="x")
     with pytest.raises(ValueError, match="best = 'x' is not allowed: one of accuracy, other"):
         finish(runs.log(run, tmp_path, curves=measure, best="x"))

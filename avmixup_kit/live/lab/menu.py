@@ -41,13 +41,8 @@ def _takes_steps(name: str) -> bool:
 
 def named(name: str, epsilon: float, steps: int) -> Method:
     """Return the method of that name at an epsilon, with attacks of so many steps."""
-    settings = METHODS.entries[name].settings
-    given: dict[str, float] = {"epsilon": epsilon} if "epsilon" in settings else {}
-    if _takes_steps(name):
-        given["steps"] = steps
-    if "step_size" in settings and settings["step_size"].default is not None:
-        given["step_size"] = epsilon / 4
-    return methods.build(name, **given)
+    given = {"steps": steps} if _takes_steps(name) else {}
+    return methods.at_epsilon(name, epsilon, **given)
 
 
 def steps_of(*candidates: Method) -> int:

@@ -26,7 +26,7 @@ from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.batch import Batch
-from avmixup_kit.methods.method import Method, parse
+from avmixup_kit.methods.method import Method
 from avmixup_kit.training import checkpoints, runs
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Record, Training
@@ -238,7 +238,8 @@ class LiveRun:
         check.that(there, "step", step, f"states were kept at steps {kept}")
         state = training.state_dict() if step == training.step else self.kept[step]
         model, dial = copy.deepcopy(training.model), Dial(self.dial.initial)
-        twin = Training(model, training.split, dial, settings=training.settings)
+        options = {"average": training.average, "teacher": training.teacher}
+        twin = Training(model, training.split, dial, settings=training.settings, **options)
         twin.load_state_dict(state)
         return LiveRun(name, twin, self.data, self.probe_images, (self.name, step))
 
@@ -303,17 +304,17 @@ class LiveRun:
             FileNotFoundError: the folder holds no run.
             ValueError: its checkpoint is damaged or its run had other images.
         """
-        if not (folder / "run.json").exists():
-            raise FileNotFoundError(f"{folder} holds no run to load")
+        about = runs.about(folder)
         content = checkpoints.load_checkpoint(folder / "latest.pt")
         state, here = content["training"], self.training
-        dial = Dial(parse(json.loads((folder / "run.json").read_text())["method"]))
+        dial = Dial(about["method"])
         if content["architecture"] is None:
             model = copy.deepcopy(here.model)
         else:
             model = models.from_architecture(content["architecture"]).to(here.device)
         saved = state["settings"] | {"decay_at": tuple(state["settings"]["decay_at"])}
-        training = Training(model, here.split, dial, settings=Settings(**saved))
+        options = {"average": about.get("average"), "teacher": here.teacher}
+        training = Training(model, here.split, dial, settings=Settings(**saved), **options)
         training.load_state_dict(state)
         dial.expect(runs.turns_of(folder)[len(dial.turns) :])
         run = LiveRun(name, training, self.data, self.probe_images)
