@@ -25,7 +25,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class _Shape:
+class Shape:
     shape: tuple[int, int, int]
     num_classes: int
 
@@ -46,7 +46,7 @@ class Estimate:
 @cache
 def _macs(network: str, data: str) -> cost.Macs:
     classes, shape, _ = SIZES[data]
-    return cost.macs(models.build(network, _Shape(shape, classes)), shape)
+    return cost.macs(models.build(network, Shape(shape, classes)), shape)
 
 
 def estimates(plans: Sequence[TablePlan]) -> list[Estimate]:

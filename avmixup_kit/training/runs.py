@@ -15,7 +15,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -120,7 +120,7 @@ def log(
     best: str | None = None,
     minutes: float | None = None,
     piece_mib: int | None = None,
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """Train, write everything into a run folder, and yield each step's record.
 
     Processes that train together (``distributed.joined``) all call this; process 0 writes.
@@ -190,7 +190,7 @@ class _Run:
         self.writes = distributed.rank() == 0
         self.waiting: list[Record] = []
 
-    def records(self, resume: bool) -> Iterator[Record]:
+    def records(self, resume: bool) -> Generator[Record, None, None]:
         lock = filelock.FileLock(self.folder / "lock")
         try:
             distributed.from_rank_0(lambda: self._acquire(lock))
@@ -267,7 +267,7 @@ class _Run:
         state = load_checkpoint(self.folder / "latest.pt")
         return state["training"], json_lines(self.folder / "log.jsonl")
 
-    def _train(self) -> Iterator[Record]:
+    def _train(self) -> Generator[Record, None, None]:
         training = self.training
         began = time.perf_counter()
         for record in training:

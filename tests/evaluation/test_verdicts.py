@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -232,7 +233,7 @@ def test_a_table_shows_n_and_intervals_and_survives_saving(trained, split, tmp_p
     ("call", "message"),
     [
         (
-            lambda m, s: evaluate(m, s, rule="best"),
+            lambda m, s: evaluate(m, s, rule=cast(Any, "best")),
             "rule = 'best' is not allowed: one of any, last",
         ),
         (lambda m, s: evaluate(m, s, batch_size=0), "batch_size = 0 is not allowed"),

@@ -11,7 +11,7 @@ from avmixup_kit._base.plots import COLOURS
 from avmixup_kit.live.controls import ALARM, Choice, Explorer, Number, View, dressed, error_text
 
 _NU = np.linspace(0, 1, 101)
-_SETS = 2000
+SETS = 2000
 _CURVES = {
     "paper's condition (5)": (gaussian.epsilon_paper, COLOURS[0], "solid"),
     "tight condition": (gaussian.epsilon_tight, COLOURS[1], "dash"),
@@ -87,7 +87,7 @@ def _draw(d: int, n: int, sigma_s: float, nu: float, against: str) -> View:
     paper = here["paper's condition (5)"]
     bound = float(gaussian.standard_error_bound(d, n, sigma_s, log10=True))
     rng = np.random.default_rng(0)
-    robust = gaussian.robust_errors_fast(d, n, nu * sigma_s, paper, _SETS, rng, log10=True)
+    robust = gaussian.robust_errors_fast(d, n, nu * sigma_s, paper, SETS, rng, log10=True)
     chances = [
         float(gaussian.theorem_1_probability(d, sigma_s, nu, noise))
         for noise in ("independent", "any", "shared")
