@@ -31,7 +31,8 @@ portable: $(VENV)/.installed-test
 
 # What a change must pass before it is pushed; types are checked beside tests that take little.
 .PHONY: check
-FAST := $(addprefix tests/,_base $(addsuffix .py,gaussian/test_arguments gaussian/test_reference \
+FAST := $(addprefix tests/,_base $(addsuffix .py,$(addprefix gaussian/test_,arguments limits \
+	reference speed) \
 	methods/test_attacks test_layers test_private_apis test_paper test_doors))
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

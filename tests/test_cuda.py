@@ -1,5 +1,6 @@
 """What must hold on a CUDA device, where there is one; what also holds on a CPU, always."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,9 +11,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
-
-import cuda_checks  # noqa: E402
-import scaling  # noqa: E402
+cuda_checks, scaling = map(importlib.import_module, ("cuda_checks", "scaling"))
 
 
 def name(check):

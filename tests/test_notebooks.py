@@ -141,7 +141,7 @@ def close(conftest: Any) -> Any:
 def typed(values: Any, dtype: str = "f8") -> dict[str, str]:
     array = np.array(values, dtype)
     shape = {} if array.ndim == 1 else {"shape": ", ".join(map(str, array.shape))}
-    return {"dtype": dtype, "bdata": base64.b64encode(array).decode(), **shape}
+    return {"dtype": dtype, "bdata": base64.b64encode(array.tobytes()).decode(), **shape}
 
 
 @pytest.mark.parametrize(

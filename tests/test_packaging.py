@@ -60,6 +60,12 @@ def test_a_missing_extra_says_how_to_get_it(module, action, message):
     assert message in done.stderr
 
 
+def matched(pattern: str, text: str, group: int = 0) -> str:
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return found[group]
+
+
 def conda():
     return yaml.safe_load((ROOT / "environment.yml").read_text())
 
@@ -69,12 +75,12 @@ def test_environment_yml_is_pyprojects_environment():
     assert environment["channels"] == ["conda-forge"]
     plain = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    names = [re.match(r"[\w.-]+", entry).group() for entry in plain]
+    names = [matched(r"^[\w.-]+", entry) for entry in plain]
     assert names == ["python", "pip"], "every other version lives in pyproject.toml"
-    lowest = re.search(r">=\s*([\d.]+)", PROJECT["requires-python"]).group(1)
+    lowest = matched(r">=\s*([\d.]+)", PROJECT["requires-python"], 1)
     assert f">={lowest}" in plain[0].replace(" ", "")
     (line,) = pip
-    extras = re.fullmatch(r"-e \.\[([\w,-]+)\]", line).group(1).split(",")
+    extras = matched(r"^-e \.\[([\w,-]+)\]$", line, 1).split(",")
     assert set(extras) <= EXTRAS.keys()
     assert {"notebooks", "test"} <= set(extras)
 
@@ -96,12 +102,12 @@ def test_every_requirement_is_pinned_for_make():
         if line
     }
     wanted = PROJECT["dependencies"] + [r for extra in EXTRAS.values() for r in extra]
-    names = {re.match(r"[\w.-]+", r).group().lower().replace("_", "-") for r in wanted}
+    names = {matched(r"^[\w.-]+", r).lower().replace("_", "-") for r in wanted}
     assert names - {"avmixup-kit"} <= pinned
 
 
 def test_the_core_asks_for_nothing_else_and_keeps_torch_open():
-    names = {re.match(r"[\w-]+", r).group() for r in PROJECT["dependencies"]}
+    names = {matched(r"^[\w-]+", r) for r in PROJECT["dependencies"]}
     assert names == {
         "torch",
         "torchvision",
@@ -196,7 +202,7 @@ def test_make_portable_runs_six_settings_and_names_those_that_failed_at_the_end(
     failing = ["pytest?--nbval*?SSE412", "pytest?tests*?AVX21"]
     done, calls = make("portable", stubs(tmp_path, failing), ATEN_CPU_CAPABILITY="avx512")
     runs = [call for call in calls if call.startswith("pytest")]
-    settings = [re.search(r"\[(.*)\]", call).group(1) for call in runs]
+    settings = [matched(r"\[(.*)\]", call, 1) for call in runs]
     assert settings == [
         f"{chosen} {threads} {threads}"
         for chosen in (" ", "AVX2 avx2", "SSE41 default")

@@ -2,6 +2,7 @@ import dataclasses
 import re
 
 import pytest
+from IPython.core.formatters import DisplayFormatter
 
 from avmixup_kit import models, paper
 from avmixup_kit.paper import Table
@@ -132,7 +133,8 @@ def test_iterating_visits_every_cell_once_with_its_names() -> None:
 
 def test_a_table_prints_as_markdown() -> None:
     text = str(paper.TABLE_2)
-    assert text == paper.TABLE_2._repr_markdown_()
+    shown, _ = DisplayFormatter().format(paper.TABLE_2)
+    assert text == shown["text/markdown"]
     title, grid, note = text.split("\n\n")
     assert title.startswith("Table 2: Accuracy against transfer")
     assert note == paper.TABLE_2.note

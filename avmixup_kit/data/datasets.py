@@ -193,7 +193,7 @@ def image_folder(
     decoded = cached(
         path,
         lambda: _sources(path),
-        lambda: _decode_folder(path, size),
+        lambda: decode_folder(path, size),
         option="" if size is None else f"{size[0]}x{size[1]}",
         folder=cache,
     )
@@ -227,7 +227,7 @@ def _sources(path: Path) -> Iterable[str | Path]:
     return files(path) if path.is_dir() else [path]
 
 
-def _decode_folder(path: Path, size: tuple[int, int] | None) -> Decoded:
+def decode_folder(path: Path, size: tuple[int, int] | None) -> Decoded:
     decoder = Decoder(size)
     for name, content in members(path, lambda name: name.suffix.lower() in IMAGE_SUFFIXES):
         # One folder may stand above train and test.

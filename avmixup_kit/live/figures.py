@@ -74,7 +74,7 @@ class _Library(anywidget.AnyWidget):
 _libraries: list[_Library] = []
 
 
-def _library() -> _Library:
+def library() -> _Library:
     """Return the one library, a new one if the widgets were all closed."""
     if not _libraries or _libraries[-1].comm is None:
         bundle = Path(plotly.__file__).parent / "package_data" / "widgetbundle.js"
@@ -97,7 +97,7 @@ class LiveFigure(go.FigureWidget):
 
     def __init__(self, figure: go.Figure):
         super().__init__(figure)
-        self._library_id = _library().model_id
+        self._library_id = library().model_id
         self._config = {"responsive": True}
         self._model_id = self._own_id = uuid4().hex
         self._whole = True

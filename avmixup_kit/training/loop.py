@@ -42,7 +42,7 @@ class Record:
         return float(self.loss_tensor)
 
 
-class _Watch:
+class Watch:
     """Looks at losses on a device that nobody waits for, each as soon as it has arrived here."""
 
     def __init__(self, device: torch.device) -> None:
@@ -169,7 +169,7 @@ class Training(Iterator[Record]):
             check.that(0 <= average < 1, "average", average, allowed)
             self._average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(average))
             self._average.requires_grad_(False).eval()
-        self._watch = _Watch(self.device)
+        self._watch = Watch(self.device)
         kernels = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
         decay = settings.weight_decay

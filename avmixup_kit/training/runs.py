@@ -15,7 +15,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +137,7 @@ def log(
     best: str | None = None,
     minutes: float | None = None,
     piece_mib: int | None = None,
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """Train, write everything into a run folder, and yield each step's record.
 
     Processes that train together (``distributed.joined``) all call this; process 0 writes.
@@ -194,7 +194,7 @@ class _Run:
     writes: bool = field(default_factory=lambda: distributed.rank() == 0)
     waiting: list[Record] = field(default_factory=list)
 
-    def records(self, resume: bool) -> Iterator[Record]:
+    def records(self, resume: bool) -> Generator[Record, None, None]:
         with ExitStack() as held:
 
             def hold() -> None:
@@ -260,7 +260,7 @@ class _Run:
         state = load_checkpoint(self.folder / "latest.pt")
         return state["training"], json_lines(self.folder / "log.jsonl")
 
-    def _train(self) -> Iterator[Record]:
+    def _train(self) -> Generator[Record, None, None]:
         training = self.training
         began = time.perf_counter()
         for record in training:

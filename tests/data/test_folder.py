@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,8 @@ def archive(path: Path, files: dict[str, bytes]) -> Path:
             for name, content in files.items():
                 out.writestr(name, content)
         return path
-    with tarfile.open(path, f"w:{path.suffix[1:].replace('tar', '').replace('tgz', 'gz')}") as out:
+    mode: Any = f"w:{path.suffix[1:].replace('tar', '').replace('tgz', 'gz')}"
+    with tarfile.open(path, mode) as out:
         for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -270,13 +272,13 @@ Count = Callable[[], int]
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Count:
     """How often a source was decoded since the test began."""
     calls = []
-    original = module._decode_folder
+    original = module.decode_folder
 
     def counting(path: Path, size: tuple[int, int] | None):
         calls.append(path)
         return original(path, size)
 
-    monkeypatch.setattr(module, "_decode_folder", counting)
+    monkeypatch.setattr(module, "decode_folder", counting)
     return lambda: len(calls)
 
 
@@ -325,7 +327,7 @@ def test_a_source_that_changes_while_it_is_decoded_is_not_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "mine", layout())
-    original = module._decode_folder
+    original = module.decode_folder
 
     def slow(path: Path, size: tuple[int, int] | None):
         result = original(path, size)
@@ -333,7 +335,7 @@ def test_a_source_that_changes_while_it_is_decoded_is_not_cached(
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_decode_folder", slow)
+        patch.setattr(module, "decode_folder", slow)
         assert len(image_folder(path).test) == 4
     assert len(image_folder(path).test) == 5
 

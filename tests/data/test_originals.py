@@ -78,10 +78,14 @@ def put(root: Path, files: dict[str, bytes]) -> Path:
 # CIFAR
 
 
-class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined]
+# The one in C has no table of types to write in another way.
+PythonsPickler: Any = pickle._Pickler  # pyright: ignore[reportPrivateUsage]
+
+
+class Python2Pickler(PythonsPickler):
     """Writes byte strings as Python 2 wrote its strings, as in the original files."""
 
-    dispatch: ClassVar = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar = dict(PythonsPickler.dispatch)
 
     def save_bytes(self, content: bytes) -> None:
         self.write(b"T" + struct.pack("<i", len(content)) + content)
@@ -147,7 +151,7 @@ def test_cifar_is_its_pixels_and_labels(cifar: Cifar, unpacked: bool) -> None:
         assert data.classes == tuple(f"name {i}" for i in range(data.num_classes))
         assert data.train.augmentation == CROP_AND_FLIP
         assert data.epsilon == 8 / 255
-    assert (root / f"{data.name}.avmixup-cache.pt").exists()
+        assert (root / f"{data.name}.avmixup-cache.pt").exists()
     assert (root / kind.base_folder).exists() == unpacked
 
 

@@ -99,8 +99,8 @@ class Backward(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, grad):
-        return grad * ctx.saved_tensors[0], None
+    def backward(ctx, *grads):
+        return grads[0] * ctx.saved_tensors[0], None
 
 
 class Reversed(nn.Module):
@@ -276,6 +276,7 @@ def test_every_alarm_has_a_number_a_sentence_and_a_figure(trained, split):
             assert figure.data
             assert figure.layout.title.text == alarm.name
     radii = {a.key: a for a in found}["radii"].drawing
+    assert radii is not None
     assert radii.x == [0.0, 0.075, 0.15, 0.3, 0.6, 1.0]
     assert radii.series["PGD20"][-1] == 0
 

@@ -4,6 +4,7 @@ import importlib
 import logging
 import sys
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -206,14 +207,20 @@ def test_few_classes(digits):
     [
         (lambda: autoattack(8), r"epsilon = 8 is not allowed.*in pixels of 0..255 write 8 / 255"),
         (
-            lambda: autoattack(0.1, "rand"),
+            lambda: autoattack(0.1, cast(Any, "rand")),
             "version = 'rand' is not allowed: one of standard, quick",
         ),
         (lambda: AutoAttack(0.1, ("pgd",)), r"attacks = \('pgd',\) is not allowed: one or more of"),
         (lambda: AutoAttack(0.1, ()), r"attacks = \(\) is not allowed"),
         (lambda: AutoAttack(0.1, queries=0), "queries = 0 is not allowed: a whole number"),
-        (lambda: AutoAttack(0.1, targets=1.5), "targets = 1.5 is not allowed: a whole number"),
-        (lambda: AutoAttack(0.1, per="epoch"), "per = 'epoch' is not allowed: one of image, batch"),
+        (
+            lambda: AutoAttack(0.1, targets=cast(Any, 1.5)),
+            "targets = 1.5 is not allowed: a whole number",
+        ),
+        (
+            lambda: AutoAttack(0.1, per=cast(Any, "epoch")),
+            "per = 'epoch' is not allowed: one of image, batch",
+        ),
     ],
 )
 def test_a_bad_setting_is_named(call, message):

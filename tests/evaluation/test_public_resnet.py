@@ -16,6 +16,8 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate_public_resnet.py"
 @pytest.fixture(scope="module")
 def example():
     spec = importlib.util.spec_from_file_location("evaluate_public_resnet", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any, cast
 
 import pytest
 import torch
@@ -142,9 +143,9 @@ def test_worst_examples_are_the_deepest(trained, split):
 
 def test_the_heat_map_shows_the_matrix(trained, network, split):
     matrix = transfer_matrix({"a": trained, "b": network}, split, av.pgd(steps=2, epsilon=EPSILON))
-    figure = av.transfer_heatmap(matrix)
-    assert figure.data[0].z[1][0] == pytest.approx(100 * float(matrix.accuracy[1, 0]))
-    assert list(figure.data[0].x) == list(figure.data[0].y) == ["a", "b"]
+    (trace,) = cast(Any, av.transfer_heatmap(matrix)).data
+    assert trace.z[1][0] == pytest.approx(100 * float(matrix.accuracy[1, 0]))
+    assert list(trace.x) == list(trace.y) == ["a", "b"]
     low, high = matrix.interval(1, 0)
     assert low <= float(matrix.accuracy[1, 0]) <= high
     assert f"n = {len(split)} in each cell" in str(matrix)

@@ -1,5 +1,7 @@
 """The variance within classes is the textbook's, and shows overfitting where there is some."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -63,7 +65,7 @@ def test_margins_by_hand(trained, sets):
     assert found.counts == {"train": 150, "held-out": len(held_out)}
 
 
-def test_scale_does_not_matter(trained, sets):
+def test_scale_does_not_matter(trained, sets: tuple[Split, Split]):
     class Scaled(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -100,7 +102,7 @@ def test_the_attack_spreads_features_and_memorising_opens_the_gap(digits):
     assert gaps[64] > 1.5 * gaps[1000]
 
 
-def test_no_attack_no_difference(trained, sets):
+def test_no_attack_no_difference(trained, sets: tuple[Split, Split]):
     still = av.pgd(steps=1, epsilon=1e-12, start="zero")
     found = scatter(trained, *sets, still)
     for quantity in features.QUANTITIES:
@@ -122,19 +124,20 @@ def test_curves_go_into_the_run_folder_and_out_as_a_figure(digits, tmp_path):
     assert len(curves) == 8
     assert curves["margin, held-out, attacked"][0] == [2, 4, 6]
     figure = features.figure(curves, "margin", best=4)
-    assert [trace.name for trace in figure.data] == [
+    traces: Any = figure.data
+    assert [trace.name for trace in traces] == [
         "train, clean",
         "train, attacked",
         "held-out, clean",
         "held-out, attacked",
     ]
-    assert list(figure.data[3].y) == curves["margin, held-out, attacked"][1]
+    assert list(traces[3].y) == curves["margin, held-out, attacked"][1]
     assert figure.layout.shapes[0].x0 == 4
     with pytest.raises(ValueError, match="quantity = 'logits' is not allowed: one of features"):
         features.figure(curves, "logits")
 
 
-def test_the_model_is_left_as_it_was(network, sets):
+def test_the_model_is_left_as_it_was(network, sets: tuple[Split, Split]):
     network.train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     scatter(network, *sets, av.pgd(steps=1, epsilon=EPSILON))

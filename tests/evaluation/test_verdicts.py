@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -233,7 +234,7 @@ def test_a_table_shows_n_and_intervals_and_survives_saving(trained, split, tmp_p
     ("call", "message"),
     [
         (
-            lambda m, s: evaluate(m, s, rule="best"),
+            lambda m, s: evaluate(m, s, rule=cast(Any, "best")),
             "rule = 'best' is not allowed: one of any, last",
         ),
         (lambda m, s: evaluate(m, s, batch_size=0), "batch_size = 0 is not allowed"),
@@ -329,14 +330,18 @@ def test_runs_have_their_methods_colours_and_others_those_that_are_free(trained,
     entries = methods.METHODS.entries
     result = av.evaluate(trained, digits.test.subset(20))
     drawn = av.plots.accuracy_bars(dict.fromkeys(("mine", "PGD", "AVmixup", "LS0.8"), result))
-    colours = {bar.name: bar.marker.color for bar in drawn.data}
+    bars: list[Any] = list(drawn.data)
+    colours = {bar.name: bar.marker.color for bar in bars}
     assert colours["PGD"] == entries["pgd"].colour
     assert colours["AVmixup"] == entries["avmixup"].colour
     assert len(set(colours.values())) == 4
-    named = method_colours({"LS0.8": av.label_smoothing(0.8), "mine": av.methods.Method(mix=len)})
+    named = method_colours(
+        {"LS0.8": av.label_smoothing(0.8), "mine": av.methods.Method(mix=cast(Any, len))}
+    )
     assert named == {"LS0.8": entries["label_smoothing"].colour, "mine": "#808080"}
     curves = {"LS0.8": {"PGD10, train": ((0, 1), (0.5, 0.6))}}
-    (line,) = av.plots.accuracy_curves(curves, ["PGD10, train"], colours=named).data
+    drawn = av.plots.accuracy_curves(curves, ["PGD10, train"], colours=named)
+    line: Any = drawn.data[0]
     assert line.line.color == named["LS0.8"]
 
 

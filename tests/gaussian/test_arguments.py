@@ -1,10 +1,16 @@
 """Every bad input raises one line that names the argument and what is allowed."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-import avmixup_kit.gaussian as g
-from avmixup_kit.gaussian import AVmixup, FeatureModel, LabelSmoothing
+from avmixup_kit import gaussian
+from avmixup_kit.gaussian import AVmixup, LabelSmoothing
+
+# Called here with what their types forbid.
+g: Any = gaussian
+FeatureModel: Any = gaussian.FeatureModel
 
 RNG = np.random.default_rng(0)
 MODEL = FeatureModel(10, 2, 0.3, 0.1, 0.5)

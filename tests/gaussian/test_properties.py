@@ -1,5 +1,7 @@
 """Section 3.1's theorems, the overshoot theorem and those on soft labels, on random settings."""
 
+from typing import Any
+
 import mpmath
 import numpy as np
 import pytest
@@ -156,8 +158,8 @@ def test_cdf_is_the_noncentral_t_integral(d, n, sigma, share):
             *[p for p in (knee - 1 / slope, knee, knee + 1 / slope) if 1e-3 < p < middle + 12],
         }
     )
-    exact = float(mpmath.quad(integrand, points))
-    assert g.error_law(d, n, sigma).cdf(beta) == pytest.approx(exact, abs=1e-10)
+    exact: Any = mpmath.quad(integrand, points)
+    assert g.error_law(d, n, sigma).cdf(beta) == pytest.approx(float(exact), abs=1e-10)
 
 
 @on(sizes, st.floats(0.01, 50), st.floats(0.02, 1))
@@ -194,7 +196,7 @@ def test_theorem_3_needs_the_observed_tie(model):
 @on(feature_models(), st.sampled_from(["true", "observed"]), st.booleans())
 def test_variance_optimum_is_the_least(model, under, conditional):
     best = model.variance_optimum(under, conditional)
-    found = minimize_scalar(
+    found: Any = minimize_scalar(
         lambda B: model.variance(B, under, conditional), bounds=(0, 1), options={"xatol": 1e-9}
     )
     least = model.variance(best, under, conditional)
@@ -441,7 +443,7 @@ def test_zero_crossing_is_the_fitted_line_s(lambda1, lambda2):
     crossing = g.zero_crossing(lambda1, lambda2)
     u = (np.arange(4000) + 0.5) / 4000
     label = lambda1 - u * (lambda1 - lambda2)
-    found = minimize_scalar(
+    found: Any = minimize_scalar(
         lambda k: np.mean(np.logaddexp(0, -k * (crossing - u)) + (1 - label) * k * (crossing - u)),
         bounds=(0, 60),
         method="bounded",
@@ -467,7 +469,7 @@ def test_logistic_quadrature_is_relative_even_where_the_loss_underflows(mean, de
         def slope(z):
             return mpmath.npdf(z, m, s) / (1 + mpmath.exp(z))
 
-        g0 = mpmath.quad(slope, edges)
-        h = mpmath.quad(lambda z: slope(z) / (1 + mpmath.exp(-z)), edges)
+        g0: Any = mpmath.quad(slope, edges)
+        h: Any = mpmath.quad(lambda z: slope(z) / (1 + mpmath.exp(-z)), edges)
         assert float(mpmath.log(g0)) == pytest.approx(float(np.log(f.g0) + f.log_scale), abs=1e-9)
         assert float(h / g0) == pytest.approx(float(f.h / f.g0), rel=1e-6, abs=1e-12)

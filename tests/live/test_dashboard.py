@@ -24,12 +24,14 @@ pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
 
 import plotly.graph_objects as go
+from IPython.core.formatters import DisplayFormatter
 
 from avmixup_kit import live
 from avmixup_kit.live.lab.run import Curve, LiveRun
 from avmixup_kit.live.lab.trainer import Trainer
 from avmixup_kit.live.lab.words import turned
 from avmixup_kit.training import checkpoints
+from tests.live.widgets import synced, traces
 
 EPSILON = 0.15
 STEPS = 40
@@ -134,18 +136,18 @@ def test_curves_pictures_and_progress_are_written_while_training(digits):
     lab.start()
     lab.join(PATIENCE)
     until(lambda: "has ended" in lab.state.value and f"step {STEPS} of" in lab.progress.value)
-    until(lambda: len(lab.curves.data) == 5 and len(lab.curves.data[0].x) == STEPS)
-    traces = {trace.meta: trace for trace in lab.curves.data}
-    until(lambda: list(traces["Clean, validation"].x) == [0, 10, 20, 30, 40])
-    until(lambda: len(traces["PGD10, train"].y) == 5)
-    assert list(traces["loss"].x) == list(range(1, STEPS + 1))
+    until(lambda: len(traces(lab.curves)) == 5 and len(traces(lab.curves)[0].x) == STEPS)
+    by_name = {trace.meta: trace for trace in traces(lab.curves)}
+    until(lambda: list(by_name["Clean, validation"].x) == [0, 10, 20, 30, 40])
+    until(lambda: len(by_name["PGD10, train"].y) == 5)
+    assert list(by_name["loss"].x) == list(range(1, STEPS + 1))
     accuracy = lab.trainer.run.curves["PGD10, train"].arrays()[1]
-    assert list(traces["PGD10, train"].y) == list(100 * accuracy)
+    assert list(by_name["PGD10, train"].y) == list(100 * accuracy)
     until(lambda: lab.strip.value.count("<img") == 18)
     assert lab.strip.value.count("trained on: ") == 6
     figure = lab.static()
     assert isinstance(figure, go.Figure)
-    assert [len(trace.x) for trace in figure.data] == [40, 5, 5, 5, 5]
+    assert [len(trace.x) for trace in traces(figure)] == [40, 5, 5, 5, 5]
     evaluation = lab.evaluate(50)
     assert evaluation.names == ("Clean", "FGSM", "PGD20", "CW20")
     until(lambda: "CW20" in lab.evaluation.value)
@@ -155,12 +157,12 @@ def test_the_scatter_shown_is_that_of_features(digits):
     lab = show(digits, probe_images=40)
     lab.start()
     lab.join(PATIENCE)
-    probed = lab.trainer.run.probed.values()
+    train, held_out = lab.trainer.run.probed.values()
     found = features.scatter(
-        lab.training.model, *probed, attacks.pgd(steps=10, epsilon=digits.epsilon)
+        lab.training.model, train, held_out, attacks.pgd(steps=10, epsilon=digits.epsilon)
     )
-    until(lambda: len(lab.curves.data) == 7 and len(lab.curves.data[6].y) == 5)
-    shown = {trace.meta: trace.y[-1] for trace in lab.curves.data}
+    until(lambda: len(traces(lab.curves)) == 7 and len(traces(lab.curves)[6].y) == 5)
+    shown = {trace.meta: trace.y[-1] for trace in traces(lab.curves)}
     for name in features.SETS:
         assert shown[f"features, {name}, attacked"] == found.values["features", name, "attacked"]
 
@@ -169,7 +171,7 @@ def test_a_scatter_that_cannot_be_measured_is_left_out(digits):
     lab = show(digits)  # ten images: one of each digit has no variance
     lab.start()
     lab.join(PATIENCE)
-    until(lambda: len(lab.curves.data) == 5 and len(lab.curves.data[4].y) == 5)
+    until(lambda: len(traces(lab.curves)) == 5 and len(traces(lab.curves)[4].y) == 5)
 
 
 def test_the_strip_shows_what_the_dial_says(digits):
@@ -179,6 +181,7 @@ def test_the_strip_shows_what_the_dial_says(digits):
     lab.start()
     lab.join(PATIENCE)
     strip = lab.trainer.run.strip
+    assert strip is not None
     assert (strip.adversarial - strip.clean).abs().max() == pytest.approx(0.05, abs=1e-6)
     assert all(0.4 <= target <= 1 for target in strip.targets)
     alpha = (torch.tensor(strip.targets) - 0.4) / 0.6
@@ -213,6 +216,7 @@ def test_turns_made_by_hand_are_repeated_headless_bit_for_bit(digits, tmp_path):
     assert 3 <= turns[0].step < turns[3].step < STEPS
     assert identical(weights(lab.training), headless(digits, turns))
     assert not identical(weights(lab.training), headless(digits, turns[:-1]))
+    assert lab.trainer.run.last is not None
     assert lab.trainer.run.last.method == turns[4].change["method"].replace(epsilon=0.1)
 
 
@@ -237,7 +241,8 @@ def test_pause_resume_and_stop(digits):
             and lab.pause_button.disabled
         )
     )
-    until(lambda: not lab.trainer._wake.is_set())  # its thread waits until it is asked
+    # its thread waits until it is asked, which shows nowhere else
+    until(lambda: not lab.trainer._wake.is_set())  # pyright: ignore[reportPrivateUsage]
     assert lab.training.step == stood
     lab.resume()
     lab.join(PATIENCE)
@@ -278,8 +283,8 @@ def test_a_fork_is_another_run_from_there_and_leaves_the_first(digits):
     assert identical(weights(lab.training), headless(digits, lab.dial.turns))
     assert identical(weights(lab.trainer.runs[0].training), first)
     assert not identical(weights(lab.training), first)
-    until(lambda: len(lab.curves.data) == 10 and len(lab.curves.data[5].x) == 20)
-    assert [trace.x[0] for trace in lab.curves.data if trace.meta == "loss"] == [1, 21]
+    until(lambda: len(traces(lab.curves)) == 10 and len(traces(lab.curves)[5].x) == 20)
+    assert [trace.x[0] for trace in traces(lab.curves) if trace.meta == "loss"] == [1, 21]
     until(lambda: lab.run_menu.value == run.name)
     lab.run_menu.value = "run 1"
     until(lambda: lab.trainer.run.name == "run 1")
@@ -330,6 +335,7 @@ def test_a_saved_run_goes_on_here_and_headless(digits, tmp_path):
     for _ in runs.log(again, tmp_path / "run", resume=True):
         pass
     assert identical(weights(again), expected)
+    assert again.dial is not None
     assert again.dial.turns == turns
     loaded_model = runs.load_model(tmp_path / "run")
     assert identical(loaded_model.state_dict(), expected)
@@ -400,7 +406,8 @@ def test_a_lambda1_below_lambda2_is_legal_and_explained(digits):
     lab.numbers["lambda2"].box.value = 0.7
     until(lambda: "rises along the attack's direction" in lab.note.value)
     assert lab.numbers["lambda1"].error.value == ""
-    assert (lab.dial.method.mix.lambda1, lab.dial.method.mix.lambda2) == (0.5, 0.7)
+    now = lab.dial.method.parameters
+    assert (now["lambda1"], now["lambda2"]) == (0.5, 0.7)
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
@@ -412,6 +419,7 @@ def test_every_method_can_be_switched_to_and_trains(digits, name):
     assert methods.name_of(lab.dial.method) == name
     lab.start()
     lab.join(PATIENCE)
+    assert lab.trainer.run.last is not None
     assert methods.name_of(lab.trainer.run.last.method) == name
     assert methods.parse(repr(lab.dial.method)) == lab.dial.method
     parameters = lab.dial.method.parameters
@@ -486,29 +494,30 @@ def test_a_step_that_fails_is_told_and_can_be_taken_again_exactly(digits, error)
     until(lambda: lab.alert.value == "")
 
 
-def test_a_turn_made_during_the_failed_step_acts_when_it_is_taken_again(digits):
-    training = new(digits, method=methods.avmixup(epsilon=EPSILON, steps=1))
+def test_a_turn_made_during_the_failed_step_acts_when_it_is_taken_again(digits, monkeypatch):
+    dial = Dial(methods.avmixup(epsilon=EPSILON, steps=1))
+    training = new(digits, dial)
     real, calls = training.optimiser.zero_grad, []
 
     def stumble(**options):
         calls.append(1)
         if len(calls) == 7:
-            training.dial.turn(gamma=3.0)
+            dial.turn(gamma=3.0)
             raise OSError("once")
         real(**options)
 
-    training.optimiser.zero_grad = stumble
+    monkeypatch.setattr(training.optimiser, "zero_grad", stumble)
     lab = show(digits, training)
     lab.start()
     with pytest.raises(OSError, match="once"):
         lab.join(PATIENCE)
-    assert training.dial.turns == (Turn(6, {"gamma": 3.0}),)
+    assert dial.turns == (Turn(6, {"gamma": 3.0}),)
     lab.resume()
     lab.join(PATIENCE)
     assert identical(weights(training), headless(digits, [Turn(6, {"gamma": 3.0})]))
 
 
-def test_a_failure_that_had_changed_weights_goes_back_to_a_kept_step(digits):
+def test_a_failure_that_had_changed_weights_goes_back_to_a_kept_step(digits, monkeypatch):
     training = new(digits)
     real, calls = training.optimiser.step, []
 
@@ -518,7 +527,7 @@ def test_a_failure_that_had_changed_weights_goes_back_to_a_kept_step(digits):
         if len(calls) == 7:
             raise OSError("once")
 
-    training.optimiser.step = stumble
+    monkeypatch.setattr(training.optimiser, "step", stumble)
     lab = show(digits, training)
     lab.start()
     at_step(lab, 5)
@@ -537,7 +546,7 @@ def test_a_diverging_run_is_told_and_kept(digits, tmp_path):
     at_step(lab, 3)
     lab.pause()
     with torch.no_grad():
-        lab.training.model.head.weight[0, 0] = float("nan")
+        lab.training.model.get_parameter("head.weight")[0, 0] = float("nan")
     lab.resume()
     with pytest.raises(av.TrainingDiverged, match="the loss is nan at step"):
         lab.join(PATIENCE)
@@ -719,14 +728,15 @@ def test_join_can_time_out_and_ends_with_the_dashboard(digits, monkeypatch):
     with pytest.raises(TimeoutError, match="run 1 is running after 0.05 s"):
         trainer.join(0.05)
     closing = threading.Thread(target=trainer.close)
-    wait = trainer._status.wait
+    status = trainer._status  # pyright: ignore[reportPrivateUsage]  # what join waits on
+    wait = status.wait
 
     def close_then_wait(timeout):  # join holds the lock here, so that no change escapes it
         if closing.ident is None:
             closing.start()
         return wait(timeout)
 
-    monkeypatch.setattr(trainer._status, "wait", close_then_wait)
+    monkeypatch.setattr(status, "wait", close_then_wait)
     with pytest.raises(RuntimeError, match="the dashboard was closed while run 1 was paused"):
         trainer.join(PATIENCE)
     closing.join(PATIENCE)
@@ -734,7 +744,7 @@ def test_join_can_time_out_and_ends_with_the_dashboard(digits, monkeypatch):
 
 
 def test_what_is_stored_of_a_dashboard_never_changes(digits):
-    bundle = show(digits)._repr_mimebundle_()
+    bundle, _ = DisplayFormatter().format(show(digits))
     assert bundle["text/plain"] == "avmixup_kit.live.show: run this cell to get the dashboard"
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
@@ -743,8 +753,8 @@ def test_a_page_opened_later_begins_with_the_curves_as_they_stand(digits):
     lab = show(digits)
     lab.start()
     lab.join(PATIENCE)
-    until(lambda: len(lab.curves.data[0].x) == STEPS)
-    until(lambda: len(lab.curves._widget_data[0]["x"]) == STEPS)
+    until(lambda: len(traces(lab.curves)[0].x) == STEPS)
+    until(lambda: len(synced(lab.curves, "_widget_data")[0]["x"]) == STEPS)
 
 
 def test_a_program_that_ends_while_training_ends_cleanly(tmp_path):

@@ -20,7 +20,8 @@ import plotly.graph_objects as go
 from avmixup_kit import gaussian, live
 from avmixup_kit.live import controls, figures
 from avmixup_kit.live.controls import Choice, Explorer, LiveFigure, Number, Switch, View
-from avmixup_kit.live.theory import lottery, overfitting, soft_labels
+from avmixup_kit.live.theory import lottery, overfitting
+from tests.live.widgets import number, synced, traces
 
 NAMES = (
     "lottery",
@@ -206,8 +207,8 @@ def test_figure_reads_in_both_themes_and_offline(name: str) -> None:
     assert type(figure) is go.Figure
     assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
     assert figure.layout.font.color == "#808080"
-    assert "$" not in figure.to_json()
-    assert all(trace.name for trace in figure.data)
+    assert "$" not in str(figure.to_json())
+    assert all(trace.name for trace in traces(figure))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -241,7 +242,7 @@ def test_importing_the_kit_loads_neither_widgets_nor_plotting() -> None:
 def test_illegal_combination_is_explained_and_keeps_the_figure() -> None:
     explorer = live.theorems_2_and_3(d=30, c=10)
     before, note = drawn(explorer.figure), explorer.note.value
-    explorer.controls["c"].slider.value = 40
+    number(explorer, "c").slider.value = 40
     said = explorer.controls["c"].error.value
     assert 'role="alert"' in said
     assert "c = 40 is not allowed: a whole number with 0 &lt; c &lt; d = 30" in said
@@ -249,7 +250,7 @@ def test_illegal_combination_is_explained_and_keeps_the_figure() -> None:
     assert same(before, drawn(explorer.figure))
     assert explorer.note.value == note
 
-    explorer.controls["d"].slider.value = 100
+    number(explorer, "d").slider.value = 100
     assert explorer.controls["c"].error.value == ""
     assert not same(before, drawn(explorer.figure))
 
@@ -258,11 +259,11 @@ def test_illegal_combination_is_explained_and_keeps_the_figure() -> None:
 def test_number_out_of_range_is_explained_beside_it(typed: float, control: str) -> None:
     explorer = live.theorem_1()
     before = drawn(explorer.figure)
-    explorer.controls[control].box.value = typed
+    number(explorer, control).box.value = typed
     ends = {"nu": "between 0 and 1", "d": "between 1 and 1e+06"}[control]
     assert f"{control} must be {ends}, got {typed:g}" in explorer.controls[control].error.value
     assert same(before, drawn(explorer.figure))
-    explorer.controls["n"].slider.value = 10  # another control: the message stays where it belongs
+    number(explorer, "n").slider.value = 10  # another control: the message stays where it belongs
     assert explorer.controls["n"].error.value == ""
     assert f"got {typed:g}" in explorer.controls[control].error.value
 
@@ -330,7 +331,7 @@ def test_preset_menu_steps_aside_when_a_slider_moves() -> None:
     explorer = live.phase_map()
     explorer.presets.menu.value = "S4"
     assert explorer.values["d"] == 200
-    explorer.controls["eta"].slider.value = 0.5
+    number(explorer, "eta").slider.value = 0.5
     assert explorer.presets.value is None
     explorer.presets.menu.value = "S4"
     assert explorer.values["eta"] == 0.25
@@ -349,7 +350,9 @@ def test_browser_hears_of_the_figure_only_when_it_is_whole(monkeypatch: pytest.M
     told = []
     opened = go.FigureWidget.open
     monkeypatch.setattr(
-        go.FigureWidget, "open", lambda self: told.append(len(self._widget_data)) or opened(self)
+        go.FigureWidget,
+        "open",
+        lambda self: told.append(len(synced(self, "_widget_data"))) or opened(self),
     )
     figure = go.Figure(go.Scatter(x=[1, 2], y=[3, 4]))
     LiveFigure(figure)
@@ -360,19 +363,20 @@ def test_browser_hears_of_the_figure_only_when_it_is_whole(monkeypatch: pytest.M
 
 def test_figures_share_one_copy_of_plotlys_code() -> None:
     one, other = (LiveFigure(go.Figure()) for _ in range(2))
-    assert one._library_id == other._library_id != ""
-    assert (one._own_id, other._own_id) == (one.model_id, other.model_id)
+    shared = synced(one, "_library_id")
+    assert shared == synced(other, "_library_id") != ""
+    assert [synced(each, "_own_id") for each in (one, other)] == [one.model_id, other.model_id]
     assert max(len(value) for value in one.get_state().values() if isinstance(value, str)) < 5000
-    code = figures._library().get_state()["code"]
+    code = figures.library().get_state()["code"]
     assert "newPlot" in code
-    figures._library().close()  # as Widget.close_all() does
-    assert LiveFigure(go.Figure())._library_id != one._library_id
+    figures.library().close()  # as Widget.close_all() does
+    assert synced(LiveFigure(go.Figure()), "_library_id") != shared
 
 
 def test_view_opened_later_begins_with_the_figure_as_it_stands() -> None:
     explorer = live.overfitting()
-    explorer.controls["frame"].slider.value = 60
-    now = next(t for t in explorer.figure._widget_data if t["name"] == "now, test")
+    number(explorer, "frame").slider.value = 60
+    now = next(t for t in synced(explorer.figure, "_widget_data") if t["name"] == "now, test")
     assert now["x"][0] == explorer.draw(**explorer.values).traces["now, test"]["x"][0]
 
 
@@ -380,7 +384,7 @@ def test_view_opened_later_begins_with_the_figure_as_it_stands() -> None:
 
 
 def trace(explorer: Explorer, name: str) -> Any:
-    return next(one for one in explorer.figure.data if one.name == name)
+    return next(one for one in traces(explorer.figure) if one.name == name)
 
 
 def test_lottery_draws_a_law_that_fits_the_draws() -> None:
@@ -389,9 +393,9 @@ def test_lottery_draws_a_law_that_fits_the_draws() -> None:
     bars = np.asarray(trace(explorer, "standard error, drawn").y)
     assert law.sum() == pytest.approx(1, abs=2e-3)
     assert bars.sum() == pytest.approx(1)
-    expected = law * lottery._SETS
+    expected = law * lottery.SETS
     enough = expected > 20
-    chi2 = ((bars * lottery._SETS - expected)[enough] ** 2 / expected[enough]).sum()
+    chi2 = ((bars * lottery.SETS - expected)[enough] ** 2 / expected[enough]).sum()
     assert chi2 < 2 * enough.sum()
     critical = trace(explorer, "critical radius").x[0]
     assert critical == pytest.approx(gaussian.critical_epsilon(1, 2.0))
@@ -401,7 +405,7 @@ def test_theorem_1_badge_follows_the_bound() -> None:
     explorer = live.theorem_1(d=1000, n=1, sigma_s=1.0)
     assert "bound says something" in explorer.note.value
     assert explorer.figure.layout.title.text == ""
-    explorer.controls["d"].box.value = 20
+    number(explorer, "d").box.value = 20
     assert "bound vacuous" in explorer.note.value
     assert explorer.figure.layout.title.text == "BOUND VACUOUS HERE"
     claimed, *_, actual, _ = trace(explorer, "probability of the statement").y
@@ -427,7 +431,7 @@ def test_theorems_2_and_3_mark_exact_and_claimed_minima() -> None:
     assert trace(explorer, "least true variance").y[2] == pytest.approx(0.005, rel=1e-6)
     variance = trace(explorer, "true variance").y
     explorer.controls["conditional"].value = False
-    explorer.controls["eta"].box.value = 0.6
+    number(explorer, "eta").box.value = 0.6
     assert (np.asarray(trace(explorer, "true variance").y) > variance).all()
     assert trace(explorer, "least sample variance, exact").x[0] == 1
 
@@ -436,19 +440,20 @@ def test_film_turns_at_the_best_share() -> None:
     explorer = live.overfitting()
     errors = np.asarray(trace(explorer, "test error along the path").y)
     turn = int(errors.argmin())
-    explorer.controls["frame"].box.value = turn
+    number(explorer, "frame").box.value = turn
     assert trace(explorer, "now, test").x[0] == pytest.approx(0.818937644342, abs=0.03)
     assert trace(explorer, "now, test ").x[0] == pytest.approx(7.1, rel=0.1)
     assert errors[-1] > 2 * errors[turn]
-    explorer.controls["c"].box.value = 0
+    number(explorer, "c").box.value = 0
     control = np.asarray(trace(explorer, "test error along the path").y)
     assert control[-1] == pytest.approx(control.min(), abs=1e-6)
 
 
 def test_map_is_flat_on_and_under_the_line() -> None:
     explorer = live.phase_map()
-    z = np.asarray(trace(explorer, "rise").z)
-    eta, epsilon = np.meshgrid(overfitting._GRID, overfitting._GRID, indexing="ij")
+    rise = trace(explorer, "rise")
+    z = np.asarray(rise.z)
+    eta, epsilon = np.meshgrid(rise.y, rise.x, indexing="ij")
     assert np.abs(z[epsilon >= eta]).max() < 1e-9
     assert z[epsilon < eta - 0.05].min() > 0.1
 
@@ -461,7 +466,7 @@ def test_drawn_data_counts_what_it_shows() -> None:
     explorer.controls["planted"].value = True
     assert len(trace(explorer, "insufficient").x) == 10
     assert np.mean(trace(explorer, "insufficient").x) == pytest.approx(1, abs=0.1)
-    explorer.controls["c"].box.value = 20
+    number(explorer, "c").box.value = 20
     assert len(trace(explorer, "insufficient").x) == 20
 
 
@@ -491,15 +496,17 @@ def test_soft_labels_skip_the_exact_search_that_a_theorem_spares() -> None:
     explorer.controls["scale"].value = 8.0
     exact = gaussian.stationary_point(model, 0.2, gaussian.LabelSmoothing(0.7), 8.0)
     assert trace(explorer, "label smoothing").x[0] == exact.B
-    explorer.controls["lam"].box.value = 0.9
+    number(explorer, "lam").box.value = 0.9
     assert trace(explorer, "label smoothing").x[0] < exact.B
-    assert soft_labels._rule(model, 0.2, 0.5, 0.7).size == 0  # labels that rise ask for nothing
+    assert len(trace(explorer, "low-noise rule").x) > 0
+    explorer.set(lambda1=0.5, lambda2=0.7)
+    assert len(trace(explorer, "low-noise rule").x) == 0, "labels that rise ask for nothing"
 
 
 def test_soft_labels_wear_the_colours_that_their_methods_have_everywhere() -> None:
     from avmixup_kit.methods import METHODS
 
-    traces = {trace.name: trace for trace in live.soft_labels().figure.data}
+    explorer = live.soft_labels()
     names = {"adversarial training": "pgd", "label smoothing": "label_smoothing"}
     for said, name in (names | {"AVmixup": "avmixup", "AVmixup, exact": "avmixup"}).items():
-        assert traces[said].marker.color == METHODS.entries[name].colour
+        assert trace(explorer, said).marker.color == METHODS.entries[name].colour

@@ -10,8 +10,9 @@ pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
 
 from avmixup_kit import live
-from avmixup_kit.live.lab.vertex import FAR, Scene
+from avmixup_kit.live.lab.vertex import FAR, Scene, worth_a_bar
 from avmixup_kit.methods.labels import smooth
+from tests.live.widgets import number, traces
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +28,8 @@ def scene(trained, digits):
     return Scene(trained, digits.test, 16)
 
 
-def traces(explorer):
-    return {trace.name: trace for trace in explorer.figure.data}
+def drawn(explorer):
+    return {trace.name: trace for trace in traces(explorer.figure)}
 
 
 def test_images_are_those_of_equations_12_and_13(trained, digits):
@@ -44,20 +45,20 @@ def test_images_are_those_of_equations_12_and_13(trained, digits):
         "mixed x̂": 0.25 * x + 0.75 * vertex,
     }
     for name, image in images.items():
-        shown = np.asarray(traces(explorer)[name].z)
+        shown = np.asarray(drawn(explorer)[name].z)
         assert shown.shape == (8, 8, 3)
         expected = image[0, 0].clamp(0, 1).mul(255)
         assert np.abs(shown[..., 1] - expected.numpy()).max() <= 0.51
     label = 0.25 * smooth(y, 1.0) + 0.75 * smooth(y, 0.1)
-    assert np.allclose(traces(explorer)["asked of the network"].y, label[0], atol=1e-6)
+    assert np.allclose(drawn(explorer)["asked of the network"].y, label[0], atol=1e-6)
     said = trained(images["mixed x̂"]).softmax(1)[0].detach()
-    assert np.allclose(traces(explorer)["said by the network"].y, said, atol=1e-5)
+    assert np.allclose(drawn(explorer)["said by the network"].y, said, atol=1e-5)
     assert "t = 2.25, outside the ε ball" in explorer.note.value
 
 
 def test_the_line_is_what_is_asked_and_what_is_said(trained, digits, scene):
     explorer = live.vertex(trained, digits, index=2, gamma=2.0, alpha=0.5)
-    line = traces(explorer)
+    line = drawn(explorer)
     assert list(line["asked by your γ, λ"].x) == [0, 2]
     assert list(line["asked by your γ, λ"].y) == [1, 0.1]
     assert list(line["x̂"].x) == [1.0]
@@ -75,39 +76,39 @@ def test_the_line_is_what_is_asked_and_what_is_said(trained, digits, scene):
 
 def test_the_plane_shows_the_networks_decisions(trained, digits, scene):
     explorer = live.vertex(trained, digits, index=7)
-    region = np.asarray(traces(explorer)["predicted class"].z)
+    region = np.asarray(drawn(explorer)["predicted class"].z)
     x, _ = digits.test.batch([7])
     delta, side = scene.delta(7, digits.epsilon), scene.sideways(7, digits.epsilon)
     assert abs(float((delta * side).sum())) < 1e-4 * float((delta * delta).sum())
     assert float(side.norm()) == pytest.approx(float(delta.norm()), rel=1e-5)
-    plane = traces(explorer)["predicted class"]
+    plane = drawn(explorer)["predicted class"]
     for row, column in ((0, 0), (20, 5), (20, 45), (40, 30)):
         at = x + plane.x[column] * delta + plane.y[row] * side
         assert region[row, column] == int(trained(at).argmax())
-    assert set(traces(explorer)["class names"].text) <= set(digits.classes)
+    assert set(drawn(explorer)["class names"].text) <= set(digits.classes)
 
 
 def test_sliders_move_the_picture_and_presets_are_the_papers(trained, digits):
     explorer = live.vertex(trained, digits)
-    before = np.array(traces(explorer)["vertex x + γδ"].z)
-    plane = np.array(traces(explorer)["predicted class"].z)
-    explorer.controls["gamma"].box.value = 3.5
-    assert not np.array_equal(before, traces(explorer)["vertex x + γδ"].z)
-    assert np.array_equal(plane, traces(explorer)["predicted class"].z)
-    assert traces(explorer)["the vertex line"].x[2] == 3.5
+    before = np.array(drawn(explorer)["vertex x + γδ"].z)
+    plane = np.array(drawn(explorer)["predicted class"].z)
+    number(explorer, "gamma").box.value = 3.5
+    assert not np.array_equal(before, drawn(explorer)["vertex x + γδ"].z)
+    assert np.array_equal(plane, drawn(explorer)["predicted class"].z)
+    assert drawn(explorer)["the vertex line"].x[2] == 3.5
     explorer.presets.value = "with Feature Scatter, CIFAR-10"
-    assert list(traces(explorer)["asked by your γ, λ"].y) == [0.5, 0.7]
+    assert list(drawn(explorer)["asked by your γ, λ"].y) == [0.5, 0.7]
     assert "λ₁ &lt; λ₂ is legal" in explorer.note.value
     explorer.presets.value = "the paper's with PGD"
-    assert list(traces(explorer)["asked by your γ, λ"].y) == [1.0, 0.1]
+    assert list(drawn(explorer)["asked by your γ, λ"].y) == [1.0, 0.1]
 
 
 def test_values_out_of_range_are_refused_beside_the_control(trained, digits):
     explorer = live.vertex(trained, digits)
-    shown = list(traces(explorer)["asked by your γ, λ"].x)
-    explorer.controls["gamma"].box.value = 0.5
+    shown = list(drawn(explorer)["asked by your γ, λ"].x)
+    number(explorer, "gamma").box.value = 0.5
     assert "gamma must be between 1 and 4, got 0.5" in explorer.controls["gamma"].error.value
-    assert list(traces(explorer)["asked by your γ, λ"].x) == shown
+    assert list(drawn(explorer)["asked by your γ, λ"].x) == shown
     with pytest.raises(ValueError, match="vertex has no control 'delta'"):
         live.vertex(trained, digits, delta=1)
 
@@ -115,15 +116,13 @@ def test_values_out_of_range_are_refused_beside_the_control(trained, digits):
 def test_looking_leaves_the_network_as_it_was(digits):
     model = av.small_cnn(digits, base_channels=4).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    live.vertex(model, digits).controls["gamma"].box.value = FAR
+    number(live.vertex(model, digits), "gamma").box.value = FAR
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert model.training
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
 def test_many_classes_show_the_likeliest_few():
-    from avmixup_kit.live.lab.vertex import _shown
-
     share = torch.linspace(0, 1, 100)
-    assert _shown(share, 3) == [3, 99, 98, 97, 96, 95, 94, 93, 92, 91]
-    assert _shown(share[:4], 1) == [0, 1, 2, 3]
+    assert worth_a_bar(share, 3) == [3, 99, 98, 97, 96, 95, 94, 93, 92, 91]
+    assert worth_a_bar(share[:4], 1) == [0, 1, 2, 3]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import avmixup_kit as av
 from avmixup_kit import attacks
@@ -66,19 +66,19 @@ def contract(attack, model, x, y, objective, epsilon, *, updates_norm=False):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_attack_keeps_the_contract(name, trained, batch):
+def test_every_attack_keeps_the_contract(name, trained, batch: tuple[Tensor, Tensor]):
     attack = ALL[name]
     contract(
         attack, trained, *batch, attack.objective, attack.epsilon, updates_norm=name == "train"
     )
 
 
-def test_the_contract_rejects_an_attack_that_does_nothing(trained, batch):
+def test_the_contract_rejects_an_attack_that_does_nothing(trained, batch: tuple[Tensor, Tensor]):
     with pytest.raises(AssertionError, match="not raised"):
         contract(NoAttack(), trained, *batch, losses.LabelCrossEntropy(), EPSILON)
 
 
-def test_the_contract_rejects_noise_and_leaving_the_ball(trained, batch):
+def test_the_contract_rejects_noise_and_leaving_the_ball(trained, batch: tuple[Tensor, Tensor]):
     def noise(model, x, y, rng):
         return torch.clamp(
             torch.empty_like(x).uniform_(-EPSILON, EPSILON, generator=rng) * 0.2,
@@ -100,6 +100,7 @@ def test_the_contract_rejects_noise_and_leaving_the_ball(trained, batch):
 @pytest.mark.parametrize("kind", ["pgd", "fgsm"])
 def test_pgd_and_fgsm_equal_foolboxs_from_the_same_start(kind, trained, batch):
     foolbox = pytest.importorskip("foolbox")
+    eagerpy = pytest.importorskip("eagerpy")
     x, y = batch
     theirs = foolbox.PyTorchModel(trained, bounds=(0, 1), device="cpu")
     labels = y.argmax(1)
@@ -109,8 +110,6 @@ def test_pgd_and_fgsm_equal_foolboxs_from_the_same_start(kind, trained, batch):
     else:
         attack = foolbox.attacks.FGSM(random_start=False)
         ours = av.fgsm(EPSILON)
-    import eagerpy
-
     adversarial = attack.run(
         theirs,
         eagerpy.astensor(x),

@@ -215,6 +215,8 @@ def test_every_method_trains_and_leaves_the_global_generator_alone(network, batc
     step = av.Batch(x, y, rng=rng)
     step.delta = method.perturb(network, step)
     step.x_hat, step.y_hat = method.mix(network, step)
+    assert step.x_hat is not None
+    assert step.y_hat is not None
     assert step.x_hat.shape == x.shape
     torch.testing.assert_close(step.y_hat.sum(1), torch.ones(len(y)))
     loss = method.loss(network, step)
@@ -226,6 +228,7 @@ def test_every_method_trains_and_leaves_the_global_generator_alone(network, batc
 def test_the_defaults_are_the_papers():
     method = methods.avmixup()
     assert method.mix == AVmixup(gamma=2.0, lambda1=1.0, lambda2=0.1, clip_vertex=False)
+    assert isinstance(method.perturb, av.Attack)
     assert method.perturb.epsilon == 8 / 255
     assert method.perturb.step == 2 / 255
     assert method.perturb.steps == 10
@@ -235,6 +238,7 @@ def test_the_defaults_are_the_papers():
     )
     scatter = methods.feature_scatter()
     assert scatter.mix == Adversarial(0.5)
+    assert isinstance(scatter.perturb, av.Attack)
     assert scatter.perturb.step == scatter.perturb.epsilon
     assert scatter.perturb.steps == 1
     assert not scatter.perturb.clip_start

@@ -1,6 +1,7 @@
 """Costs are counted, and equal what a real step and a real evaluation do."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def test_an_evaluation_where_nothing_falls_costs_what_is_said(digits, trained, v
     pytest.importorskip("pyautoattack")
     epsilon = 1e-6
     split = digits.test.subset(1)
-    attacks = [av.pgd(steps=20, epsilon=epsilon), av.cw(steps=20, epsilon=epsilon)]
+    attacks: list[Any] = [av.pgd(steps=20, epsilon=epsilon), av.cw(steps=20, epsilon=epsilon)]
     if version == "quick":
         attacks.append(av.autoattack(epsilon, "quick"))
     else:  # the same proportions at a tenth of the price
@@ -113,6 +114,6 @@ def test_an_evaluation_where_nothing_falls_costs_what_is_said(digits, trained, v
 def test_what_is_not_known_is_refused():
     network = cost.Macs(1, 2, 3)
     with pytest.raises(ValueError, match=r"^the cost of <function .* is not known$"):
-        cost.step_macs(network, av.avmixup(perturb=lambda model, x, y, rng: x))
+        cost.step_macs(network, av.avmixup(perturb=lambda model, batch: batch.x))
     with pytest.raises(ValueError, match=r"^tflops = 0 is not allowed: a positive number$"):
         cost.hours(1.0, 0)

@@ -11,6 +11,7 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
@@ -146,6 +147,7 @@ def test_digits_are_trained_as_in_the_digits_study_and_shared_by_the_tables():
     assert pgd.method == av.methods.pgd(epsilon=0.15)
     assert pgd.settings == av.Settings(500)
     scatter = next(run for run in every if run.name == "feature-scatter")
+    assert isinstance(scatter.method.perturb, Attack)
     assert (scatter.method.perturb.step, scatter.method.perturb.steps) == (0.15, 1)
 
 
@@ -163,7 +165,7 @@ def test_table_1_shows_the_papers_numbers_and_those_of_the_networks_in_the_run_f
     table = load("table1", TINY, made / "results")
     assert table.missing == ()
     networks = made / "runs" / "smoke" / "digits"
-    attacks = [
+    attacks: list[Any] = [
         av.fgsm(0.15),
         av.pgd(steps=10, epsilon=0.15),
         av.pgd(steps=20, epsilon=0.15),
@@ -239,6 +241,7 @@ def test_tables_of_several_data_sets_say_which_blocks_digits_cannot_stand_for(ma
         assert table.cell(block, "PGD20") is not None
         assert table.paper(block, "PGD20") is None
         assert all(row in table.plan.impossible for row, _ in table.missing)
+        assert table.plan.published is not None
         assert f"Not run at this scale: {table.plan.published.rows[0]}" in table.markdown()
         line = next(ln for ln in table.cells()[2:] if ln[1] == "ours")
         assert set(line[2:-3]) == {"missing"}
@@ -338,8 +341,13 @@ def test_minutes_between_attacks_leave_cells_that_are_missing(tmp_path, monkeypa
     # The clock strikes before AutoAttack: what is known is written, the cell says "missing".
     asked = []
     monkeypatch.setattr(runner.Clock, "over", property(lambda self: len(asked) > 0))
-    quick = runner.Runner._judge
-    monkeypatch.setattr(runner.Runner, "_judge", lambda *words: asked.append(quick(*words)))
+    evaluate = runner.evaluate
+
+    def counted(*words, **options):
+        asked.append(evaluate(*words, **options))
+        return asked[-1]
+
+    monkeypatch.setattr(runner, "evaluate", counted)
     (table,), said = make(["table6"], tmp_path, seeds=[0])
     assert table.cell("0.1 / 0.5", "PGD20") is not None
     assert table.cell("0.1 / 0.5", "AutoAttack (quick)") is None
@@ -353,7 +361,9 @@ def test_minutes_between_attacks_leave_cells_that_are_missing(tmp_path, monkeypa
     assert table.missing == ()
 
 
-def test_verdicts_taken_in_pieces_and_interrupted_between_them_are_the_same(made, tmp_path):
+def test_verdicts_taken_in_pieces_and_interrupted_between_them_are_the_same(
+    made, tmp_path, monkeypatch
+):
     row = next(row for row in plan("table1", TINY).rows if row.title == "PGD")
     whole = runner.Runner(TINY, made / "runs").verdicts(row.run)
     shutil.copytree(made / "runs/smoke/digits/pgd-0", tmp_path / "runs/smoke/digits/pgd-0")
@@ -361,11 +371,11 @@ def test_verdicts_taken_in_pieces_and_interrupted_between_them_are_the_same(made
     columns = [column for column in row.columns if "AutoAttack" not in column.title]
     said = []
     pieces = runner.Runner(replace(TINY, chunk=7), tmp_path / "runs", say=said.append)
-    pieces.clock = type("Clock", (), {"over": property(lambda self: len(said) > 1)})()
-    assert not pieces.judge(row.run, columns)
-    pieces.clock = runner.Clock()
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.Clock, "over", property(lambda self: len(said) > 1))
+        assert not pieces.judge(row.run, columns)
     assert pieces.judge(row.run, columns)
-    assert [re.search(r"(\d+) images", line)[1] for line in said] == ["7", "7", "6"]
+    assert [re.findall(r"(\d+) images", line)[0] for line in said] == ["7", "7", "6"]
     found = pieces.verdicts(row.run)
     for column in columns:
         assert np.array_equal(found.correct[column.key], whole.correct[column.key])
@@ -615,8 +625,8 @@ def test_claims_set_the_papers_difference_beside_the_paired_one_of_ours(made):
     assert {claim.subject for claim in found.values()} == {"AVmixup"}
     claim = found["PGD", "PGD20"]
     assert claim.paper == pytest.approx(58.23 - 46.34)
-    both = [[r.evaluation() for r in table.of(row)] for row in ("AVmixup", "PGD")]
-    assert claim.ours == compare(*both, "PGD20")
+    one, other = ([r.evaluation() for r in table.of(row)] for row in ("AVmixup", "PGD"))
+    assert claim.ours == compare(one, other, "PGD20")
     assert found["PGD", "AutoAttack (quick)"].paper is None
     turns = claims.turns(table)
     assert [(turn.weak.column, turn.strong.column) for turn in turns] == [
@@ -663,15 +673,17 @@ def test_figures_draw_the_papers_numbers_and_ours(made):
         assert len(titles) == panels
         assert titles[-1] == "ours, scikit-learn's digits, 8x8"
         row = table.plan.rows[-1].title
-        bars = [bar for bar in figure.data if bar.name == row.split(" / ")[-1] or bar.name == row]
+        traces: Any = figure.data
+        bars = [bar for bar in traces if bar.name == row.split(" / ")[-1] or bar.name == row]
         ours = bars[-1]
         columns = [c.title for c in table.plan.rows[-1].columns]
         ordered = [c for c in table.plan.columns if c in columns]
-        assert list(ours.y) == [100 * table.cell(row, column).mean for column in ordered]
+        cells = [table.cell(row, column) for column in ordered]
+        assert list(ours.y) == [cell and 100 * cell.mean for cell in cells]
         assert len(bars) == panels
     table = load("figure2", TINY, made / "results")
-    drawn = figures.curves(table)
-    (line,) = (line for line in drawn.data if line.name == "PGD, PGD10, train")
+    drawn: Any = figures.curves(table).data
+    (line,) = (line for line in drawn if line.name == "PGD, PGD10, train")
     assert list(line.y) == [100 * value for value in table.of("PGD")[0].curves["PGD10, train"][1]]
     nothing = figures.side_by_side(load("table3", TINY, made / "nowhere"))
     assert [note.text for note in nothing.layout.annotations] == ["paper, CIFAR10"]
@@ -679,15 +691,19 @@ def test_figures_draw_the_papers_numbers_and_ours(made):
 
 def test_models_have_their_methods_colours_and_those_of_one_method_a_pattern_each(tmp_path):
     pytest.importorskip("plotly")
+    bars: dict[str, Any] = {}
     for name in plans.NAMES[:-1]:
         table = load(name, TINY, tmp_path)
-        bars = {bar.name: bar.marker for bar in figures.side_by_side(table).data}
+        drawn: list[Any] = list(figures.side_by_side(table).data)
+        bars = {bar.name: bar.marker for bar in drawn}
         looks = {(marker.color, marker.pattern.shape) for marker in bars.values()}
         assert len(looks) == len(bars)
         for row in table.plan.rows:
             model = row.title.removeprefix("digits / ")
-            entry = methods.METHODS.entries[methods.name_of(row.run.method)]
-            assert model not in bars or bars[model].color == entry.colour
+            known = methods.name_of(row.run.method)
+            assert known is not None
+            colour = methods.METHODS.entries[known].colour
+            assert model not in bars or bars[model].color == colour
     assert bars["0.5 / 0.7"].color == bars["0.1 / 0.5"].color
 
 
@@ -747,6 +763,7 @@ def test_provenance_answers_every_difference_between_paper_and_code():
 @pytest.mark.parametrize("name", plans.NAMES)
 def test_a_table_at_short_scale_is_about_an_hour(name):
     found = estimate.estimates([plan(name, plans.SHORT)])
+    assert plans.SHORT.tflops is not None
     hours = sum(one.total for one in found) / (plans.SHORT.tflops * 3.6e15)
     assert hours < (1.8 if name == "table4" else 1.1)  # three data sets there
 

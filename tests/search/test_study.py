@@ -32,11 +32,15 @@ EPSILON = 0.03  # so small that 12 steps tell settings apart
 OBJECTIVE = av.cw(steps=3, epsilon=EPSILON)
 
 
+def traces(figure: Any) -> list[Any]:
+    return list(figure.data)
+
+
 def plan(**changes: Any) -> tuning.Plan:
     """A trial of 12 small steps, measured after 2, 6 and 12."""
-    tiny = {"settings": TINY, "base_channels": 4, "attack_steps": 1, "images": 200}
-    tiny["epsilon"] = EPSILON
-    return tuning.Plan(**({"objective": OBJECTIVE} | tiny | changes))
+    tiny: dict[str, Any] = {"settings": TINY, "base_channels": 4, "attack_steps": 1, "images": 200}
+    tiny |= {"epsilon": EPSILON, "objective": OBJECTIVE}
+    return tuning.Plan(**(tiny | changes))
 
 
 def plain(found: tuning.Found) -> list[tuple[Any, ...]]:
@@ -97,7 +101,7 @@ def test_feature_scatter_and_further_options_are_searched(tmp_path, data):
     assert {k: v for k, v in found.trials[0].params.items() if k in published} == published
     assert found.trials[0].params["clip_vertex"] is False
     assert all(isinstance(trial.params["clip_vertex"], bool) for trial in found.trials)
-    assert "clip_vertex" in found.slices().to_json()
+    assert "clip_vertex" in str(found.slices().to_json())
     recipe = paper.FEATURE_SCATTER_RECIPES["cifar100"]
     assert scatter.published("cifar100")["lambda2"] == recipe.lambda2 == 0.42
 
@@ -593,7 +597,7 @@ def test_the_grid_holds_the_best_of_each_square():
 
 def test_figures_show_every_trial_and_where_best_and_paper_are():
     found = synthetic()
-    heat, best, published = found.heat_map().data
+    heat, best, published = traces(found.heat_map())
     assert np.nanmax(np.array(heat.z, float)) == pytest.approx(
         100 * max(trial.value for trial in found.trials)
     )
@@ -601,12 +605,12 @@ def test_figures_show_every_trial_and_where_best_and_paper_are():
         found.best.params["lambda1"], found.best.params["lambda2"],
     )  # fmt: skip
     assert (published.x[0], published.y[0]) == (1.0, 0.1)
-    pruned, finished = found.slices("gamma").data
+    pruned, finished = traces(found.slices("gamma"))
     assert len(pruned.x) == len(finished.x) == 100
     assert finished.y[0] == pytest.approx(100 * found.finished[0].value)
-    assert len(found.slices().data) == 6
-    assert list(found.importance_figure().data[0].y) == list(found.importance)
-    (line,) = tuning.progress({"a": found}).data
+    assert len(traces(found.slices())) == 6
+    assert list(traces(found.importance_figure())[0].y) == list(found.importance)
+    (line,) = traces(tuning.progress({"a": found}))
     assert line.x[-1] == found.training_steps == 100 * 12 + 100 * 6
     assert line.y[-1] == pytest.approx(100 * found.best.value)
     with pytest.raises(ValueError, match="name = 'beta' is not allowed: one of gamma, lambda1"):

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 import avmixup_kit as av
 from avmixup_kit import methods, runs
@@ -56,11 +57,12 @@ def test_compiled_steps_are_the_eager_ones_and_turns_recompile_nothing(digits, t
     state = run.state_dict()["model"]
     assert state.keys() == eager.state_dict()["model"].keys(), "plain names, no _orig_mod"
     torch.testing.assert_close(state, eager.state_dict()["model"], rtol=1e-4, atol=1e-6)
-    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    graphs = counters["stats"]["unique_graphs"]
     torch.compiler.set_stance("fail_on_recompile")
     try:
         rates = set()
         for turn in range(100):
+            assert run.dial is not None
             run.dial.turn(
                 gamma=1 + turn / 50, lambda1=turn / 100, lambda2=1 - turn / 100,
                 epsilon=0.05 + turn / 1000,
@@ -68,10 +70,11 @@ def test_compiled_steps_are_the_eager_ones_and_turns_recompile_nothing(digits, t
             rates.add(next(run).lr)
         assert len(rates) == 3, "the learning rate decayed too"
         with pytest.raises(RuntimeError, match="recompile"):
-            run._network(torch.rand(3, 1, 8, 8))
+            # the compiled one, which no step gives a batch of another size
+            run._network(torch.rand(3, 1, 8, 8))  # pyright: ignore[reportPrivateUsage]
     finally:
         torch.compiler.set_stance("default")
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    assert counters["stats"]["unique_graphs"] == graphs
     assert all(p.requires_grad for p in run.model.parameters())
     checkpoints.save_checkpoint(tmp_path / "state.pt", run.state_dict())
     eager.load_state_dict(checkpoints.load_checkpoint(tmp_path / "state.pt"))

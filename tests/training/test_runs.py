@@ -30,6 +30,11 @@ def new(digits, method=None, steps=STEPS, **settings):
     return Training(network, digits.train, method, steps, batch_size=16, seed=4, **settings)
 
 
+def dial_of(training: Training) -> Dial:
+    assert training.dial is not None
+    return training.dial
+
+
 def finish(records):
     return [record.loss for record in records]
 
@@ -47,7 +52,7 @@ def test_a_run_folder_holds_settings_log_and_checkpoints(digits, tmp_path):
     losses = finish(runs.log(run, tmp_path / "run", checkpoint_every=10, keep_every=20))
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert about["method"] == repr(methods.avmixup(epsilon=EPSILON, steps=1))
-    assert methods.parse(about["method"]) == run.dial.method
+    assert methods.parse(about["method"]) == dial_of(run).method
     assert about["checksum"] == digits.train.checksum
     assert {"settings", "architecture", "torch", "machine", "commit", "dirty"} <= about.keys()
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -112,15 +117,15 @@ def test_turns_made_after_the_last_checkpoint_are_not_lost(digits, tmp_path, rep
     records = runs.log(part, tmp_path / "part", checkpoint_every=7)
     for record in records:
         if not replayed and record.step == 9:
-            part.dial.turn(lambda2=0.4)
+            dial_of(part).turn(lambda2=0.4)
         if record.step == 12:
             break
     records.close()
     again = new(digits, Dial(first))
     for record in runs.log(again, tmp_path / "part", resume=True):
         if not replayed and record.step == 24:
-            again.dial.turn(gamma=1.5)
-    assert list(again.dial.turns) == turns
+            dial_of(again).turn(gamma=1.5)
+    assert list(dial_of(again).turns) == turns
     assert runs.turns_of(tmp_path / "part") == turns
     assert identical(weights(tmp_path / "whole/latest.pt"), weights(tmp_path / "part/latest.pt"))
 
@@ -130,14 +135,14 @@ def test_a_turn_between_checkpoint_and_kill_counts_once(digits, tmp_path):
     records = runs.log(part, tmp_path, checkpoint_every=1)
     for record in records:
         if record.step == 4:
-            part.dial.turn(gamma=3.0)
-            part.dial.turn(gamma=3.0)
+            dial_of(part).turn(gamma=3.0)
+            dial_of(part).turn(gamma=3.0)
         if record.step == 5:
             break
     records.close()
     again = new(digits)
     finish(runs.log(again, tmp_path, resume=True))
-    assert again.dial.turns == (Turn(5, {"gamma": 3.0}), Turn(5, {"gamma": 3.0}))
+    assert dial_of(again).turns == (Turn(5, {"gamma": 3.0}), Turn(5, {"gamma": 3.0}))
     assert len(runs.turns_of(tmp_path)) == 2
 
 
@@ -145,8 +150,8 @@ def test_exported_turns_repeat_a_live_run(digits, tmp_path):
     live = new(digits)
     for record in runs.log(live, tmp_path / "live"):
         if record.step in (2, 11):
-            live.dial.turn(gamma=1.0 + record.step)
-    runs.export_turns(live.dial, tmp_path / "turns.jsonl")
+            dial_of(live).turn(gamma=1.0 + record.step)
+    runs.export_turns(dial_of(live), tmp_path / "turns.jsonl")
     assert runs.turns_of(tmp_path / "turns.jsonl") == runs.turns_of(tmp_path / "live")
     dial = Dial(methods.avmixup(epsilon=EPSILON, steps=1), runs.turns_of(tmp_path / "turns.jsonl"))
     finish(runs.log(new(digits, dial), tmp_path / "headless"))
@@ -181,12 +186,14 @@ def test_kill_9_at_random_moments_then_resume_is_bit_identical(digits, tmp_path)
     how, kills = "new", 0
     for _ in range(4):
         process = start(tmp_path / "part", how)
+        out = process.stdout
+        assert out is not None
         for _ in range(chance.randrange(15, 45)):
-            assert process.stdout.readline()
+            assert out.readline()
         time.sleep(chance.random() * 0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        process.stdout.close()
+        out.close()
         kills += process.returncode == -signal.SIGKILL
         how = "resume"
     last = start(tmp_path / "part", how)
@@ -211,7 +218,7 @@ def test_losses_logged_in_blocks_make_the_same_log(digits, tmp_path, monkeypatch
         )
         for record in records:
             if record.step == 10:
-                run.dial.turn(gamma=3.0)
+                dial_of(run).turn(gamma=3.0)
             if record.step == 20:  # killed here, its checkpoint must not be ahead of its log
                 assert [r["step"] for r in lines(folder) if "loss" in r] == list(range(21))
             if record.step + 1 == stop:
@@ -352,7 +359,9 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(digits, tmp_path):
 
 def test_a_run_folder_in_use_is_refused(digits, tmp_path):
     process = start(tmp_path, "new")
-    assert process.stdout.readline()
+    out = process.stdout
+    assert out is not None
+    assert out.readline()
     process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(BlockingIOError, match="is in use by another process"):
@@ -360,7 +369,7 @@ def test_a_run_folder_in_use_is_refused(digits, tmp_path):
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
+        out.close()
     assert (tmp_path / "run.json").exists()
 
 
@@ -460,7 +469,7 @@ def test_a_diverging_run_keeps_its_last_good_checkpoint(digits, tmp_path):
         for record in runs.log(run, tmp_path, checkpoint_every=5):
             if record.step == 11:
                 with torch.no_grad():
-                    run.model.head.weight.fill_(float("nan"))
+                    run.model.get_parameter("head.weight").fill_(float("nan"))
     saved = checkpoints.load_checkpoint(tmp_path / "latest.pt")
     assert saved["training"]["step"] == 10
     assert all(t.isfinite().all() for t in saved["model"].values())

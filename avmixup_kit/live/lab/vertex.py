@@ -215,7 +215,7 @@ def _draw(scene: Scene, index: int, mix: AVmixup, epsilon: float) -> View:
     t = (1 - mix.alpha) * mix.gamma
     classes, true = scene.split.classes, int(y.argmax())
     said = scene.probabilities(torch.cat([x, x + delta, outer, x_hat]))
-    shown = _shown(said[3], true)
+    shown = worth_a_bar(said[3], true)
     region = scene.plane(index, epsilon)
     traces: dict[str, dict[str, Any]] = {
         name: {"z": _pixels(image)}
@@ -269,7 +269,7 @@ def _pixels(image: Tensor) -> np.ndarray:
     return array.expand(3, *array.shape[1:]).permute(1, 2, 0).contiguous().numpy()
 
 
-def _shown(share: Tensor, true: int) -> list[int]:
+def worth_a_bar(share: Tensor, true: int) -> list[int]:
     """Return the classes worth a bar: all of a few, else the true one and the likeliest."""
     if len(share) <= _BARS:
         return list(range(len(share)))

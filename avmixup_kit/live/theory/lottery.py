@@ -12,7 +12,7 @@ from avmixup_kit._base.plots import COLOURS, GREY
 from avmixup_kit.live.controls import Explorer, Number, View
 from avmixup_kit.live.drawing import SECOND, curve, dressed, error_text, marks
 
-_SETS = 4000
+SETS = 4000
 _BINS = 60
 _RADII = np.linspace(0, 1.5, 76)
 
@@ -60,7 +60,7 @@ def _drawn(d: int, n: int, sigma: float, epsilon: float, density: float) -> np.n
     """Return log10 errors (sets, 2), standard and robust, the same luck at every setting."""
     rng = np.random.default_rng(0)
     radii = np.array([0.0, epsilon])
-    return gaussian.robust_errors_fast(d, n, sigma, radii, _SETS, rng, density, log10=True)
+    return gaussian.robust_errors_fast(d, n, sigma, radii, SETS, rng, density, log10=True)
 
 
 def _draw(d: int, n: int, sigma: float, epsilon: float, density: float) -> View:
@@ -97,7 +97,7 @@ def _draw(d: int, n: int, sigma: float, epsilon: float, density: float) -> View:
     note = (
         f"Typical standard error {error_text(typical[0])}; typical robust error at ε = {epsilon:g} "
         f"is {error_text(typical[1])}. The robust error jumps from 0 to 1 at ε<sub>c</sub> = "
-        f"{critical:.3g}. Of {_SETS} training sets {unlucky} give a classifier that the attack "
+        f"{critical:.3g}. Of {SETS} training sets {unlucky} give a classifier that the attack "
         "fools more often than not."
     )
     return View(traces, note)

@@ -12,7 +12,7 @@ from avmixup_kit.live.controls import Choice, Explorer, Number, View
 from avmixup_kit.live.drawing import ALARM, curve, dressed, error_text, marks
 
 _NU = np.linspace(0, 1, 101)
-_SETS = 2000
+SETS = 2000
 _CURVES = {
     "paper's condition (5)": (gaussian.epsilon_paper, COLOURS[0], "solid"),
     "tight condition": (gaussian.epsilon_tight, COLOURS[1], "dash"),
@@ -88,7 +88,7 @@ def _draw(d: int, n: int, sigma_s: float, nu: float, against: str) -> View:
     paper = here["paper's condition (5)"]
     bound = float(gaussian.standard_error_bound(d, n, sigma_s, log10=True))
     rng = np.random.default_rng(0)
-    robust = gaussian.robust_errors_fast(d, n, nu * sigma_s, paper, _SETS, rng, log10=True)
+    robust = gaussian.robust_errors_fast(d, n, nu * sigma_s, paper, SETS, rng, log10=True)
     chances = [
         float(gaussian.theorem_1_probability(d, sigma_s, nu, noise))
         for noise in ("independent", "any", "shared")
