@@ -91,7 +91,7 @@ class Mixup:
 
 @dataclass(frozen=True)
 class AVmixup:
-    """Adversarial Vertex mixup, Definitions 5 and 6 (Equations 12 and 13).
+    """Adversarial Vertex mixup, Definitions 5 and 6, Equations (12) and (13).
 
     The vertex is x + gamma * delta; with alpha ~ U(0, 1), drawn once per example, images and labels
     are mixed as alpha * clean + (1 - alpha) * vertex, the labels being phi(y, lambda1) on the clean

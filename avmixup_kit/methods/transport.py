@@ -1,4 +1,4 @@
-"""Entropic optimal transport between two batches of logits, as Feature Scatter uses it.
+"""Optimal transport between two batches of logits: the Sinkhorn loop of Feature Scatter.
 
 Source: Zhang and Wang, "Defense against adversarial attacks using feature scattering-based
 adversarial training" (2019), and its released code.
