@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,16 @@ def test_gamma_draws_follow_the_generator_and_have_the_mean_of_gamma():
     assert abs(first.var() - 3) < 0.3
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo to compare with")
 def test_the_cpu_tells_whether_it_multiplies_bfloat16():
-    assert isinstance(private.cpu_multiplies_bf16(), bool)
+    flags = set(re.findall(r"\b(?:avx512_bf16|amx_tile)\b", Path("/proc/cpuinfo").read_text()))
+    asked = {
+        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),  # pyright: ignore[reportPrivateUsage]
+        "amx_tile": torch.cpu._is_amx_tile_supported(),  # pyright: ignore[reportPrivateUsage]
+    }
+    assert {name for name, there in asked.items() if there} == flags
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    assert private.cpu_multiplies_bf16() == (wide and bool(flags))
 
 
 def test_dynamo_still_has_its_errors_and_its_limit():
@@ -85,3 +94,12 @@ def test_plotlys_widget_still_has_its_bundle_and_ids():
     plotly = pytest.importorskip("plotly")
     bundle = Path(plotly.__file__).parent / "package_data" / "widgetbundle.js"
     assert "initialize" in bundle.read_text()
+
+
+def test_widgets_in_the_browser_still_have_the_handler_that_figures_take_up():
+    pytest.importorskip("ipywidgets")
+    manager = Path("share/jupyter/labextensions/@jupyter-widgets/jupyterlab-manager/static")
+    scripts = list((Path(sys.prefix) / manager).glob("*.js"))
+    if not scripts:
+        pytest.skip("ipywidgets' browser code is not installed in this environment")
+    assert any("_handle_comm_msg(" in script.read_text() for script in scripts)

@@ -1,7 +1,8 @@
 """Twenty steps of every method end where they did before stages saw a batch (commit 3e9984c).
 
 Bits depend on the CPU, so they are compared where they were recorded: on one thread of AMD's, with
-AVX-512, with AVX2, and with neither AVX nor FMA. In double precision sums agree on any CPU to about 1e-8.
+AVX-512, with AVX2, and with neither AVX nor FMA. In double precision sums agree on any CPU to about
+1e-8.
 """
 
 import hashlib
