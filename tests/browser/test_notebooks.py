@@ -230,7 +230,7 @@ lab"""
     alert.scroll_into_view_if_needed()
     lab.picture(ARTIFACTS / "dashboard-failed.png")
     lab.output.get_by_text("A new run").click()
-    lab.output.get_by_label("data", exact=True).select_option("cifar10")
+    lab.output.get_by_label("data", exact=True).select_option("CIFAR-10")
     lab.type("its folder", str(folder / "nowhere"))
     lab.button("Make this run").click()
     lab.until("'Could not make the run' in lab.trainer.complaint")
