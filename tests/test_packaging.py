@@ -117,6 +117,7 @@ def test_the_core_asks_for_nothing_else_and_keeps_torch_open():
         "tqdm",
         "filelock",
         "lazy-loader",
+        "safetensors",
     }
     (torch,) = [r for r in PROJECT["dependencies"] if r.startswith("torch>")]
     assert torch == "torch>=2.11"
