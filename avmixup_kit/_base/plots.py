@@ -18,7 +18,7 @@ METHOD_COLOURS = {
     "avmixup": "#D55E00",
     "trades": "#009E73",
     "feature_scatter": "#E69F00",
-    "feature_scatter_avmixup": "#F0E442",
+    "feature_scatter_avmixup": "#999933",
     "mixture": "#882255",
 }
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +15,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 PATTERNS = ("", "/", ".", "x")  # tell models of one method, and so of one colour, apart
-NARROW = {
-    "white-box ": "white-<br>box ",
-    "AutoAttack (": "Auto-<br>Attack<br>(",
-    " in TRADES'": "<br>in TRADES'<br>",
-}
 
 
 def side_by_side(table: Assembled) -> "go.Figure":
@@ -30,13 +26,13 @@ def side_by_side(table: Assembled) -> "go.Figure":
     from plotly.subplots import make_subplots
 
     panels = _panels(table)
-    columns = min(2, len(panels))
-    lines = -(-len(panels) // columns)
     titles = [title for title, _, _ in panels]
-    figure = make_subplots(lines, columns, subplot_titles=titles, shared_yaxes=True)
+    figure = make_subplots(
+        len(panels), 1, subplot_titles=titles, vertical_spacing=0.3 / len(panels)
+    )
     looks = _looks(table)
     shown = set()
-    for number, (_, rows, ours) in enumerate(panels):
+    for line, (_, rows, ours) in enumerate(panels, 1):
         for row in rows:
             model = _model(table, row)
             colour, pattern = looks[model]
@@ -47,24 +43,23 @@ def side_by_side(table: Assembled) -> "go.Figure":
                 name=model,
                 legendgroup=model,
                 showlegend=model not in shown,
-                marker={"color": colour, "pattern": {"shape": pattern}},
+                marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay"}},
                 error_y={"type": "data", "array": errors, "color": GREY} if ours else None,
-                row=number // columns + 1,
-                col=number % columns + 1,
+                row=line,
+                col=1,
             )
             shown.add(model)
-    styled(figure, table.plan.title, "", "")
+    styled(figure, "<br>".join(wrap(table.plan.title, 62)), "", "")
     figure.update_layout(
-        height=150 + 190 * lines,
-        margin={"t": 80},
-        legend={"orientation": "h", "y": -0.4 / lines},
+        height=160 + 190 * len(panels),
+        margin={"t": 100},
+        legend={"orientation": "h", "y": -0.4 / len(panels)},
     )
     labels = [_label(column) for column in table.plan.columns]
     figure.update_xaxes(
-        tickangle=0, tickfont={"size": 9}, categoryorder="array", categoryarray=labels
+        tickangle=0, tickfont={"size": 12}, categoryorder="array", categoryarray=labels
     )
-    figure.update_yaxes(range=[0, 102])
-    figure.update_yaxes(title_text="accuracy (%)", col=1)
+    figure.update_yaxes(range=[0, 102], title_text="accuracy (%)")
     return figure
 
 
@@ -117,9 +112,7 @@ def _panels(table: Assembled) -> list[tuple[str, list[str], bool]]:
 
 def _label(column: str) -> str:
     """A column's name in narrow lines."""
-    for old, new in NARROW.items():
-        column = column.replace(old, new)
-    return column
+    return "<br>".join(wrap(column, 12))
 
 
 def _bars(table: Assembled, row: str, ours: bool) -> tuple[list[str], list[float], list[float]]:
