@@ -72,7 +72,7 @@ class Evaluation:
     says when an attack has won: at ``"any"`` iterate, or only with its ``"last"``. With ``ladder``
     a row says what stands after its attack and those before it. ``epsilon`` is the largest of the
     attacks', ``stages`` how many images each attack of a composed row left standing, ``notes`` what
-    a reader should know.
+    a reader should know; ``draws`` over how many forwards of a random network answers were means.
     """
 
     names: tuple[str, ...]
@@ -85,6 +85,7 @@ class Evaluation:
     ladder: bool = False
     stages: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    draws: int | None = None
 
     @property
     def n(self) -> int:
@@ -145,6 +146,7 @@ class Evaluation:
             "ladder": self.ladder,
             "stages": {name: dict(stages) for name, stages in self.stages.items()},
             "notes": list(self.notes),
+            "draws": self.draws,
         }
 
     def save(self, path: str | Path | IO[bytes]) -> None:
@@ -152,7 +154,7 @@ class Evaluation:
         content = io.BytesIO()
         stages = {name: list(its) for name, its in self.stages.items()}
         more = {"epsilon": self.epsilon, "ladder": self.ladder, "stages": stages}
-        more["notes"] = list(self.notes)
+        more |= {"notes": list(self.notes), "draws": self.draws}
         np.savez_compressed(
             content,
             names=np.array(self.names),
@@ -191,4 +193,5 @@ class Evaluation:
                     for name, stages in more.get("stages", {}).items()
                 },
                 tuple(more.get("notes", ())),
+                more.get("draws"),
             )
