@@ -43,4 +43,6 @@ class MeanOverDraws(nn.Module):
 
 def averaged(model: nn.Module, draws: int | None, seed: int = 0) -> nn.Module:
     """Return the model itself, or where ``draws`` are asked for its mean over them."""
-    return model if draws is None else MeanOverDraws(model, draws, seed)
+    if draws is None or isinstance(model, MeanOverDraws):
+        return model
+    return MeanOverDraws(model, draws, seed)

@@ -16,7 +16,7 @@ from avmixup_kit.evaluation.images import ImageSet, Pair, as_images
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import CLEAN
 from avmixup_kit.evaluation.rows import Row
-from avmixup_kit.methods.attacks import Attack, check_epsilon, pgd
+from avmixup_kit.methods.attacks import Attack, pgd
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -102,8 +102,6 @@ def accuracy_against_epsilon(
     """
     given = sorted({float(radius) for radius in epsilons} - {0.0})
     checked.that(bool(given), "epsilons", given, "one radius or more above 0")
-    for radius in given:
-        check_epsilon(radius)
     make = _at(pgd(steps=20) if attack is None else attack)
     rows = [make(radius) for radius in given]
     if len(names := {row.name for row in rows}) > 1:

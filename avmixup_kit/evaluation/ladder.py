@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from avmixup_kit._base import check as checked
 from avmixup_kit._base import distributed
 from avmixup_kit.evaluation.crafting import craft, first_state
-from avmixup_kit.evaluation.draws import averaged
+from avmixup_kit.evaluation.draws import MeanOverDraws, averaged
 from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Rule, Verdict
 from avmixup_kit.evaluation.rows import Row, as_rows
@@ -74,6 +74,8 @@ def evaluate(
             that is random (without ``draws``) or stuck in training mode, NaN, other pixels.
     """
     attacks = as_rows(attacks)
+    if isinstance(model, MeanOverDraws):
+        model, draws = model.model, model.draws
     checked.one_of("rule", rule, get_args(Rule))
     checked.whole("batch_size", batch_size)
     split = as_images(model, split)

@@ -135,6 +135,25 @@ def test_autoattack_meets_the_mean_too(trained, split):
     assert result.accuracy("AutoAttack") < result.accuracy()
 
 
+def test_a_mean_made_by_hand_is_the_same_as_asking_for_draws(trained, split):
+    model, attacks = Noisy(trained).eval(), [av.pgd(steps=3, epsilon=EPSILON)]
+    asked = evaluate(model, split, attacks, draws=4)
+    made = evaluate(MeanOverDraws(model, 4, seed=7), split, attacks)
+    assert torch.equal(made.correct, asked.correct)
+    assert (made.draws, made.gradients, made.notes) == (4, asked.gradients, asked.notes)
+
+
+def test_a_random_network_has_a_page(trained, split, tmp_path):
+    pytest.importorskip("plotly")
+    few, everyone = split.subset(40), torch.random.get_rng_state()
+    model = Noisy(trained, 0.05).eval()
+    result = evaluate(model, few, [av.pgd(steps=20, epsilon=EPSILON)], draws=2)
+    path = tmp_path / "report.html"
+    av.report(result, model, few, path, sources={"plain": trained})
+    assert "of 2 draws (EOT)" in path.read_text()
+    assert torch.equal(everyone, torch.random.get_rng_state())
+
+
 def test_draws_of_a_model_that_has_none_are_noted(trained, split):
     result = evaluate(trained, split, [av.fgsm(EPSILON)], draws=2)
     assert result.notes == ("draws = 2 for a model that answers the same each time: 1 will do",)
