@@ -109,7 +109,9 @@ def evaluate(
                 for attack in group:
                     verdict = found[attack.name]
                     if draws and getattr(attack, "source", None) is None:
-                        verdict = verdict._replace(gradients=verdict.gradients * draws)
+                        # AutoAttack advises what has been done.
+                        said = tuple(note for note in verdict.notes if "randomized" not in note)
+                        verdict = verdict._replace(gradients=verdict.gradients * draws, notes=said)
                     if ladder:
                         left = left & verdict.correct
                         verdict = verdict._replace(correct=left)

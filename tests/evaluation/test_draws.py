@@ -133,6 +133,7 @@ def test_autoattack_meets_the_mean_too(trained, split):
     assert result.gradients[1] > 0
     assert result.gradients[1] % 4 == 0
     assert result.accuracy("AutoAttack") < result.accuracy()
+    assert len(result.notes) == 2  # in training mode, random: no advice that has been followed
 
 
 def test_a_mean_made_by_hand_is_the_same_as_asking_for_draws(trained, split):
