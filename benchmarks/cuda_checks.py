@@ -236,10 +236,10 @@ def check_transport_is_captured(device: torch.device) -> None:
 def check_out_of_memory_is_named(device: torch.device) -> None:
     """More memory than there is ends in one line that says what to change; training can go on."""
 
-    def greedy(model, x, y, rng):
+    def greedy(model, batch):
         if run.step == 2:
-            torch.empty(2**46, dtype=torch.uint8, device=x.device)
-        return attacks.NoAttack()(model, x, y)
+            torch.empty(2**46, dtype=torch.uint8, device=batch.x.device)
+        return attacks.NoAttack()(model, batch)
 
     run = new(device, methods.avmixup(perturb=greedy))
     next(run)
