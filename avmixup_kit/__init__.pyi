@@ -10,7 +10,14 @@ from .data import (
     svhn,
     tiny_imagenet,
 )
-from .evaluation import Evaluation, evaluate, mcnemar, transfer_matrix, wilson
+from .evaluation import (
+    Evaluation,
+    accuracy_against_epsilon,
+    evaluate,
+    mcnemar,
+    transfer_matrix,
+    wilson,
+)
 from .evaluation.alarms import alarms
 from .evaluation.autoattack import autoattack
 from .evaluation.report import report
@@ -55,6 +62,7 @@ __all__ = [
     "Training",
     "TrainingDiverged",
     "Turn",
+    "accuracy_against_epsilon",
     "alarms",
     "ascend",
     "attacks",

@@ -14,10 +14,12 @@ from tqdm.auto import tqdm
 
 from avmixup_kit import methods, models
 from avmixup_kit import search as tuning
-from avmixup_kit._base import distributed
+from avmixup_kit._base import check, distributed
 from avmixup_kit._base.distributed import RankFailed, choose_device
+from avmixup_kit._base.plots import graph_objects
 from avmixup_kit._base.plugins import load_plugins
 from avmixup_kit.cli_options import (
+    AttackNames,
     DataOptions,
     MethodOptions,
     NetworkName,
@@ -26,10 +28,13 @@ from avmixup_kit.cli_options import (
     tyro,
 )
 from avmixup_kit.demo import demo
+from avmixup_kit.evaluation.autoattack import AutoAttack, autoattack
 from avmixup_kit.evaluation.compare import comparison_table
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.report import report
 from avmixup_kit.methods import attacks
+from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.training import runs
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
@@ -177,10 +182,16 @@ class Evaluate:
     """How many of them; all where left out."""
     epsilon: float | None = None
     """Radius of the ball in [0, 1] pixels; the data set's own where left out."""
+    attacks: AttackNames = ("fgsm", "pgd", "cw")
+    """Rows of the table, by name; those of a plugin, too."""
     steps: tuple[int, ...] = (10, 20)
-    """PGD steps; each is a column."""
+    """PGD steps; each is a row."""
     restarts: int = 1
-    """Random restarts of PGD and CW."""
+    """Random restarts of attacks that start at random."""
+    autoattack: Literal["quick", "standard"] | None = None
+    """AutoAttack as well: quick takes minutes on small images, standard is the one to quote."""
+    html: Path | None = None
+    """Write a page about it: accuracies, alarms, worst examples."""
     rule: Literal["any", "last"] = "any"
     """Which iterates count."""
     transfer_from: tuple[Path, ...] = ()
@@ -189,29 +200,44 @@ class Evaluate:
     """Images attacked at once."""
     seed: int = 0
     """Of the attacks' starts."""
+    draws: int | None = None
+    """Of a random network: how many forwards each gradient and verdict is a mean over."""
     plugin: Plugins = ()
 
     def __call__(self) -> None:
         with distributed.joined(self.data.device):
             self._evaluate()
 
+    def _rows(self, epsilon: float) -> list[Attack | AutoAttack]:
+        rows: list[Attack | AutoAttack] = []
+        for name in self.attacks:
+            given = {"epsilon": epsilon, "restarts": self.restarts}
+            has = attacks.ATTACKS.entries[name].settings
+            given = {key: value for key, value in given.items() if key in has}
+            each = [{"steps": n} for n in self.steps] if name == "pgd" else [{}]
+            rows += [attacks.ATTACKS.build(name, **given, **more) for more in each]
+        return rows + ([autoattack(epsilon, self.autoattack)] if self.autoattack else [])
+
     def _evaluate(self) -> None:
+        if self.html is not None:
+            graph_objects()
+            parent, alone = self.html.resolve().parent, distributed.world() == 1
+            check.that(parent.is_dir(), "html", str(self.html), f"{parent} is no folder; make it")
+            check.that(alone, "html", str(self.html), "one process writes a page; start only one")
         loaded = self.data.load()
         split = getattr(loaded, self.split)
         split = split if self.images is None else split.subset(self.images)
         epsilon = loaded.epsilon if self.epsilon is None else self.epsilon
         network = runs.load_model(self.folder / f"{self.checkpoint}.pt", split.device)
-        common = {"epsilon": epsilon, "restarts": self.restarts}
-        columns = [attacks.fgsm(epsilon), *(attacks.pgd(steps=n, **common) for n in self.steps)]
-        columns += [attacks.cw(steps=20, **common)]
-        judge = partial(evaluate, network, split, batch_size=self.batch_size, seed=self.seed)
-        result = judge(columns, rule=self.rule, progress=True)
+        given = {"batch_size": self.batch_size, "seed": self.seed, "draws": self.draws}
+        judge = partial(evaluate, network, split, **given)
+        result = judge(self._rows(epsilon), rule=self.rule, progress=sys.stderr.isatty())
         talks = distributed.rank() == 0
         if talks:
             runs.save_evaluation(self.folder, result)
             print(result)
-        for other in self.transfer_from:
-            source = runs.load_model(other, split.device)
+        sources = {str(run): runs.load_model(run, split.device) for run in self.transfer_from}
+        for other, source in sources.items():
             attack = attacks.pgd(steps=20, epsilon=epsilon, source=source)
             transferred = judge([attack])
             low, high = transferred.interval(attack.name)
@@ -220,6 +246,9 @@ class Evaluate:
                     f"PGD20 from {other}: {transferred.accuracy(attack.name):.2%} "
                     f"[{low:.2%}, {high:.2%}]"
                 )
+        if self.html is not None:
+            report(result, network, split, self.html, sources=sources)
+            print(f"page: {self.html}")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from avmixup_kit._base import distributed
 from avmixup_kit._base.distributed import choose_device
 from avmixup_kit._base.registry import Registry
 from avmixup_kit.data import DATASETS, Augmentation, Data, load
+from avmixup_kit.methods.attacks import ATTACKS
 from avmixup_kit.models import NETWORKS
 
 try:
@@ -32,9 +33,12 @@ def _choice(registry: Registry, default: str, *aliases: str) -> object:
 
 DataName = Annotated[str, _choice(DATASETS, "digits", "--dataset")]
 NetworkName = Annotated[str, _choice(NETWORKS, "small_cnn")]
+AttackNames = tuple[Annotated[str, _choice(ATTACKS, "fgsm pgd cw")], ...]
 Plugins = Annotated[
     tuple[Path, ...],
-    tyro.conf.arg(help="Python files of your own that register methods, networks or data sets."),
+    tyro.conf.arg(
+        help="Python files of your own that register methods, attacks, networks or data sets."
+    ),
 ]
 EPSILON = 8 / 255
 

@@ -18,6 +18,7 @@ import torch
 import avmixup_kit as av
 from avmixup_kit import attacks, methods, runs, training
 from avmixup_kit.data import Augmentation
+from avmixup_kit.evaluation.draws import MeanOverDraws
 from avmixup_kit.methods import transport
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training, TrainingDiverged
@@ -190,6 +191,21 @@ def check_evaluation_is_the_cpus(device: torch.device) -> None:
     assert here.accuracy() > 0.5
 
 
+def check_draws_follow_from_the_seed(device: torch.device) -> None:
+    """A random network's mean over draws is fresh at each call and leaves the generators alone."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5)).train().to(device)
+    x = torch.rand(8, 1, 4, 4, device=device)
+    before = [torch.random.get_rng_state()]
+    before += [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    first, again = (MeanOverDraws(network, 3, seed=5) for _ in range(2))
+    answers = [first(x), first(x)]
+    assert not torch.equal(*answers)
+    assert all(torch.equal(again(x), answer) for answer in answers)
+    after = [torch.random.get_rng_state()]
+    after += [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 def check_transport_is_captured(device: torch.device) -> None:
     """With all iterations fixed, the transport distance and its gradient fit in a CUDA graph."""
     generator = torch.Generator().manual_seed(0)
@@ -220,10 +236,10 @@ def check_transport_is_captured(device: torch.device) -> None:
 def check_out_of_memory_is_named(device: torch.device) -> None:
     """More memory than there is ends in one line that says what to change; training can go on."""
 
-    def greedy(model, x, y, rng):
+    def greedy(model, batch):
         if run.step == 2:
-            torch.empty(2**46, dtype=torch.uint8, device=x.device)
-        return attacks.NoAttack()(model, x, y)
+            torch.empty(2**46, dtype=torch.uint8, device=batch.x.device)
+        return attacks.NoAttack()(model, batch)
 
     run = new(device, methods.avmixup(perturb=greedy))
     next(run)
@@ -244,6 +260,7 @@ ANYWHERE: tuple[Callable[[torch.device], None], ...] = (
     check_resume,
     check_divergence_is_noticed,
     check_evaluation_is_the_cpus,
+    check_draws_follow_from_the_seed,
 )
 ON_CUDA: tuple[Callable[[torch.device], None], ...] = (
     *ANYWHERE,

@@ -46,6 +46,90 @@ def test_train_evaluate_and_transfer(monkeypatch, tmp_path, capsys, digits):
     assert torch.equal(av.Evaluation.load(tmp_path / "a/correct.npz").correct, direct.correct)
 
 
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """A run folder of four steps."""
+    call(monkeypatch, "train", tmp_path / "run", "--method", "standard", *SHORT)
+    return tmp_path / "run"
+
+
+DLR = """
+from dataclasses import dataclass
+from typing import ClassVar
+import avmixup_kit as av
+
+@dataclass(frozen=True)
+class Ratio:
+    name: ClassVar[str] = "DLR"
+    def reference(self, model, x):
+        return None
+    def __call__(self, logits, y, reference):
+        best = logits.sort(1, descending=True).values
+        return -av.methods.losses.margin(logits, y) / (best[:, 0] - best[:, 2] + 1e-12)
+
+@av.attacks.ATTACKS.register(title="DLR")
+def dlr(*, steps: int = 3, epsilon: float = 8 / 255) -> av.Attack:
+    return av.Attack(Ratio(), epsilon=epsilon, steps=steps)
+"""
+
+
+def test_evaluate_takes_attacks_by_name_those_of_a_plugin_too(monkeypatch, run, tmp_path, capsys):
+    (tmp_path / "dlr_attack.py").write_text(DLR)
+    before = dict(av.attacks.ATTACKS.entries)
+    try:
+        call(
+            monkeypatch, "evaluate", run, "--images", "30", "--plugin", tmp_path / "dlr_attack.py",
+            "--attacks", "dlr", "pgd", "--steps", "4", "--restarts", "2", "--epsilon", "0.2",
+        )  # fmt: skip
+    finally:
+        av.attacks.ATTACKS.entries.clear()
+        av.attacks.ATTACKS.entries.update(before)
+        sys.modules.pop("dlr_attack", None)
+    result = json.loads((run / "evaluation.json").read_text())
+    assert list(result["accuracy"]) == ["Clean", "DLR3", "PGD4x2"]
+    assert result["epsilon"] == 0.2
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "evaluate", run, "--attacks", "dlr")
+    assert "dlr" in capsys.readouterr().err
+
+
+def test_evaluate_runs_autoattack_and_writes_the_page(monkeypatch, run, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    call(
+        monkeypatch, "evaluate", run, "--images", "20", "--attacks", "fgsm", "--epsilon", "0.03",
+        "--autoattack", "quick", "--html", page, "--transfer-from", run,
+    )  # fmt: skip
+    captured = capsys.readouterr()
+    assert f"page: {page}" in captured.out
+    assert "%|" not in captured.err, "a progress bar though nobody watches"
+    result = json.loads((run / "evaluation.json").read_text())
+    assert list(result["accuracy"]) == ["Clean", "FGSM", "AutoAttack (quick)"]
+    text = page.read_text()
+    assert "AutoAttack (quick)" in text
+    assert f"<th>{run}</th>" in text  # the transfer table
+
+
+def test_evaluate_shows_a_bar_on_a_terminal(monkeypatch, run, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    call(monkeypatch, "evaluate", run, "--images", "10", "--attacks", "fgsm")
+    assert "image" in capsys.readouterr().err
+
+
+def test_evaluate_averages_over_draws(monkeypatch, run, capsys):
+    call(monkeypatch, "evaluate", run, "--images", "10", "--attacks", "fgsm", "--draws", "2")
+    assert "Note: draws = 2 for a model that answers the same each time" in capsys.readouterr().out
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_runs(
+    monkeypatch, run, tmp_path, capsys
+):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "evaluate", run, "--html", tmp_path / "no" / "report.html")
+    error = capsys.readouterr().err
+    assert re.search(r"error: html = '.*report.html' is not allowed: .*no is no folder", error)
+    assert not (run / "evaluation.json").exists()
+
+
 def test_train_is_the_library_and_resume_goes_on(monkeypatch, tmp_path, digits):
     words = ["--method", "pgd", "--attack-steps", "1", "--seed", "3", *SHORT]
     call(monkeypatch, "train", tmp_path / "whole", *words)

@@ -4,24 +4,37 @@ from avmixup_kit._base.statistics import mcnemar, wilson
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.evaluation.compare import Comparison, compare
 from avmixup_kit.evaluation.crafting import craft, starts
+from avmixup_kit.evaluation.draws import MeanOverDraws
+from avmixup_kit.evaluation.epsilons import (
+    EpsilonCurve,
+    accuracy_against_epsilon,
+    epsilon_figure,
+)
 from avmixup_kit.evaluation.images import FloatImages, ImageSet, Pair, model_device
 from avmixup_kit.evaluation.ladder import evaluate
-from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Rule, Verdict
+from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Rule, Verdict, card
+from avmixup_kit.evaluation.rows import Crafter
 from avmixup_kit.evaluation.transfer import TransferMatrix, transfer_matrix
 
 __all__ = [
     "CLEAN",
     "Comparison",
+    "Crafter",
+    "EpsilonCurve",
     "Evaluation",
     "FloatImages",
     "ImageSet",
     "Judge",
+    "MeanOverDraws",
     "Pair",
     "Rule",
     "TransferMatrix",
     "Verdict",
+    "accuracy_against_epsilon",
+    "card",
     "compare",
     "craft",
+    "epsilon_figure",
     "evaluate",
     "mcnemar",
     "model_device",

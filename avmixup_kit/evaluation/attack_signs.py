@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from avmixup_kit.evaluation.crafting import craft
+from avmixup_kit.evaluation.epsilons import accuracy_against_epsilon
 from avmixup_kit.evaluation.evidence import Alarm, accuracies, bars, paired, share, untried
 from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.evaluation.ladder import evaluate
@@ -216,15 +217,22 @@ def radii(bench: Bench) -> Alarm:
     places = [bench.epsilon / 2]
     while places[-1] < 1:
         places.append(min(1.0, 2 * places[-1]))
-    attacked = (bench.evaluate(bench.images, [pgd(steps=20, epsilon=r)]) for r in places)
-    standing = [bench.baseline.of(CLEAN), *(found.of(REFERENCE) for found in attacked)]
-    right = [int(rows.sum()) for rows in standing]
+    curve = accuracy_against_epsilon(
+        bench.model,
+        bench.images,
+        places,
+        cumulative=False,
+        batch_size=bench.batch_size,
+        seed=bench.seed,
+        check=False,
+    )
+    right = curve.correct.sum(1).tolist()
     return share(
         "radii",
         right[-1],
         bench.n,
         f"at radius 1, where any image can become any other, {REFERENCE} leaves standing",
         "The attack fails for want of gradients, not for want of adversarial examples.",
-        accuracies("line", [0.0, *places], right, bench.n, REFERENCE),
+        accuracies("line", list(curve.epsilons), right, bench.n, REFERENCE),
         silent="Accuracy vanishes, as it must.",
     )

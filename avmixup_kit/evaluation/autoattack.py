@@ -115,7 +115,7 @@ class AutoAttack:
                 adversary = self.adversary(package, model, seed, attack, images.num_classes, device)
                 # FAB-T starts at the image and draws nothing; the mode would only slow it down.
                 same_for_all = self.per == "image" and attack != "fab-t"
-                with _apart(same_for_all), _warnings() as said, _counted(model) as count:
+                with _apart(same_for_all), _warnings() as said, counted(model) as count:
                     x_hat, predicted = adversary.run_standard_evaluation(
                         x, labels, batch_size=batch_size
                     )
@@ -223,7 +223,7 @@ def _warnings() -> Iterator[list[logging.LogRecord]]:
 
 
 @contextmanager
-def _counted(model: nn.Module) -> Iterator[dict[str, int]]:
+def counted(model: nn.Module) -> Iterator[dict[str, int]]:
     """Count the images whose forward pass prepares an input gradient."""
     count = {"gradients": 0}
 

@@ -1,16 +1,18 @@
-"""Signs that the gradients themselves give: the label rises along them, they vanish or scatter."""
+"""Signs that gradients give: the label rises along them, they vanish, scatter, lead nowhere."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from scipy import stats
 from torch import Tensor, nn
 
 from avmixup_kit.evaluation.attack_signs import Bench
-from avmixup_kit.evaluation.evidence import ALIGNED, LEVEL, Alarm, Drawing, share, untried
+from avmixup_kit.evaluation.crafting import craft
+from avmixup_kit.evaluation.evidence import LEVEL, SIGNS, Alarm, Drawing, share, untried
 from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.evaluation.record import CLEAN
-from avmixup_kit.methods.attacks import frozen
+from avmixup_kit.methods.attacks import ball, frozen, pgd
 from avmixup_kit.methods.losses import soft_cross_entropy
 
 NONE_RIGHT = "no image is classified correctly."
@@ -124,18 +126,70 @@ def _aligned(first: Tensor, second: Tensor) -> Alarm:
         for g, size in zip((first, second), largest, strict=True)
     ]
     cosines = torch.cosine_similarity(*scaled, dim=1)
-    n, mean = len(cosines), float(cosines.mean())
-    upper = mean + float(stats.t.ppf(1 - LEVEL, n - 1)) * float(cosines.std()) / n**0.5
-    rings = upper < ALIGNED
-    meaning = (
-        "They point in unrelated directions: one gradient says nothing about the ball."
-        if rings
-        else "Each says something about the other."
+    return _mean(
+        "alignment",
+        cosines,
+        "upper",
+        "gradients at an image and at a random neighbour inside the ball have a mean cosine of",
+        "They point in unrelated directions: one gradient says nothing about the ball.",
+        "Each says something about the other.",
+        "cosine with a neighbour's",
     )
+
+
+def stationary(bench: Bench) -> Alarm:
+    """Whether PGD20 ends where nothing is left to climb, on images that it left standing.
+
+    The first-order stationary condition (Wang et al. 2019) c(x) = max over delta' of
+    <delta' - delta, g>, g the gradient at x + delta: what the loss could still gain at first order.
+    Unlike the paper, which has epsilon ||g||_1 - <delta, g>, delta' keeps the pixels valid, too;
+    and c is held against its largest value, where delta is the worst corner, so that no scale of
+    the logits changes it: from 0, the best corner, to 1.
+    """
+    attack, found = pgd(steps=20, epsilon=bench.epsilon), []
+    for part in bench.reference.nonzero().squeeze(1).split(bench.batch_size):
+        x, y = batch_on(bench.model, bench.images, part)
+        delta = craft(attack, bench.model, bench.images, part, bench.seed).double()
+        with frozen(bench.model):
+            gradient = _input_gradient(bench.model, x + delta.to(x), y).double()
+        low, high = (end.double() for end in ball(x, bench.epsilon))
+        gain = torch.maximum(low * gradient, high * gradient) - delta * gradient
+        largest = (high - low) * gradient.abs()
+        found.append(torch.stack([gain.flatten(1).sum(1), largest.flatten(1).sum(1)]).cpu())
+    gain, largest = torch.cat(found, 1) if found else torch.zeros(2, 0)
+    there = largest > 0
+    if int(there.sum()) < 2:
+        return untried("fosc", "hardly any image that PGD20 left standing has a gradient.")
+    return _mean(
+        "fosc",
+        (gain / largest)[there],
+        "lower",
+        f"PGD20 ends {float(gain.mean()):.2g} nats of cross-entropy below its first-order best "
+        "(FOSC), as a share of the way from the worst corner",
+        "It stopped far from any maximum: gradients along the way do not agree, or more steps are "
+        "needed.",
+        "It has converged.",
+        "share of the loss still to be gained at first order",
+    )
+
+
+def _mean(
+    key: str,
+    values: Tensor,
+    side: Literal["lower", "upper"],
+    what: str,
+    meaning: str,
+    silent: str,
+    title: str,
+) -> Alarm:
+    """Return an alarm that rings where the mean's one-sided 99 % bound is beyond its limit."""
+    n, mean, limit = len(values), float(values.mean()), SIGNS[key][1]
+    reach = float(stats.t.ppf(1 - LEVEL, n - 1)) * float(values.std()) / n**0.5
+    bound = mean + reach if side == "upper" else mean - reach
+    rings = bound < limit if side == "upper" else bound > limit
     sentence = (
-        f"gradients at an image and at a random neighbour inside the ball have a mean cosine of "
-        f"{mean:.2f} (n = {n}; 99 % upper bound {upper:.2f}, limit {ALIGNED:.1f}). {meaning}"
+        f"{what} {mean:.2f} (n = {n}; 99 % {side} bound {bound:.2f}, limit {limit:.1f}). "
+        f"{meaning if rings else silent}"
     )
-    series = {"images": cosines.tolist()}
-    drawing = Drawing("histogram", [], series, "cosine with a neighbour's", "images")
-    return Alarm("alignment", rings, mean, sentence, drawing)
+    drawing = Drawing("histogram", [], {"images": values.tolist()}, title, "images")
+    return Alarm(key, rings, mean, sentence, drawing)

@@ -10,6 +10,7 @@ from avmixup_kit._base import check
 from avmixup_kit.data.splits import Labelled, Split
 from avmixup_kit.methods.attacks import frozen
 from avmixup_kit.methods.labels import one_hot
+from avmixup_kit.models.weights import first_answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ def as_images(model: nn.Module, given: ImageSet | Pair) -> ImageSet:
     check.that(low >= 0 and high <= 1, "images' range", (low, high), allowed)
     device = model_device(model)
     with torch.no_grad(), frozen(model):
-        classes = model(x[:1].to(device)).shape[-1]
+        classes = first_answer(model, x[:1].float().to(device)).shape[-1]
     ends = int(labels.min()), int(labels.max())
     allowed = f"0 to {classes - 1}, the model has {classes} classes"
     check.that(ends[0] >= 0 and ends[1] < classes, "labels' range", ends, allowed)

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from avmixup_kit._base import check as checked
 from avmixup_kit._base import distributed
 from avmixup_kit.evaluation.crafting import craft, first_state
+from avmixup_kit.evaluation.draws import MeanOverDraws, averaged
 from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Rule, Verdict
+from avmixup_kit.evaluation.rows import Row, as_rows
 from avmixup_kit.evaluation.sanity import check_logits, inspect
 from avmixup_kit.methods.attacks import Attack, ball, frozen
 from avmixup_kit.methods.losses import TransportDistance
@@ -27,13 +29,14 @@ from avmixup_kit.methods.losses import TransportDistance
 def evaluate(
     model: nn.Module,
     split: ImageSet | Pair,
-    attacks: Sequence[Attack | Judge] = (),
+    attacks: Sequence[Row] = (),
     *,
     batch_size: int = 256,
     seed: int = 0,
     rule: Rule = "any",
     ladder: bool = False,
     check: bool = True,
+    draws: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Return what ``model`` classifies correctly, clean and under each attack.
@@ -47,8 +50,8 @@ def evaluate(
         model: from images in [0, 1] to logits (N, K); left as it was found.
         split: images and labels, a ``Split`` or a pair (x in [0, 1], class numbers); moved batch by
             batch to the model's device.
-        attacks: rows, among them ``autoattack()``; each crafts with batch norm in eval mode,
-            whatever its own setting.
+        attacks: rows, among them ``autoattack()`` and callables of one's own (``rows.Crafter``);
+            each crafts with batch norm in eval mode, whatever its own setting.
         batch_size: how many images are attacked at once; changes nothing but speed and memory
             (``autoattack(per="batch")`` excepted).
         seed: of the attacks' starts, together with each image's content; AutoAttack's seed.
@@ -58,13 +61,21 @@ def evaluate(
         ladder: attack only what the attacks before left standing, so that a row is the worst case
             so far and the last row that of all: fewer gradients, the same worst case.
         check: look for what would make an evaluation worthless first (``sanity.inspect``).
+        draws: of a random network (dropout left on, noise layers): every gradient and every verdict
+            is about the mean probabilities of so many forwards (``draws.MeanOverDraws``), each of
+            which counts as a gradient. Verdicts then depend on the batch. None: one forward.
         progress: show a progress bar.
 
     Raises:
+        TypeError: something else in place of a list of attacks, or in it.
         ValueError: no images, another number of classes, an attack whose images influence each
-            other, two attacks of one name, and whatever ``sanity.inspect`` finds: probabilities in
-            place of logits, a model that is random or stuck in training mode, NaN, other pixels.
+            other, two attacks of one name, a callable's perturbation outside the ball or the valid
+            pixels, and whatever ``sanity.inspect`` finds: probabilities in place of logits, a model
+            that is random (without ``draws``) or stuck in training mode, NaN, other pixels.
     """
+    attacks = as_rows(attacks)
+    if isinstance(model, MeanOverDraws):
+        model, draws = model.model, model.draws
     checked.one_of("rule", rule, get_args(Rule))
     checked.whole("batch_size", batch_size)
     split = as_images(model, split)
@@ -79,7 +90,8 @@ def evaluate(
                 f"{attack.name} cannot be evaluated: its images influence each other, so a "
                 "verdict would depend on the batch"
             )
-    notes = inspect(model, split, attacked=bool(attacks)) if check else ()
+    notes = inspect(model, split, attacked=bool(attacks), draws=draws) if check else ()
+    model = averaged(model, draws, seed)
     with frozen(model):
         clean = torch.zeros(len(split), dtype=torch.bool)
         for part in torch.arange(len(split))[distributed.share(len(split))].split(batch_size):
@@ -96,6 +108,10 @@ def evaluate(
                 found = _judged(shared, group, standing)
                 for attack in group:
                     verdict = found[attack.name]
+                    if draws and getattr(attack, "source", None) is None:
+                        # AutoAttack advises what has been done.
+                        said = tuple(note for note in verdict.notes if "randomized" not in note)
+                        verdict = verdict._replace(gradients=verdict.gradients * draws, notes=said)
                     if ladder:
                         left = left & verdict.correct
                         verdict = verdict._replace(correct=left)
@@ -112,6 +128,7 @@ def evaluate(
         ladder,
         {name: rows[name].stages for name in names if rows[name].stages},
         (*notes, *(note for name in names for note in rows[name].notes)),
+        draws,
     )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avmixup_kit._base import files
+from avmixup_kit._base import check, files
 from avmixup_kit._base.statistics import wilson
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.evaluation.images import ImageSet
+from avmixup_kit.models.export import CARD
 
 CLEAN = "Clean"
 """The row of images without an attack."""
@@ -72,7 +74,7 @@ class Evaluation:
     says when an attack has won: at ``"any"`` iterate, or only with its ``"last"``. With ``ladder``
     a row says what stands after its attack and those before it. ``epsilon`` is the largest of the
     attacks', ``stages`` how many images each attack of a composed row left standing, ``notes`` what
-    a reader should know.
+    a reader should know; ``draws`` over how many forwards of a random network answers were means.
     """
 
     names: tuple[str, ...]
@@ -85,6 +87,7 @@ class Evaluation:
     ladder: bool = False
     stages: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    draws: int | None = None
 
     @property
     def n(self) -> int:
@@ -145,6 +148,7 @@ class Evaluation:
             "ladder": self.ladder,
             "stages": {name: dict(stages) for name, stages in self.stages.items()},
             "notes": list(self.notes),
+            "draws": self.draws,
         }
 
     def save(self, path: str | Path | IO[bytes]) -> None:
@@ -152,7 +156,7 @@ class Evaluation:
         content = io.BytesIO()
         stages = {name: list(its) for name, its in self.stages.items()}
         more = {"epsilon": self.epsilon, "ladder": self.ladder, "stages": stages}
-        more["notes"] = list(self.notes)
+        more |= {"notes": list(self.notes), "draws": self.draws}
         np.savez_compressed(
             content,
             names=np.array(self.names),
@@ -191,4 +195,50 @@ class Evaluation:
                     for name, stages in more.get("stages", {}).items()
                 },
                 tuple(more.get("notes", ())),
+                more.get("draws"),
             )
+
+
+def card(result: Evaluation, **about: object) -> dict[str, object]:
+    """Return a card in RobustBench's fields, what was measured filled in: ``av.export`` takes it.
+
+    ``clean_acc`` and ``autoattack_acc`` are per cent with two digits, as RobustBench has them;
+    ``eps`` is text, "8/255" where it is whole in pixels of 0 to 255; ``number_forward_passes`` the
+    draws of a random network. Beside them stand ``n``, ``intervals`` (Wilson's 95 %, per cent) and
+    ``accuracies`` of every row, and ``data`` and ``seed``. AutoAttack's accuracy is its lowest
+    row's; a footnote says where that is no standard AutoAttack.
+
+    Args:
+        about: what is known beside the evaluation: name, authors, dataset, architecture, ...
+
+    Raises:
+        ValueError: a measured field was given.
+    """
+    rows = [name for name in result.names if name.startswith("AutoAttack")]
+    strongest = min(rows, key=result.accuracy, default=None)
+    standard = strongest in (None, "AutoAttack") and not result.ladder
+    measured: dict[str, object] = {
+        "clean_acc": f"{100 * result.accuracy():.2f}",
+        "autoattack_acc": "" if strongest is None else f"{100 * result.accuracy(strongest):.2f}",
+        "eps": "" if result.epsilon is None else _in_pixels(result.epsilon),
+        "number_forward_passes": result.draws or 1,
+        "n": result.n,
+        "accuracies": {name: round(100 * result.accuracy(name), 2) for name in result.names},
+        "intervals": {
+            name: [round(100 * end, 2) for end in result.interval(name)] for name in result.names
+        },
+        "data": result.data,
+        "seed": result.seed,
+    }
+    for name in about.keys() & measured.keys():
+        check.that(False, name, about[name], f"it was measured, {measured[name]!r}; leave it out")
+    if not standard:
+        before = " after the attacks before it" if result.ladder else ""
+        footnote = f"autoattack_acc is what {strongest} left standing{before}"
+        measured["footnote"] = "; ".join(filter(None, [str(about.pop("footnote", "")), footnote]))
+    return CARD | about | measured
+
+
+def _in_pixels(epsilon: float) -> str:
+    whole = round(255 * epsilon)
+    return f"{whole}/255" if math.isclose(255 * epsilon, whole) else f"{epsilon:g}"

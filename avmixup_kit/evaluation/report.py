@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from avmixup_kit._base import files, html
 from avmixup_kit.evaluation.alarms import alarms
 from avmixup_kit.evaluation.crafting import craft
+from avmixup_kit.evaluation.draws import averaged
 from avmixup_kit.evaluation.evidence import Alarm
 from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, WORST, Evaluation
@@ -57,7 +58,7 @@ def report(
     found = alarms(result, model, images, sources=sources, count=count, silent=True)
     epsilon = result.epsilon
     assert epsilon is not None  # or alarms would have refused
-    images = as_images(model, images)
+    images, model = as_images(model, images), averaged(model, result.draws, result.seed)
     sections: list[tuple[str, str | go.Figure]] = [
         ("In short", _summary(result, found)),
         ("Accuracy", _accuracies(result)),

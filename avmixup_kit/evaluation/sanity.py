@@ -6,14 +6,18 @@ Every finding is one line that names what is wrong and what to do about it.
 import torch
 from torch import Tensor, nn
 
+from avmixup_kit._base.private import AnyBatchNorm
 from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.methods.attacks import frozen
+from avmixup_kit.models.weights import first_answer
 
 PROBED = 64
 SAME = 1e-3
 
 
-def inspect(model: nn.Module, images: ImageSet, *, attacked: bool = True) -> tuple[str, ...]:
+def inspect(
+    model: nn.Module, images: ImageSet, *, attacked: bool = True, draws: int | None = None
+) -> tuple[str, ...]:
     """Return what a reader of the evaluation should know; raise where there is no point in one.
 
     Looks at no more than 64 images; takes two forward passes and a few small ones. The model and
@@ -21,12 +25,14 @@ def inspect(model: nn.Module, images: ImageSet, *, attacked: bool = True) -> tup
 
     Args:
         attacked: whether gradients will be asked for.
+        draws: over how many forwards answers will be means, so that the model may be random and,
+            batch norm excepted, stay in training mode; None: it may not.
 
     Raises:
-        ValueError: the model stays in training mode, has another number of classes, returns
-            probabilities or numbers that are not finite, is not deterministic, treats an image
-            differently in other company, expects pixels of another range, or lets no gradient
-            through.
+        ValueError: the model is of half precision, stays in training mode, has another number of
+            classes, returns probabilities or numbers that are not finite, is not deterministic,
+            treats an image differently in other company, expects pixels of another range, or lets
+            no gradient through.
     """
     notes = []
     if model.training:
@@ -39,29 +45,43 @@ def inspect(model: nn.Module, images: ImageSet, *, attacked: bool = True) -> tup
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     # A model that draws random numbers must not move the global generators of the session.
     with torch.random.fork_rng(devices=devices), frozen(model), torch.no_grad():
-        if stuck := [name or "the model" for name, m in model.named_modules() if m.training]:
+        stuck = [
+            name or "the model"
+            for name, module in model.named_modules()
+            if module.training and (draws is None or isinstance(module, AnyBatchNorm))
+        ]
+        if stuck:
             raise ValueError(
                 f"the model stays in training mode after model.eval() ({stuck[0]}): dropout and "
                 "batch norm would act as in training; let its train(mode) pass the mode on"
             )
-        logits = model(x)
+        logits = first_answer(model, x)
         check_logits(logits, y)
         _not_probabilities(logits)
-        if moved := _moved(logits, model(x)):
+        moved = _moved(logits, model(x))
+        if moved and draws is None:
             raise ValueError(
                 f"the model is not deterministic: logits of the same images move by {moved:.3g} "
-                "from one pass to the next; switch its noise off, or return the mean over many "
-                "draws"
+                "from one pass to the next; switch its noise off, or let gradients and verdicts be "
+                "means over draws: evaluate(..., draws=16)"
             )
-        if len(x) > 2 and (moved := _moved(logits, model(x[:2]))):
+        if moved and draws:
+            notes.append(
+                f"the model is random: every gradient and verdict is about the mean probabilities "
+                f"of {draws} draws (EOT), each counted as a gradient; another seed, batch size or "
+                "order gives other draws"
+            )
+        elif draws:
+            notes.append(f"draws = {draws} for a model that answers the same each time: 1 will do")
+        if not moved and len(x) > 2 and (company := _moved(logits, model(x[:2]))):
             raise ValueError(
-                f"an image's logits move by {moved:.3g} with the other images of its batch: batch "
-                "norm is using the batch's statistics as in training; keep running statistics for "
-                "eval mode"
+                f"an image's logits move by {company:.3g} with the other images of its batch: "
+                "batch norm is using the batch's statistics as in training; keep running "
+                "statistics for eval mode"
             )
         _range(model, x, y, logits)
     if attacked:
-        with frozen(model), torch.enable_grad():
+        with torch.random.fork_rng(devices=devices), frozen(model), torch.enable_grad():
             if not model(x[:1].detach().requires_grad_(True)).requires_grad:
                 raise ValueError(
                     "no gradient reaches the images: the model detaches them or works under "

@@ -1,5 +1,6 @@
-"""Saved weights into a network, or not at all."""
+"""Saved weights into a network, or not at all; networks whose weights are no float32."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -21,3 +22,21 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
             f"differ, the first is {wrong[0]}"
         )
     model.load_state_dict(weights)
+
+
+def first_answer(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the model's logits of images x (N, C, H, W), float32 in [0, 1].
+
+    Raises:
+        ValueError: its weights are of another precision, and it does not convert images to it.
+    """
+    try:
+        return model(x)
+    except RuntimeError as error:
+        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+        if not kinds:
+            raise
+        raise ValueError(
+            f"the model's weights are {', '.join(map(str, kinds))}, images are torch.float32: call "
+            "model.float(), or wrap it so that it converts images and returns float32 logits"
+        ) from error

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from avmixup_kit._base import check, distributed
 from avmixup_kit.data import Split
+from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.methods.batch import Batch, Networks
 from avmixup_kit.methods.method import Method
-from avmixup_kit.models.weights import load_weights
+from avmixup_kit.methods.named import METHODS
+from avmixup_kit.models.weights import first_answer, load_weights
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.precision import float32_products, native_bf16, native_tf32
 from avmixup_kit.training.settings import Settings
@@ -109,6 +111,7 @@ class Training(Iterator[Record]):
     weights after each step, and takes over batch norm's running averages.
 
     Raises:
+        TypeError: something else in place of a method, or an argument that there is none of.
         ValueError: an illegal setting; fewer images than one batch; a model with another number of
             classes than the data; a precision that the device only emulates; a batch that cannot
             be shared out evenly.
@@ -129,6 +132,7 @@ class Training(Iterator[Record]):
         settings: Settings | None = None,
         **changes: Any,
     ) -> None:
+        _check_arguments(method, changes, split)
         if settings is None:
             if steps is None:
                 raise ValueError("steps is missing: how many optimiser steps to train")
@@ -197,7 +201,8 @@ class Training(Iterator[Record]):
         was_training = model.training
         model.eval()
         with torch.no_grad():
-            outputs = model(split.batch(torch.zeros(1, dtype=torch.long))[0]).shape[-1]
+            x, _ = split.batch(torch.zeros(1, dtype=torch.long))
+            outputs = first_answer(model, x).shape[-1]
         model.train(was_training)
         if outputs != split.num_classes:
             raise ValueError(
@@ -348,6 +353,30 @@ class Training(Iterator[Record]):
                 self._average.module.load_state_dict(state["model"])
         self.rng.set_state(state["generator"].cpu())
         self._next_step = int(state["step"])
+
+
+def _check_arguments(method: Any, changes: dict[str, Any], split: Split) -> None:
+    """Raise TypeError where ``Training`` was given what it cannot train with."""
+    allowed, said = "", repr(method)
+    if isinstance(method, Attack):
+        allowed, said = "an attack is a stage of a method, such as av.pgd_training()", method.name
+    elif method in METHODS.values() or isinstance(method, type):
+        allowed, said = f"call it: {method.__name__}()", method.__name__
+    elif not isinstance(method, Method) and not callable(method):
+        allowed = "a method, such as av.avmixup(), a Dial, or a function from step to method"
+    if allowed:
+        raise TypeError(f"method = {said} is not allowed: {allowed}")
+    known = [setting.name for setting in fields(Settings)]
+    for name, value in changes.items():
+        if name == "epochs":
+            size = changes.get("batch_size", Settings(1).batch_size)
+            raise TypeError(
+                f"epochs = {value!r} is not allowed: training counts steps; an epoch of "
+                f"{split.name} in batches of {size} is {len(split) // size} of them"
+            )
+        if name not in known:
+            allowed = f"Training has no such setting; there are {', '.join(known)}"
+            raise TypeError(f"{name} = {value!r} is not allowed: {allowed}")
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,16 @@ from torch import nn
 import avmixup_kit as av
 from avmixup_kit import methods
 from avmixup_kit.evaluation.alarms import alarms
+from avmixup_kit.evaluation.attack_signs import Bench
 from avmixup_kit.evaluation.autoattack import AutoAttack
+from avmixup_kit.evaluation.crafting import craft
 from avmixup_kit.evaluation.evidence import SIGNS, bars, paired, share
+from avmixup_kit.evaluation.gradient_signs import stationary
+from avmixup_kit.evaluation.images import as_images
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.random_search import RandomSearch
 from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.methods.attacks import ball
 
 EPSILON = 0.15
 LADDER = [av.fgsm(EPSILON), av.pgd(steps=20, epsilon=EPSILON), av.cw(steps=20, epsilon=EPSILON)]
@@ -234,6 +239,83 @@ def test_more_restarts_still_help(trained, split):
 def test_more_steps_still_help(trained, digits):
     keys, _ = ringing(Slow(trained), digits.test.subset(200))
     assert "more-steps" in keys
+
+
+def test_pgd_that_ends_far_from_any_maximum(trained, split):
+    keys, found = ringing(Shattered(trained), split)
+    assert "fosc" in keys
+    assert found["fosc"].value > 0.2
+    assert "It stopped far from any maximum" in found["fosc"].sentence
+    _, found = ringing(trained, split)
+    assert found["fosc"].rings is False
+    assert 0 < found["fosc"].value < 0.04
+    assert "nats" in found["fosc"].sentence
+    assert found["fosc"].sentence.endswith("It has converged.")
+
+
+def test_no_scale_of_the_logits_changes_whether_pgd_converged(trained, split):
+    for factor in (0.1, 10.0):
+        _, found = ringing(Scaled(trained, factor), split)
+        assert found["fosc"].rings is False
+        assert found["fosc"].value < 0.04
+
+
+def test_the_stationary_condition_is_that_of_a_brute_force(digits):
+    """A linear model: c by trying each corner of ball and valid pixels."""
+    torch.manual_seed(0)
+    images = torch.rand(6, 1, 2, 2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).requires_grad_(False)
+    labels = model(images).argmax(1)
+    bench = Bench(model, as_images(model, (images, labels)), 0.15, 0, 4)
+    alarm = stationary(bench)
+    drawing = alarm.drawing
+    assert drawing is not None
+    standing = bench.reference.nonzero().squeeze(1)
+    delta = craft(av.pgd(steps=20, epsilon=0.15), model, bench.images, standing)
+    x, y = images[standing], nn.functional.one_hot(labels[standing], 3).float()
+    x_hat = (x + delta).requires_grad_(True)
+    loss = -(model(x_hat).log_softmax(1) * y).sum()
+    (g,) = torch.autograd.grad(loss, x_hat)
+    low, high = ball(x, 0.15)
+    sides = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4).reshape(16, 1, 1, 2, 2)
+    corners = low + sides * (high - low)
+    reached = (corners * g).flatten(2).sum(2)
+    now = (delta * g).flatten(1).sum(1)
+    best, worst = reached.amax(0), reached.amin(0)
+    expected = ((best - now) / (best - worst)).tolist()
+    assert drawing.series["images"] == pytest.approx(expected, abs=1e-6)
+    assert alarm.value == pytest.approx(sum(expected) / len(expected), abs=1e-6)
+
+
+def test_where_nothing_stands_or_has_a_gradient_convergence_is_not_tried(trained, split):
+    _, found = ringing(Flat(trained), split.subset(40))
+    assert found["fosc"].rings is None
+    wide = alarms(evaluate(trained, split), trained, split, epsilon=1.0, count=40, silent=True)
+    assert {alarm.key: alarm.rings for alarm in wide}["fosc"] is None
+
+
+class Noisy(nn.Module):
+    """A model behind random pixels."""
+
+    def __init__(self, model, noise=0.05):
+        super().__init__()
+        self.model, self.noise = model, noise
+
+    def forward(self, x):
+        return self.model(x + self.noise * torch.randn_like(x))
+
+
+def test_a_random_network_is_probed_over_the_draws_of_its_evaluation(trained, network, split):
+    model, everyone = Noisy(trained), torch.random.get_rng_state()
+    result = evaluate(model, split, LADDER, draws=4)
+    found = alarms(result, model, split, count=60, silent=True)
+    assert [alarm.key for alarm in found] == list(SIGNS)
+    assert not {alarm.key for alarm in found if alarm.rings} & {"cw", "random-search", "alignment"}
+    again = alarms(result, model, split, count=60, silent=True)
+    assert [str(alarm) for alarm in again] == [str(alarm) for alarm in found]
+    assert torch.equal(everyone, torch.random.get_rng_state())
+    with pytest.raises(ValueError, match="does not classify these images as it did"):
+        alarms(result, Noisy(network), split, count=60)
 
 
 # --------------------------------------------------------------------------------- the statistics

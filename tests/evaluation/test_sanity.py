@@ -1,5 +1,6 @@
 """What makes an evaluation worthless is found before it spends its time, and named."""
 
+import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -210,3 +211,22 @@ def test_a_probe_while_training_looks_for_nothing_and_ends_nothing(digits):
     with pytest.raises(ValueError, match="not deterministic"):
         av.evaluate(training.model, digits.validation)
     assert len(robust_curves(digits, 5)(training)) == 4  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_model_of_another_precision_is_named(digits, split, kind):
+    model = av.small_cnn(digits, base_channels=4).to(kind)
+    message = f"weights are {kind}, images are torch.float32: call model.float"
+    with pytest.raises(ValueError, match=message) as caught:
+        evaluate(model, split)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, (split.batch(torch.arange(5))[0], split.labels[:5]))
+    with pytest.raises(ValueError, match=message):
+        av.Training(model, digits.train, av.standard(), steps=1)
+
+
+def test_a_model_of_half_precision_that_converts_is_evaluated(digits, split):
+    model = av.small_cnn(digits, base_channels=4)
+    half = Wrapped(copy.deepcopy(model).bfloat16(), lambda x: x.bfloat16(), lambda z: z.float())
+    assert evaluate(half, split).of("Clean").eq(evaluate(model, split).of("Clean")).sum() >= 95

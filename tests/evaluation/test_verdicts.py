@@ -11,6 +11,7 @@ from torch import nn
 
 import avmixup_kit as av
 from avmixup_kit import evaluation, methods
+from avmixup_kit.evaluation.autoattack import AutoAttack
 from avmixup_kit.evaluation.crafting import craft, starts
 from avmixup_kit.evaluation.curves import method_colours
 from avmixup_kit.evaluation.ladder import evaluate
@@ -18,6 +19,7 @@ from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.evaluation.transfer import transfer_matrix
 from avmixup_kit.methods.attacks import ascend, ball
 from avmixup_kit.methods.losses import KLToClean, TransportDistance
+from avmixup_kit.models.export import CARD
 
 EPSILON = 0.15
 
@@ -360,3 +362,34 @@ def test_an_evaluation_that_cannot_be_written_leaves_the_one_before_it(
         replace(result, seed=1).save(tmp_path / "right.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["right.npz"]
     assert (tmp_path / "right.npz").read_bytes() == before
+
+
+def test_a_card_holds_what_was_measured_and_can_be_exported(trained, split, tmp_path):
+    few = split.subset(60)
+    quick = AutoAttack(EPSILON, ("apgd-ce",), title="AutoAttack (quick)")
+    result = evaluate(trained, few, [av.fgsm(EPSILON), quick])
+    made = evaluation.card(result, name="Own", dataset="digits", footnote="mine")
+    assert made.keys() >= CARD.keys()
+    assert (made["name"], made["dataset"], made["authors"]) == ("Own", "digits", "")
+    assert made["clean_acc"] == f"{100 * result.accuracy():.2f}"
+    assert made["autoattack_acc"] == f"{100 * result.accuracy('AutoAttack (quick)'):.2f}"
+    assert (made["eps"], made["n"], made["number_forward_passes"]) == ("0.15", 60, 1)
+    intervals = cast(Any, made["intervals"])
+    assert intervals["FGSM"] == pytest.approx([100 * v for v in result.interval("FGSM")], abs=0.01)
+    assert made["footnote"] == "mine; autoattack_acc is what AutoAttack (quick) left standing"
+    av.export(trained, made, tmp_path / "own")
+    assert json.loads((tmp_path / "own.json").read_text())["clean_acc"] == made["clean_acc"]
+
+
+def test_a_card_says_nothing_of_what_was_not_measured(trained, split):
+    plain = evaluation.card(evaluate(trained, split, [av.fgsm(8 / 255)]))
+    assert (plain["autoattack_acc"], plain["eps"], plain["footnote"]) == ("", "8/255", "")
+    assert evaluation.card(evaluate(trained, split))["eps"] == ""
+    standard = AutoAttack(EPSILON, ("apgd-ce",))
+    result = evaluate(trained, split.subset(30), [standard])
+    assert evaluation.card(result)["footnote"] == ""
+    ladder = evaluation.card(replace(result, ladder=True, draws=4))
+    assert str(ladder["footnote"]).endswith("AutoAttack left standing after the attacks before it")
+    assert ladder["number_forward_passes"] == 4
+    with pytest.raises(ValueError, match="clean_acc = 99 is not allowed: it was measured, '"):
+        evaluation.card(result, clean_acc=99)

@@ -480,3 +480,24 @@ def test_a_loss_on_a_device_is_looked_at_when_it_has_arrived(monkeypatch):
     with pytest.raises(TrainingDiverged, match="the loss is inf at step 4"):
         watch.check()
     watch.check()
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "message"),
+    [
+        (av.pgd(steps=3), {}, "method = PGD3 is not allowed: an attack is a stage of a method, su"),
+        (av.avmixup, {}, r"method = avmixup is not allowed: call it: avmixup\(\)"),
+        (av.Method, {}, r"method = Method is not allowed: call it: Method\(\)"),
+        ("avmixup", {}, r"method = 'avmixup' is not allowed: a method, such as av.avmixup\(\)"),
+        (av.standard(), {"epochs": 3}, "epochs = 3 is not allowed: training counts steps; an epo"
+                                       "ch of digits/train in batches of 128 is 9 of them"),
+        (av.standard(), {"epochs": 3, "batch_size": 64}, "in batches of 64 is 18 of them"),
+        (av.standard(), {"rate": 0.1}, "rate = 0.1 is not allowed: Training has no such setting; "
+                                       "there are steps, batch_size, lr"),
+    ],
+)  # fmt: skip
+def test_what_training_cannot_train_with_is_one_line_at_once(digits, method, more, message):
+    steps = None if "epochs" in more else 4
+    with pytest.raises(TypeError, match=message) as caught:
+        av.Training(av.small_cnn(digits, base_channels=4), digits.train, method, steps, **more)
+    assert "\n" not in str(caught.value)
