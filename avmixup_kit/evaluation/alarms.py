@@ -44,7 +44,7 @@ def alarms(
 
     What was evaluated is probed again with attacks chosen to disagree where robustness is not
     real, at the evaluation's radius and seed; rows of AutoAttack and of transferred examples are
-    read off the evaluation itself.
+    read off the evaluation itself. Balls are those of ``result.norm``.
 
     Args:
         result, model, images: an evaluation and what was evaluated.
@@ -64,7 +64,7 @@ def alarms(
     if len(images) != result.n:
         raise ValueError(f"{len(images)} images were given, {result.n} were evaluated")
     index = torch.from_numpy(choose(images.labels.cpu().numpy(), min(count, len(images)), seed=0))
-    bench = Bench(model, images.subset(index), epsilon, result.seed, batch_size)
+    bench = Bench(model, images.subset(index), epsilon, result.seed, batch_size, result.norm)
     if not torch.equal(bench.baseline.of(CLEAN), result.of(CLEAN)[index]):
         raise ValueError(
             "the model does not classify these images as it did when it was evaluated: it was "

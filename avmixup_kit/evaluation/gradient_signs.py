@@ -10,7 +10,7 @@ from avmixup_kit.evaluation.attack_signs import Bench
 from avmixup_kit.evaluation.evidence import ALIGNED, LEVEL, Alarm, Drawing, share, untried
 from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.evaluation.record import CLEAN
-from avmixup_kit.methods.attacks import frozen
+from avmixup_kit.methods.attacks import Norm, direction, frozen, in_l2_ball
 from avmixup_kit.methods.losses import soft_cross_entropy
 
 NONE_RIGHT = "no image is classified correctly."
@@ -23,6 +23,7 @@ def label_line(
     places: Sequence[float],
     *,
     batch_size: int = 256,
+    norm: Norm = "linf",
 ) -> Tensor:
     """Return the true class's probability at x + t delta, (places, N), for each t of ``places``.
 
@@ -33,11 +34,9 @@ def label_line(
     for part in torch.arange(len(images)).split(batch_size):
         x, y = batch_on(model, images, part)
         with frozen(model):
-            gradient = _input_gradient(model, x, y)
+            way = direction(_input_gradient(model, x, y), norm)
             with torch.no_grad():
-                line = [
-                    (model(x + t * epsilon * gradient.sign()).softmax(1) * y).sum(1) for t in places
-                ]
+                line = [(model(x + t * epsilon * way).softmax(1) * y).sum(1) for t in places]
         rows.append(torch.stack(line).cpu())
     return torch.cat(rows, dim=1)
 
@@ -45,9 +44,9 @@ def label_line(
 def label_rises(bench: Bench) -> Alarm:
     """Whether the model is surer at FGSM's example than at the image."""
     places = [t / 4 for t in range(9)]
-    line = label_line(
-        bench.model, bench.images, bench.epsilon, places, batch_size=bench.batch_size
-    )[:, bench.baseline.of(CLEAN)]
+    settings = {"batch_size": bench.batch_size, "norm": bench.norm}
+    line = label_line(bench.model, bench.images, bench.epsilon, places, **settings)
+    line = line[:, bench.baseline.of(CLEAN)]
     if not line.shape[1]:
         return untried("label-line", NONE_RIGHT)
     quartiles = torch.quantile(line.double(), torch.tensor([0.25, 0.5, 0.75]).double(), dim=1)
@@ -81,7 +80,12 @@ def gradients(bench: Bench) -> list[Alarm]:
     here, there = [], []
     rng = torch.Generator().manual_seed(bench.seed)
     # One neighbour's direction for all images, so that verdicts do not depend on the batch.
-    shift = (torch.rand(1, *bench.images.shape, generator=rng) * 2 - 1) * bench.epsilon
+    shape = (1, *bench.images.shape)
+    if bench.norm == "linf":
+        shift = (torch.rand(shape, generator=rng) * 2 - 1) * bench.epsilon
+    else:
+        share = torch.rand(1, generator=rng)
+        shift = in_l2_ball(torch.randn(shape, generator=rng), share, bench.epsilon)
     for part in bench.batches():
         x, y = batch_on(bench.model, bench.images, part)
         with frozen(bench.model):

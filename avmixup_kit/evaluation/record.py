@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, Protocol
+from typing import IO, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from avmixup_kit._base import files
 from avmixup_kit._base.statistics import wilson
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.evaluation.images import ImageSet
+from avmixup_kit.methods.attacks import Norm
 
 CLEAN = "Clean"
 """The row of images without an attack."""
@@ -64,6 +65,15 @@ class Judge(Protocol):
     ) -> Verdict: ...
 
 
+@runtime_checkable
+class Refusing(Protocol):
+    """A judge, or an objective, that says what it cannot do before the first attack is paid for."""
+
+    def check(self, classes: int, shape: tuple[int, int, int], /) -> None:
+        """Raise ValueError unless it can attack (C, H, W) images of so many classes."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What one model got right: ``correct`` is bool (attacks, examples), row 0 the clean images.
@@ -71,8 +81,8 @@ class Evaluation:
     ``gradients`` counts, for each row, how many input gradients of single images it took; ``rule``
     says when an attack has won: at ``"any"`` iterate, or only with its ``"last"``. With ``ladder``
     a row says what stands after its attack and those before it. ``epsilon`` is the largest of the
-    attacks', ``stages`` how many images each attack of a composed row left standing, ``notes`` what
-    a reader should know.
+    attacks' in ``norm``, which is l-infinity where any attack has it. ``stages`` says how many
+    images each attack of a composed row left standing, ``notes`` what a reader should know.
     """
 
     names: tuple[str, ...]
@@ -85,6 +95,15 @@ class Evaluation:
     ladder: bool = False
     stages: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    norm: Norm = "linf"
+
+    @property
+    def ball(self) -> str:
+        """Where attacks were held, in words; empty where none was evaluated."""
+        if self.epsilon is None:
+            return ""
+        number = f"{self.epsilon:.4g}"
+        return f"epsilon = {number}" if self.norm == "linf" else f"l2 ball of radius {number}"
 
     @property
     def n(self) -> int:
@@ -142,6 +161,7 @@ class Evaluation:
             "worst_case": self.accuracy(WORST),
             "gradients": dict(zip(self.names, self.gradients, strict=True)),
             "epsilon": self.epsilon,
+            "norm": self.norm,
             "ladder": self.ladder,
             "stages": {name: dict(stages) for name, stages in self.stages.items()},
             "notes": list(self.notes),
@@ -152,7 +172,7 @@ class Evaluation:
         content = io.BytesIO()
         stages = {name: list(its) for name, its in self.stages.items()}
         more = {"epsilon": self.epsilon, "ladder": self.ladder, "stages": stages}
-        more["notes"] = list(self.notes)
+        more |= {"notes": list(self.notes), "norm": self.norm}
         np.savez_compressed(
             content,
             names=np.array(self.names),
@@ -191,4 +211,5 @@ class Evaluation:
                     for name, stages in more.get("stages", {}).items()
                 },
                 tuple(more.get("notes", ())),
+                more.get("norm", "linf"),
             )
