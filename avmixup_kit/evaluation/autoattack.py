@@ -229,7 +229,7 @@ def autoattack(
     made = replace(whole, **own)
     said = ["quick"] if version == "quick" else []
     said += [TITLES[name] for name in made.attacks] if "attacks" in own else []
-    said += [f"{own[key]} {key}" for key in ("targets", "queries") if key in own]
+    said += [f"{key}={own[key]}" for key in ("targets", "queries") if key in own]
     return replace(made, title=f"AutoAttack ({', '.join(said)})")
 
 

@@ -320,8 +320,8 @@ def test_few_l2_queries_are_the_package_s_on_each_image_alone(trained, digits):
 def test_own_settings_stand_in_the_heading():
     assert autoattack(0.1, attacks=["apgd-ce", "square"]).name == "AutoAttack (APGD-CE, Square)"
     few = autoattack(0.1, "quick", queries=50, norm="l2")
-    assert (few.name, few.queries, few.targets) == ("AutoAttack (quick, 50 queries) l2", 50, 3)
-    assert autoattack(0.1, attacks="apgd-t", targets=2).name == "AutoAttack (APGD-T, 2 targets)"
+    assert (few.name, few.queries, few.targets) == ("AutoAttack (quick, queries=50) l2", 50, 3)
+    assert autoattack(0.1, attacks="apgd-t", targets=2).name == "AutoAttack (APGD-T, targets=2)"
     assert autoattack(0.1, targets=9, queries=5000) == autoattack(0.1)
 
 
@@ -333,7 +333,7 @@ def test_the_function_leaves_the_module_of_its_name_usable():
 
 
 def test_the_text_of_an_l_infinity_autoattack_is_what_it_was():
-    assert "norm" not in repr(AutoAttack(0.1))
+    assert ", norm=" not in repr(AutoAttack(0.1))
     assert repr(AutoAttack(0.1)).startswith("AutoAttack(epsilon=0.1, attacks=('apgd-ce', ")
     assert "norm='l2'" in repr(AutoAttack(0.1, norm="l2"))
 
