@@ -68,11 +68,12 @@ def test_a_few_random_queries_are_the_package_s_on_each_image_alone(trained, dig
     assert not torch.equal(direct(trained, x, y, few, 3, 60), one_by_one)
 
 
+@pytest.mark.parametrize(("norm", "radius"), [("linf", 0.4), ("l2", 2.5)])
 @pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t"])
-def test_starts_are_those_of_each_image_alone(trained, digits, attack):
+def test_starts_are_those_of_each_image_alone(trained, digits, attack, norm, radius):
     """Three steps at a wide radius: the adversarial images still show where they started."""
     x, y = tensors(digits.test.subset(12))
-    wide = AutoAttack(0.4, (attack,), targets=2)
+    wide = AutoAttack(radius, (attack,), targets=2, norm=norm)
 
     def run(images, labels, same_for_all):
         made = wide.adversary(pyautoattack, trained, 7, attack, 10, torch.device("cpu"))
