@@ -44,8 +44,8 @@ def alarms(
     """Return the signs of hidden gradients that ring, each with figure and sentence.
 
     What was evaluated is probed again with attacks chosen to disagree where robustness is not
-    real, at the evaluation's radius, seed and number of draws; rows of AutoAttack and of
-    transferred examples are read off the evaluation itself.
+    real, at the evaluation's radius, seed and number of draws, in balls of ``result.norm``; rows of
+    AutoAttack and of transferred examples are read off the evaluation itself.
 
     Args:
         result, model, images: an evaluation and what was evaluated.
@@ -66,7 +66,8 @@ def alarms(
         raise ValueError(f"{len(images)} images were given, {result.n} were evaluated")
     index = torch.from_numpy(choose(images.labels.cpu().numpy(), min(count, len(images)), seed=0))
     probed = averaged(model, result.draws, result.seed)
-    bench = Bench(probed, images.subset(index), epsilon, result.seed, batch_size)
+    subset = images.subset(index)
+    bench = Bench(probed, subset, epsilon, result.seed, batch_size, result.norm)
     now, was = bench.baseline.of(CLEAN), result.of(CLEAN)[index]
     # A random network answers anew each time, and differs where it is in two minds.
     if int((now != was).sum()) > (0 if result.draws is None else len(now) // 5):

@@ -1,7 +1,8 @@
 """Signs that attacks give: those that ought to be weaker win where PGD20 failed."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -14,20 +15,44 @@ from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.random_search import RandomSearch
 from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge
-from avmixup_kit.methods.attacks import Attack, cw, fgsm, frozen, pgd
+from avmixup_kit.methods.attacks import Attack, Norm, cw, fgsm, frozen, pgd
 
-REFERENCE = "PGD20"
+
+def reference_name(norm: Norm) -> str:
+    """Return the row of the attack that all others are held against: PGD20, PGD20 l2."""
+    return pgd(steps=20, norm=norm).name
+
+
+def of_its_norm(result: Evaluation) -> list[str]:
+    """Return the composed rows whose ball is the evaluation's."""
+    return [row for row in result.stages if row.endswith(" l2") == (result.norm == "l2")]
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What is probed: the model, a few images, the radius, and what PGD20 and FGSM find there."""
+    """What is probed: the model, a few images, the ball, and what PGD20 and FGSM find there."""
 
     model: nn.Module
     images: ImageSet
     epsilon: float
     seed: int
     batch_size: int
+    norm: Norm = "linf"
+
+    @property
+    def reference_name(self) -> str:
+        """The row of PGD20."""
+        return reference_name(self.norm)
+
+    @property
+    def one_step(self) -> Attack:
+        """FGSM."""
+        return fgsm(self.epsilon, norm=self.norm)
+
+    def pgd20(self, epsilon: float | None = None, source: nn.Module | None = None) -> Attack:
+        """Return PGD20, at the bench's radius unless another is given."""
+        radius = self.epsilon if epsilon is None else epsilon
+        return pgd(steps=20, epsilon=radius, source=source, norm=self.norm)
 
     @property
     def n(self) -> int:
@@ -37,12 +62,12 @@ class Bench:
     @cached_property
     def baseline(self) -> Evaluation:
         """The clean images, FGSM and PGD20."""
-        return self.evaluate(self.images, [fgsm(self.epsilon), pgd(steps=20, epsilon=self.epsilon)])
+        return self.evaluate(self.images, [self.one_step, self.pgd20()])
 
     @property
     def reference(self) -> Tensor:
         """Which images PGD20 left standing, bool (n,)."""
-        return self.baseline.of(REFERENCE)
+        return self.baseline.of(self.reference_name)
 
     def batches(self) -> Iterator[Tensor]:
         """Yield the numbers of the images, a batch at a time."""
@@ -65,7 +90,7 @@ class Bench:
 def fgsm_above_clean(bench: Bench) -> Alarm:
     """Whether one step towards a larger loss helps the model."""
     right = torch.zeros(bench.n, dtype=torch.bool)
-    attack = fgsm(bench.epsilon)
+    attack = bench.one_step
     for part in bench.batches():
         x, y = batch_on(bench.model, bench.images, part)
         delta = craft(attack, bench.model, bench.images, part, bench.seed)
@@ -75,63 +100,67 @@ def fgsm_above_clean(bench: Bench) -> Alarm:
         "fgsm-above-clean",
         bench.baseline.of(CLEAN),
         right,
-        ("on clean images", "under FGSM"),
+        ("on clean images", f"under {attack.name}"),
         "An attack that helps the model follows a gradient that points the wrong way.",
     )
 
 
 def pgd_above_fgsm(bench: Bench) -> Alarm:
     """Whether twenty steps do worse than one."""
+    one_step = bench.one_step.name
     return paired(
         "pgd-above-fgsm",
-        bench.baseline.of("FGSM"),
+        bench.baseline.of(one_step),
         bench.reference,
-        ("under FGSM", f"under {REFERENCE}"),
+        (f"under {one_step}", f"under {bench.reference_name}"),
         "Twenty steps do worse than one: the gradients along the way are misleading.",
     )
 
 
 def one_step(bench: Bench) -> Alarm:
     """Whether one step finds what twenty miss."""
-    one, many = bench.baseline.of("FGSM"), bench.reference
+    fast, slow = bench.one_step.name, bench.reference_name
+    one, many = bench.baseline.of(fast), bench.reference
     both = one & many
-    right = {"FGSM": int(one.sum()), REFERENCE: int(many.sum()), "both": int(both.sum())}
+    right = {fast: int(one.sum()), slow: int(many.sum()), "both": int(both.sum())}
     return share(
         "one-step",
         int((many & ~one).sum()),
         bench.n,
-        f"FGSM fools images that {REFERENCE} could not:",
-        f"One step finds what {REFERENCE} misses: do not trust {REFERENCE}.",
+        f"{fast} fools images that {slow} could not:",
+        f"One step finds what {slow} misses: do not trust {slow}.",
         bars(right, bench.n),
     )
 
 
 def other_attacks(bench: Bench) -> list[Alarm]:
     """CW, random search, more steps, more restarts, each on what PGD20 left standing."""
-    epsilon = bench.epsilon
+    epsilon, norm, reference = bench.epsilon, bench.norm, bench.reference_name
+    margin = cw(steps=20, epsilon=epsilon, norm=norm)
+    longer = pgd(steps=100, epsilon=epsilon, step_size=epsilon / 10, norm=norm)
     tried = (
         (
             "cw",
-            cw(steps=20, epsilon=epsilon),
-            f"CW20, the margin loss, fools images that {REFERENCE} could not:",
+            margin,
+            f"{margin.name}, the margin loss, fools images that {reference} could not:",
             "Cross-entropy's gradient is hidden, as soft labels and large logits hide it: read the "
             "CW and AutoAttack rows instead.",
         ),
         (
             "random-search",
-            RandomSearch(epsilon, 500),
-            f"500 random queries without any gradient fool images that {REFERENCE} could not:",
+            RandomSearch(epsilon, 500, norm),
+            f"500 random queries without any gradient fool images that {reference} could not:",
             "An attack that sees no gradient wins over one that does: the gradients are hidden.",
         ),
         (
             "more-steps",
-            pgd(steps=100, epsilon=epsilon, step_size=epsilon / 10),
-            f"PGD100 with smaller steps fools images that {REFERENCE} could not:",
+            longer,
+            f"{longer.name} with smaller steps fools images that {reference} could not:",
             "Twenty steps were far from enough: the accuracy would go on falling.",
         ),
         (
             "more-restarts",
-            pgd(steps=20, epsilon=epsilon, restarts=10),
+            replace(bench.pgd20(), restarts=10),
             "ten starts fool images that one could not:",
             "The loss is rugged, one start is luck: the accuracy would go on falling.",
         ),
@@ -141,20 +170,23 @@ def other_attacks(bench: Bench) -> list[Alarm]:
     found = []
     for key, attack, what, meaning in tried:
         k = fooled[attack.name]
-        drawing = bars({REFERENCE: standing, f"then {attack.name}": standing - k}, bench.n)
+        drawing = bars({reference: standing, f"then {attack.name}": standing - k}, bench.n)
         found.append(share(key, k, bench.n, what, meaning, drawing))
     return found
 
 
 def transfer(bench: Bench, result: Evaluation, sources: Mapping[str, nn.Module] | None) -> Alarm:
     """Whether other models' adversarial examples win, newly made or read off the evaluation."""
+    name = bench.reference_name
+    suffix = " l2 (transfer)"
     rows = [row for row in result.names if row.endswith("(transfer)")]
+    rows = [row for row in rows if row.endswith(suffix) == (bench.norm == "l2")]
     if sources:
-        attacks = {s: pgd(steps=20, epsilon=bench.epsilon, source=m) for s, m in sources.items()}
+        attacks = {s: bench.pgd20(source=m) for s, m in sources.items()}
         fooled = {s: bench.fooled([attack])[attack.name] for s, attack in attacks.items()}
         n, standing = bench.n, int(bench.reference.sum())
-    elif REFERENCE in result.names and rows and not result.ladder:
-        reference = result.of(REFERENCE)
+    elif name in result.names and rows and not result.ladder:
+        reference = result.of(name)
         fooled = {row: int((reference & ~result.of(row)).sum()) for row in rows}
         n, standing = result.n, int(reference.sum())
     else:
@@ -166,15 +198,15 @@ def transfer(bench: Bench, result: Evaluation, sources: Mapping[str, nn.Module] 
         "transfer",
         fooled[worst],
         n,
-        f"adversarial examples of another model ({worst}) fool images that {REFERENCE} could not:",
+        f"adversarial examples of another model ({worst}) fool images that {name} could not:",
         "Another model's gradients attack better than its own: its own are hidden.",
-        bars({REFERENCE: standing, **left}, n),
+        bars({name: standing, **left}, n),
     )
 
 
 def square(result: Evaluation) -> Alarm:
     """Whether AutoAttack's Square wins over its gradient attacks, as evaluated."""
-    rows = [row for row, stages in result.stages.items() if "Square" in dict(stages[1:])]
+    rows = [row for row in of_its_norm(result) if "Square" in dict(result.stages[row][1:])]
     if not rows:
         why = "AutoAttack was not evaluated; random search stands in for Square."
         return untried("square", why)
@@ -193,34 +225,39 @@ def square(result: Evaluation) -> Alarm:
 
 def autoattack(result: Evaluation) -> Alarm:
     """Whether AutoAttack finds far more than PGD20, as evaluated."""
-    rows = [row for row in result.stages if row.startswith("AutoAttack")]
-    if not rows or REFERENCE not in result.names or result.ladder:
+    reference = reference_name(result.norm)
+    rows = [row for row in of_its_norm(result) if row.startswith("AutoAttack")]
+    if not rows or reference not in result.names or result.ladder:
         why = (
-            f"needs rows of {REFERENCE} and of autoattack(), each by itself: evaluate both "
+            f"needs rows of {reference} and of autoattack(), each by itself: evaluate both "
             "without ladder=True."
         )
         return untried("autoattack", why)
-    right = {row: int(result.of(row).sum()) for row in (REFERENCE, *rows)}
+    right = {row: int(result.of(row).sum()) for row in (reference, *rows)}
     strongest = min(rows, key=lambda row: right[row])
     return share(
         "autoattack",
-        int((result.of(REFERENCE) & ~result.of(strongest)).sum()),
+        int((result.of(reference) & ~result.of(strongest)).sum()),
         result.n,
-        f"{strongest} fools images that {REFERENCE} could not:",
-        f"{REFERENCE} misses far more than it does on honest models: quote {strongest} instead.",
+        f"{strongest} fools images that {reference} could not:",
+        f"{reference} misses far more than it does on honest models: quote {strongest} instead.",
         bars(right, result.n),
     )
 
 
 def radii(bench: Bench) -> Alarm:
     """Whether the accuracy under PGD20 vanishes as the ball grows until it holds every image."""
+    name, far = bench.reference_name, 1.0
+    if bench.norm == "l2":
+        far = math.prod(bench.images.shape) ** 0.5
     places = [bench.epsilon / 2]
-    while places[-1] < 1:
-        places.append(min(1.0, 2 * places[-1]))
+    while places[-1] < far:
+        places.append(min(far, 2 * places[-1]))
     curve = accuracy_against_epsilon(
         bench.model,
         bench.images,
         places,
+        attack=bench.pgd20(bench.epsilon),
         cumulative=False,
         batch_size=bench.batch_size,
         seed=bench.seed,
@@ -231,8 +268,8 @@ def radii(bench: Bench) -> Alarm:
         "radii",
         right[-1],
         bench.n,
-        f"at radius 1, where any image can become any other, {REFERENCE} leaves standing",
+        f"at radius {far:.3g}, where any image can become any other, {name} leaves standing",
         "The attack fails for want of gradients, not for want of adversarial examples.",
-        accuracies("line", list(curve.epsilons), right, bench.n, REFERENCE),
+        accuracies("line", list(curve.epsilons), right, bench.n, name),
         silent="Accuracy vanishes, as it must.",
     )

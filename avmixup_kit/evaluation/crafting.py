@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from avmixup_kit.evaluation.images import ImageSet, batch_on
-from avmixup_kit.methods.attacks import Attack, ascend, ball, frozen
+from avmixup_kit.methods.attacks import Attack, Ball, ascend, frozen, in_l2_ball
 
 
 def starts(split: ImageSet, part: Tensor, attack: Attack, seed: int, restart: int = 0) -> Tensor:
@@ -20,18 +20,23 @@ def starts(split: ImageSet, part: Tensor, attack: Attack, seed: int, restart: in
         return torch.zeros(shape)
     images = split.images[part.to(split.device)].permute(0, 2, 3, 1).contiguous().cpu().numpy()
     labels = split.labels[part.to(split.device)].tolist()
-    noise = np.empty(shape, np.float32)
+    noise, shares = np.empty(shape, np.float32), []
+    in_box = attack.start == "uniform" and attack.norm == "linf"
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"avmixup")
         digest.update(f"{label} {seed} {restart}".encode())
         stream = np.random.Generator(np.random.Philox(key=int.from_bytes(digest.digest())))
-        if attack.start == "uniform":
+        if in_box:
             stream.random(out=noise[i], dtype=np.float32)
         else:
             stream.standard_normal(out=noise[i], dtype=np.float32)
+            shares.append(stream.random())
+    drawn = torch.from_numpy(noise)
+    if in_box:
+        return drawn.mul_(2).sub_(1).mul_(attack.epsilon)
     if attack.start == "uniform":
-        return torch.from_numpy(noise).mul_(2).sub_(1).mul_(attack.epsilon)
-    return torch.from_numpy(noise).mul_(0.001)
+        return in_l2_ball(drawn, torch.tensor(shares, dtype=torch.float64), attack.epsilon)
+    return drawn.mul_(0.001)
 
 
 def first_state(
@@ -41,7 +46,7 @@ def first_state(
     x, y = batch_on(model, split, part)
     delta = starts(split, part, attack, seed, restart).to(x)
     if attack.clip_start:
-        delta = torch.clamp(delta, *ball(x, attack.epsilon))
+        delta = Ball(x, attack.epsilon, attack.norm).project(delta)
     with torch.no_grad():
         return x, y, delta, attack.objective.reference(model, x)
 
@@ -55,11 +60,13 @@ def craft(
     """
     with frozen(model):
         x, y, delta, reference = first_state(attack, model, split, part, seed, restart)
-        return ascend(
+        delta = ascend(
             lambda x_hat: attack.objective(model(x_hat), y, reference).sum(),
             x,
             delta,
             attack.epsilon,
             attack.step,
             attack.steps,
+            attack.norm,
         )
+        return attack.spared(delta, y)

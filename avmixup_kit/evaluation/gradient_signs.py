@@ -12,7 +12,7 @@ from avmixup_kit.evaluation.crafting import craft
 from avmixup_kit.evaluation.evidence import LEVEL, SIGNS, Alarm, Drawing, share, untried
 from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.evaluation.record import CLEAN
-from avmixup_kit.methods.attacks import ball, frozen, pgd
+from avmixup_kit.methods.attacks import Norm, ball, direction, frozen, in_l2_ball, lengths
 from avmixup_kit.methods.losses import soft_cross_entropy
 
 NONE_RIGHT = "no image is classified correctly."
@@ -25,6 +25,7 @@ def label_line(
     places: Sequence[float],
     *,
     batch_size: int = 256,
+    norm: Norm = "linf",
 ) -> Tensor:
     """Return the true class's probability at x + t delta, (places, N), for each t of ``places``.
 
@@ -35,11 +36,9 @@ def label_line(
     for part in torch.arange(len(images)).split(batch_size):
         x, y = batch_on(model, images, part)
         with frozen(model):
-            gradient = _input_gradient(model, x, y)
+            way = direction(_input_gradient(model, x, y), norm)
             with torch.no_grad():
-                line = [
-                    (model(x + t * epsilon * gradient.sign()).softmax(1) * y).sum(1) for t in places
-                ]
+                line = [(model(x + t * epsilon * way).softmax(1) * y).sum(1) for t in places]
         rows.append(torch.stack(line).cpu())
     return torch.cat(rows, dim=1)
 
@@ -47,9 +46,9 @@ def label_line(
 def label_rises(bench: Bench) -> Alarm:
     """Whether the model is surer at FGSM's example than at the image."""
     places = [t / 4 for t in range(9)]
-    line = label_line(
-        bench.model, bench.images, bench.epsilon, places, batch_size=bench.batch_size
-    )[:, bench.baseline.of(CLEAN)]
+    settings = {"batch_size": bench.batch_size, "norm": bench.norm}
+    line = label_line(bench.model, bench.images, bench.epsilon, places, **settings)
+    line = line[:, bench.baseline.of(CLEAN)]
     if not line.shape[1]:
         return untried("label-line", NONE_RIGHT)
     quartiles = torch.quantile(line.double(), torch.tensor([0.25, 0.5, 0.75]).double(), dim=1)
@@ -83,7 +82,12 @@ def gradients(bench: Bench) -> list[Alarm]:
     here, there = [], []
     rng = torch.Generator().manual_seed(bench.seed)
     # One neighbour's direction for all images, so that verdicts do not depend on the batch.
-    shift = (torch.rand(1, *bench.images.shape, generator=rng) * 2 - 1) * bench.epsilon
+    shape = (1, *bench.images.shape)
+    if bench.norm == "linf":
+        shift = (torch.rand(shape, generator=rng) * 2 - 1) * bench.epsilon
+    else:
+        share = torch.rand(1, generator=rng)
+        shift = in_l2_ball(torch.randn(shape, generator=rng), share, bench.epsilon)
     for part in bench.batches():
         x, y = batch_on(bench.model, bench.images, part)
         with frozen(bench.model):
@@ -144,18 +148,24 @@ def stationary(bench: Bench) -> Alarm:
     <delta' - delta, g>, g the gradient at x + delta: what the loss could still gain at first order.
     Unlike the paper, which has epsilon ||g||_1 - <delta, g>, delta' keeps the pixels valid, too;
     and c is held against its largest value, where delta is the worst corner, so that no scale of
-    the logits changes it: from 0, the best corner, to 1.
+    the logits changes it: from 0, the best corner, to 1. In an l2 ball c is epsilon ||g||_2 -
+    <delta, g>, of at most 2 epsilon ||g||_2, pixels left aside.
     """
-    attack, found = pgd(steps=20, epsilon=bench.epsilon), []
+    attack, found = bench.pgd20(), []
     for part in bench.reference.nonzero().squeeze(1).split(bench.batch_size):
         x, y = batch_on(bench.model, bench.images, part)
         delta = craft(attack, bench.model, bench.images, part, bench.seed).double()
         with frozen(bench.model):
             gradient = _input_gradient(bench.model, x + delta.to(x), y).double()
-        low, high = (end.double() for end in ball(x, bench.epsilon))
-        gain = torch.maximum(low * gradient, high * gradient) - delta * gradient
-        largest = (high - low) * gradient.abs()
-        found.append(torch.stack([gain.flatten(1).sum(1), largest.flatten(1).sum(1)]).cpu())
+        if bench.norm == "l2":
+            best = bench.epsilon * lengths(gradient).flatten()
+            largest = 2 * best
+        else:
+            low, high = (end.double() for end in ball(x, bench.epsilon))
+            best = torch.maximum(low * gradient, high * gradient).flatten(1).sum(1)
+            largest = ((high - low) * gradient.abs()).flatten(1).sum(1)
+        gain = best - (delta * gradient).flatten(1).sum(1)
+        found.append(torch.stack([gain, largest]).cpu())
     gain, largest = torch.cat(found, 1) if found else torch.zeros(2, 0)
     there = largest > 0
     if int(there.sum()) < 2:

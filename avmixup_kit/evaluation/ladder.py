@@ -19,10 +19,10 @@ from avmixup_kit._base import distributed
 from avmixup_kit.evaluation.crafting import craft, first_state
 from avmixup_kit.evaluation.draws import MeanOverDraws, averaged
 from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
-from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Rule, Verdict
+from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Refusing, Rule, Verdict
 from avmixup_kit.evaluation.rows import Row, as_rows
 from avmixup_kit.evaluation.sanity import check_logits, inspect
-from avmixup_kit.methods.attacks import Attack, ball, frozen
+from avmixup_kit.methods.attacks import Attack, Ball, Norm, frozen
 from avmixup_kit.methods.losses import TransportDistance
 
 
@@ -90,6 +90,9 @@ def evaluate(
                 f"{attack.name} cannot be evaluated: its images influence each other, so a "
                 "verdict would depend on the batch"
             )
+        able = attack.objective if isinstance(attack, Attack) else attack
+        if isinstance(able, Refusing):
+            able.check(split.num_classes, split.shape)
     notes = inspect(model, split, attacked=bool(attacks), draws=draws) if check else ()
     model = averaged(model, draws, seed)
     with frozen(model):
@@ -117,6 +120,11 @@ def evaluate(
                         verdict = verdict._replace(correct=left)
                     rows[attack.name] = verdict
     rows = {name: _whole(rows[name]) for name in names}
+    norms: list[Norm] = [getattr(attack, "norm", "linf") for attack in attacks]
+    norm: Norm = "l2" if norms and "linf" not in norms else "linf"
+    if len(set(norms)) > 1:
+        notes = (*notes, "attacks of two norms were tried; epsilon is that of l-infinity")
+    radii = [attack.epsilon for attack, its in zip(attacks, norms, strict=True) if its == norm]
     return Evaluation(
         names,
         torch.stack([rows[name].correct for name in names]),
@@ -124,11 +132,12 @@ def evaluate(
         rule,
         seed,
         split.name,
-        max((attack.epsilon for attack in attacks), default=None),
+        max(radii, default=None),
         ladder,
         {name: rows[name].stages for name in names if rows[name].stages},
         (*notes, *(note for name in names for note in rows[name].notes)),
         draws,
+        norm,
     )
 
 
@@ -172,9 +181,21 @@ def _judged(
         model, split, batch_size, seed = shared.model, shared.split, shared.batch_size, shared.seed
         found = judge.judge(model, split, standing, batch_size, seed, shared.advance)
         return {judge.name: found}
+    target, note = attacks[-1].target, ()
+    spared = standing[:0]
+    if target is not None:
+        labels = shared.split.labels.cpu()
+        own = labels[standing] == target
+        standing, spared = standing[~own], standing[own]
+        count = f"{int((labels == target).sum())} of {len(labels)} images are of class {target}"
+        note = (f"{attacks[-1].name}: {count}, which it aims at, and were not attacked",)
     if attacks[-1].source is not None:
-        return _transfer(shared, attacks[-1], standing)
-    return _Ladder(shared, attacks)(standing)
+        found = _transfer(shared, attacks[-1], standing)
+    else:
+        found = _Ladder(shared, attacks)(standing)
+    for verdict in found.values():
+        verdict.correct[spared] = True
+    return {name: verdict._replace(notes=note) for name, verdict in found.items()}
 
 
 # ---------------------------------------------------------------------------------- how it is done
@@ -280,8 +301,8 @@ class _Ladder:
         for mark in self.marks:
             self.gradients[mark] += int((pool.t < mark).sum())
         right = self._judge(pool, logits.detach(), kept)
-        low, high = ball(pool.x, attack.epsilon)
-        pool.delta = torch.clamp(pool.delta + attack.step * gradient.sign(), low, high)
+        allowed = Ball(pool.x, attack.epsilon, attack.norm)
+        pool.delta = allowed.climb(pool.delta, gradient, attack.step)
         pool.t = pool.t + 1
         if self.drop:
             self.advance(int((~right).sum()))

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from avmixup_kit._base import check
+from avmixup_kit._base.texts import text_of
 from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.evaluation.record import Verdict
-from avmixup_kit.methods.attacks import ball, check_epsilon
+from avmixup_kit.methods.attacks import Ball, Norm, check_epsilon
 from avmixup_kit.methods.losses import margin
 
 
@@ -17,28 +18,34 @@ from avmixup_kit.methods.losses import margin
 class RandomSearch:
     """Random blocks of +-epsilon, kept where they lower the margin: a black-box attack.
 
-    A small relative of Square Attack that needs no package. Every image sees the same random
-    blocks, drawn from the seed, so a verdict depends on neither batch nor order.
+    Under l2 a block of length epsilon is added, and the sum shortened. A small relative of Square
+    Attack that needs no package. Every image sees the same random blocks, drawn from the seed, so a
+    verdict depends on neither batch nor order.
 
     Args:
-        epsilon: radius of the l-infinity ball, in units of [0, 1] pixels.
+        epsilon: radius of the ball, in units of [0, 1] pixels.
         queries: forward passes an image may cost.
+        norm: ``"linf"`` or ``"l2"``.
 
     Raises:
-        ValueError: epsilon outside (0, 1], queries < 1.
+        ValueError: epsilon outside (0, 1] (l2: not positive), queries < 1, an unknown norm.
     """
 
     epsilon: float = 8 / 255
     queries: int = 500
+    norm: Norm = "linf"
+
+    def __repr__(self) -> str:
+        return text_of(self, "norm")
 
     def __post_init__(self) -> None:
-        check_epsilon(self.epsilon)
+        check_epsilon(self.epsilon, self.norm)
         check.whole("queries", self.queries)
 
     @property
     def name(self) -> str:
         """The row's heading."""
-        return f"Search{self.queries}"
+        return f"Search{self.queries}" + ("" if self.norm == "linf" else f" {self.norm}")
 
     @property
     def passes(self) -> int:
@@ -59,13 +66,17 @@ class RandomSearch:
         blocks = self._blocks(images.shape, seed)
         for part in standing.split(batch_size):
             x, y = batch_on(model, images, part)
-            low, high = ball(x, self.epsilon)
+            allowed = Ball(x, self.epsilon, self.norm)
             best = torch.full((len(x),), float("inf"), device=x.device)
             delta = torch.zeros_like(x)
             for top, left, side, sign in blocks:
                 proposal = delta.clone()
-                proposal[:, :, top : top + side, left : left + side] = self.epsilon * sign.to(x)
-                proposal = torch.clamp(proposal, low, high)
+                block = proposal[:, :, top : top + side, left : left + side]
+                if self.norm == "linf":
+                    block[:] = self.epsilon * sign.to(x)
+                else:
+                    block += self.epsilon * sign.to(x) / block.shape[1:].numel() ** 0.5
+                proposal = allowed.project(proposal)
                 with torch.no_grad():
                     value = margin(model(x + proposal), y)
                 better = value < best
@@ -74,7 +85,8 @@ class RandomSearch:
                 left_over = best > 0
                 if int(left_over.sum()) <= 3 * len(x) // 4:
                     advance(int((~left_over).sum()))
-                    x, y, low, high = x[left_over], y[left_over], low[left_over], high[left_over]
+                    x, y = x[left_over], y[left_over]
+                    allowed = Ball(x, self.epsilon, self.norm)
                     delta, best = delta[left_over], best[left_over]
                     part = part[left_over.cpu()]
                 if not len(x):

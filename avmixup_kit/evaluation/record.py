@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, Protocol
+from typing import IO, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from avmixup_kit._base import check, files
 from avmixup_kit._base.statistics import wilson
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.evaluation.images import ImageSet
+from avmixup_kit.methods.attacks import Norm
 from avmixup_kit.models.export import CARD
 
 CLEAN = "Clean"
@@ -66,6 +67,15 @@ class Judge(Protocol):
     ) -> Verdict: ...
 
 
+@runtime_checkable
+class Refusing(Protocol):
+    """A judge, or an objective, that says what it cannot do before the first attack is paid for."""
+
+    def check(self, classes: int, shape: tuple[int, int, int], /) -> None:
+        """Raise ValueError unless it can attack (C, H, W) images of so many classes."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What one model got right: ``correct`` is bool (attacks, examples), row 0 the clean images.
@@ -73,8 +83,9 @@ class Evaluation:
     ``gradients`` counts, for each row, how many input gradients of single images it took; ``rule``
     says when an attack has won: at ``"any"`` iterate, or only with its ``"last"``. With ``ladder``
     a row says what stands after its attack and those before it. ``epsilon`` is the largest of the
-    attacks', ``stages`` how many images each attack of a composed row left standing, ``notes`` what
-    a reader should know; ``draws`` over how many forwards of a random network answers were means.
+    attacks' in ``norm``, which is l-infinity where any attack has it. ``stages`` says how many
+    images each attack of a composed row left standing, ``notes`` what a reader should know;
+    ``draws`` over how many forwards of a random network answers were means.
     """
 
     names: tuple[str, ...]
@@ -88,6 +99,15 @@ class Evaluation:
     stages: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     draws: int | None = None
+    norm: Norm = "linf"
+
+    @property
+    def ball(self) -> str:
+        """Where attacks were held, in words; empty where none was evaluated."""
+        if self.epsilon is None:
+            return ""
+        number = f"{self.epsilon:.4g}"
+        return f"epsilon = {number}" if self.norm == "linf" else f"l2 ball of radius {number}"
 
     @property
     def n(self) -> int:
@@ -145,6 +165,7 @@ class Evaluation:
             "worst_case": self.accuracy(WORST),
             "gradients": dict(zip(self.names, self.gradients, strict=True)),
             "epsilon": self.epsilon,
+            "norm": self.norm,
             "ladder": self.ladder,
             "stages": {name: dict(stages) for name, stages in self.stages.items()},
             "notes": list(self.notes),
@@ -156,7 +177,7 @@ class Evaluation:
         content = io.BytesIO()
         stages = {name: list(its) for name, its in self.stages.items()}
         more = {"epsilon": self.epsilon, "ladder": self.ladder, "stages": stages}
-        more |= {"notes": list(self.notes), "draws": self.draws}
+        more |= {"notes": list(self.notes), "draws": self.draws, "norm": self.norm}
         np.savez_compressed(
             content,
             names=np.array(self.names),
@@ -196,6 +217,7 @@ class Evaluation:
                 },
                 tuple(more.get("notes", ())),
                 more.get("draws"),
+                more.get("norm", "linf"),
             )
 
 

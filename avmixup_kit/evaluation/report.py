@@ -16,7 +16,7 @@ from avmixup_kit.evaluation.evidence import Alarm
 from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, WORST, Evaluation
 from avmixup_kit.evaluation.transfer import TransferMatrix, transfer_heatmap, transfer_matrix
-from avmixup_kit.methods.attacks import Attack, frozen, pgd
+from avmixup_kit.methods.attacks import Attack, Norm, frozen, pgd
 from avmixup_kit.methods.losses import margin
 
 if TYPE_CHECKING:
@@ -73,10 +73,13 @@ def report(
             for alarm in found
             if alarm.drawing is not None and alarm.key in SHOWN_ANYWAY
         ),
-        ("Worst examples", worst_examples(model, images, epsilon, result.seed)),
+        ("Worst examples", worst_examples(model, images, epsilon, result.seed, norm=result.norm)),
     ]
     if sources:
-        networks, attack = {"this model": model, **sources}, pgd(steps=20, epsilon=epsilon)
+        networks, attack = (
+            {"this model": model, **sources},
+            pgd(steps=20, epsilon=epsilon, norm=result.norm),
+        )
         matrix = transfer_matrix(networks, _few(images, count), attack, seed=result.seed)
         sections.append(("Transfer between models", _transfer_table(matrix)))
         sections.append(("The same as a heat map", transfer_heatmap(matrix)))
@@ -87,7 +90,12 @@ def report(
 
 
 def worst_examples(
-    model: nn.Module, images: ImageSet, epsilon: float, seed: int = 0, count: int = SHOWN
+    model: nn.Module,
+    images: ImageSet,
+    epsilon: float,
+    seed: int = 0,
+    count: int = SHOWN,
+    norm: Norm = "linf",
 ) -> str:
     """Return an HTML table of the images that PGD20 turns furthest into another class.
 
@@ -95,7 +103,8 @@ def worst_examples(
     """
     part = torch.arange(min(len(images), 256))
     x, y = batch_on(model, images, part)
-    x_hat, logits = _attacked(model, images, part, pgd(steps=20, epsilon=epsilon), seed)
+    attack = pgd(steps=20, epsilon=epsilon, norm=norm)
+    x_hat, logits = _attacked(model, images, part, attack, seed)
     with frozen(model), torch.no_grad():
         right = model(x).argmax(1) == y.argmax(1)
     depth = torch.where(right, margin(logits, y), float("inf"))
@@ -108,7 +117,7 @@ def worst_examples(
         "image": (x[order], [images.classes[int(y[i].argmax())] for i in order]),
         "adversarial": (x_hat[order], read),
     }
-    return f"<p>Under PGD20 at epsilon = {epsilon:.4g}, worst first.</p>{html.strip(rows)}"
+    return f"<p>Under {attack.name} at epsilon = {epsilon:.4g}, worst first.</p>{html.strip(rows)}"
 
 
 def adversarial_strip(
@@ -153,11 +162,12 @@ def _few(images: ImageSet, count: int) -> ImageSet:
 def _summary(evaluation: Evaluation, found: list[Alarm]) -> str:
     low, high = evaluation.interval(WORST)
     ringing = [alarm.name for alarm in found if alarm.rings]
+    where = "at " if evaluation.norm == "linf" else "in the "
     strongest = any(row.startswith("AutoAttack") for row in evaluation.stages)
     words = [
         f"<p>Of {evaluation.n} images, {evaluation.accuracy():.1%} are classified correctly as "
         f"they are and <b>{evaluation.accuracy(WORST):.1%}</b> (95 % interval {low:.1%} to "
-        f"{high:.1%}) under every attack tried here at epsilon = {evaluation.epsilon:.4g}.</p>"
+        f"{high:.1%}) under every attack tried here {where}{evaluation.ball}.</p>"
     ]
     if ringing:
         words.append(
@@ -217,9 +227,11 @@ def _reading(evaluation: Evaluation) -> str:
         if evaluation.rule == "any"
         else "an attack's last iterate fools the model"
     )
+    every, length = "change every pixel by at most", "change an image by an l2 length of at most"
+    bound = every if evaluation.norm == "linf" else length
     return (
         f"<p>Data: {escape(evaluation.data)}, n = {evaluation.n}, seed {evaluation.seed}. Attacks "
-        "change every pixel by at most epsilon, in units where pixels run from 0 to 1, and stay "
+        f"{bound} epsilon, in units where pixels run from 0 to 1, and stay "
         f"valid images. An image counts as fooled when {rule}; images that are wrong without an "
         f"attack ({1 - evaluation.accuracy(CLEAN):.1%}) count as fooled by all. Intervals are "
         "Wilson's: they speak of images drawn like these, for this one network, not of networks "

@@ -12,14 +12,15 @@ from avmixup_kit._base import check
 from avmixup_kit.evaluation.autoattack import SLACK, counted
 from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.evaluation.record import Judge, Verdict
-from avmixup_kit.methods.attacks import ATTACKS, Attack, ball, check_epsilon
+from avmixup_kit.methods.attacks import ATTACKS, Attack, Ball, Norm, check_epsilon, lengths
 
 
 class Crafter(Protocol):
     """An attack of one's own: ``attack(model, x, y, rng) -> delta``, with a name and a radius.
 
     ``x`` is (N, C, H, W) in [0, 1], ``y`` one-hot (N, K), ``rng`` a generator on their device, made
-    anew for each batch; delta (N, C, H, W) keeps |delta| <= epsilon and x + delta in [0, 1].
+    anew for each batch; delta (N, C, H, W) keeps |delta| <= epsilon and x + delta in [0, 1]. One
+    whose ``norm`` is "l2" is held to an l2 ball.
     """
 
     @property
@@ -54,7 +55,7 @@ def _as_row(place: str, given: Any) -> Attack | Judge:
         if hasattr(given, "judge"):
             return cast(Judge, given)
         if callable(given):
-            check_epsilon(epsilon)
+            check_epsilon(epsilon, getattr(given, "norm", "linf"))
             return _Crafted(cast(Crafter, given))
     if isinstance(given, str):
         made = f"av.attacks.ATTACKS.build({given!r})" if given in ATTACKS else "av.pgd(steps=20)"
@@ -83,6 +84,10 @@ class _Crafted:
     @property
     def epsilon(self) -> float:
         return self.attack.epsilon
+
+    @property
+    def norm(self) -> Norm:
+        return getattr(self.attack, "norm", "linf")
 
     def judge(
         self,
@@ -120,11 +125,12 @@ class _Crafted:
         allowed = f"delta, a tensor of the images' shape {tuple(x.shape)}"
         check.that(shape == tuple(x.shape), f"what {self.name} returns", shape, allowed)
         delta = delta.detach().to(x)
-        reach, x_hat = float(delta.abs().max()), x + delta
+        reach = float(delta.abs().max() if self.norm == "linf" else lengths(delta).max())
+        x_hat = x + delta
         allowed = f"at most epsilon = {self.epsilon:g}; return delta, not x + delta, and clamp it"
         check.that(reach <= self.epsilon + SLACK, f"|delta| of {self.name}", reach, allowed)
         ends = float(x_hat.min()), float(x_hat.max())
         allowed = "x + delta stays in [0, 1]; clamp it between methods.attacks.ball(x, epsilon)"
         fine = ends[0] >= -SLACK and ends[1] <= 1 + SLACK
         check.that(fine, f"pixels of {self.name}", ends, allowed)
-        return torch.clamp(delta, *ball(x, self.epsilon))
+        return Ball(x, self.epsilon, self.norm).project(delta)

@@ -1,10 +1,10 @@
-"""Attacks: one loop climbs an objective inside the l-infinity ball and the valid pixels.
+"""Attacks: one loop climbs an objective inside a ball, l-infinity or l2, and the valid pixels.
 
 An attack is an objective plus a start; it is called ``attack(model, batch) -> delta``, or
 ``attack(model, x, y, rng)`` with x (N, C, H, W) in [0, 1] and y one-hot (N, K) or integer (N,), and
-returns a perturbation with
-|delta| <= epsilon and x + delta in [0, 1], both exactly. The same objects are the perturb stage of
-training methods and the columns of an evaluation.
+returns a perturbation whose
+norm is at most epsilon and x + delta in [0, 1], both exactly. The same objects are the perturb
+stage of training methods and the columns of an evaluation.
 """
 
 import inspect
@@ -20,16 +20,30 @@ from avmixup_kit._base import check, distributed
 from avmixup_kit._base.private import AnyBatchNorm
 from avmixup_kit._base.registry import Registry
 from avmixup_kit._base.shapes import Images
+from avmixup_kit._base.texts import text_of
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.labels import one_hot
-from avmixup_kit.methods.losses import LabelCrossEntropy, Margin, Objective
+from avmixup_kit.methods.losses import (
+    LabelCrossEntropy,
+    Margin,
+    Objective,
+    TargetedCrossEntropy,
+)
 
 BatchNorm = Literal["eval", "batch", "train"]
+Norm = Literal["linf", "l2"]
 Start = Literal["uniform", "normal", "zero"]
+# Shortens by more than float32 rounds up, so that no perturbation is longer than epsilon.
+ROOM = 1 - 2.0**-22
 
 
-def check_epsilon(epsilon: float) -> None:
-    """Raise ValueError unless epsilon is a radius in units of [0, 1] pixels."""
+def check_epsilon(epsilon: float, norm: Norm = "linf") -> None:
+    """Raise ValueError unless epsilon is a radius in units of [0, 1] pixels, the norm a norm."""
+    check.one_of("norm", norm, get_args(Norm))
+    if norm == "l2":
+        fine = 0.0 < epsilon < float("inf")
+        check.that(fine, "epsilon", epsilon, "the length of a vector of [0, 1] pixels, above 0")
+        return
     hint = f"; in pixels of 0..255 write {epsilon:g} / 255" if epsilon > 1 else ""
     allowed = f"pixels live in [0, 1], so 0 < epsilon <= 1{hint}"
     check.that(0.0 < epsilon <= 1.0, "epsilon", epsilon, allowed)
@@ -44,6 +58,55 @@ def ball(x: Images, epsilon: float) -> tuple[Images, Images]:
     return (-x).clamp(min=-epsilon), (1 - x).clamp(max=epsilon)
 
 
+def lengths(images: Tensor) -> Tensor:
+    """Return the l2 norm of each image (N, C, H, W) as (N, 1, 1, 1), in double precision."""
+    norms = torch.linalg.vector_norm(images.flatten(1), dim=1, dtype=torch.float64)
+    return norms.reshape(-1, 1, 1, 1)
+
+
+def direction(gradient: Images, norm: Norm) -> Images:
+    """Return the step of size 1 that gains most: the gradient's sign, or it over its l2 norm.
+
+    A gradient of zero stays zero.
+    """
+    if norm == "linf":
+        return gradient.sign()
+    # Gradients of sure models are too small for float32's squares and quotients.
+    return (gradient / lengths(gradient).clamp_min(1e-300)).to(gradient)
+
+
+def in_l2_ball(noise: Tensor, share: Tensor, epsilon: float) -> Tensor:
+    """Return normal noise (N, C, H, W) as uniform points of the l2 ball.
+
+    ``share`` (N,) is uniform in [0, 1]: that of the ball's volume that is nearer to its centre.
+    """
+    radius = epsilon * share.double().reshape(-1, 1, 1, 1) ** (1 / noise.flatten(1).shape[1])
+    return (noise * (radius / lengths(noise))).to(noise)
+
+
+class Ball:
+    """The perturbations of images x (N, C, H, W) that are allowed.
+
+    ``project`` keeps |delta| <= epsilon, in the norm, and x + delta in [0, 1] exactly, rounding
+    included.
+    """
+
+    def __init__(self, x: Images, epsilon: float, norm: Norm = "linf") -> None:
+        self.epsilon = epsilon
+        self.norm: Norm = norm
+        self.low, self.high = ball(x, epsilon if norm == "linf" else float("inf"))
+
+    def project(self, delta: Images) -> Images:
+        """Return delta inside: shortened to epsilon for l2, then clamped, which only shortens."""
+        if self.norm == "l2":
+            delta = delta * (self.epsilon * ROOM / lengths(delta)).clamp(max=1.0).to(delta)
+        return torch.clamp(delta, self.low, self.high)
+
+    def climb(self, delta: Images, gradient: Images, step_size: float) -> Images:
+        """Return delta after one step up the gradient, inside."""
+        return self.project(delta + step_size * direction(gradient, self.norm))
+
+
 def ascend(
     objective: Callable[[Tensor], Tensor],
     x: Images,
@@ -51,25 +114,28 @@ def ascend(
     epsilon: float,
     step_size: float,
     steps: int,
+    norm: Norm = "linf",
 ) -> Images:
-    """Return the perturbation (N, C, H, W) after ``steps`` signed gradient steps up ``objective``.
+    """Return the perturbation (N, C, H, W) after ``steps`` gradient steps up ``objective``.
+
+    A step is the gradient's sign for l-infinity, the gradient over its l2 norm for l2.
 
     Args:
         objective: from images (N, C, H, W) to a scalar; it knows of models and labels, this loop
             does not.
         x: clean images in [0, 1].
         start: the first perturbation; it need not be inside the ball.
-        epsilon, step_size: in units of [0, 1] pixels.
+        epsilon, step_size: in units of [0, 1] pixels, measured in the norm.
         steps: gradients taken, each one forward and one backward to the input.
     """
-    low, high = ball(x, epsilon)
+    allowed = Ball(x, epsilon, norm)
     delta = start
     for _ in range(steps):
         x_hat = (x + delta).detach().requires_grad_(True)
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(objective(x_hat), x_hat)
-        delta = torch.clamp(delta + step_size * gradient.sign(), low, high)
-    return torch.clamp(delta, low, high)
+        delta = allowed.climb(delta, gradient, step_size)
+    return allowed.project(delta)
 
 
 @contextmanager
@@ -118,11 +184,11 @@ class NoAttack:
 
 @dataclass(frozen=True)
 class Attack:
-    """Signed gradient ascent on ``objective`` from a start in the ball.
+    """Projected gradient ascent on ``objective`` from a start in the ball.
 
     Args:
         objective: what is climbed.
-        epsilon: radius of the l-infinity ball, in units of [0, 1] pixels.
+        epsilon: radius of the ball, in units of [0, 1] pixels.
         step_size: in the same units; None is epsilon / 4, the paper's 2/255 at 8/255.
         steps: number of gradients.
         start: ``"uniform"`` in the ball, ``"normal"`` (0.001 N(0, 1), TRADES) or ``"zero"``.
@@ -130,10 +196,13 @@ class Attack:
         restarts: how often to start anew; the best perturbation of each example is kept.
         batch_norm: how batch norm works while crafting; evaluation always uses ``"eval"``.
         source: another model whose gradients are followed instead (transfer attack).
+        norm: ``"linf"`` bounds every pixel's change and steps by the gradient's sign; ``"l2"``
+            bounds the change's length and steps along the gradient, which is one of length
+            ``step_size``. Radii differ: 8 / 255 and 0.5 are usual for CIFAR-10.
 
     Raises:
-        ValueError: epsilon outside (0, 1], step_size not positive, steps < 1, restarts < 1, an
-            unknown start or batch-norm mode.
+        ValueError: epsilon outside (0, 1] (l2: not positive), step_size not positive, steps < 1,
+            restarts < 1, an unknown start, norm or batch-norm mode.
     """
 
     objective: Objective = LabelCrossEntropy()  # noqa: RUF009 (frozen, no state)
@@ -145,9 +214,10 @@ class Attack:
     restarts: int = 1
     batch_norm: BatchNorm = "eval"
     source: nn.Module | None = field(default=None, repr=False)
+    norm: Norm = "linf"
 
     def __post_init__(self) -> None:
-        check_epsilon(self.epsilon)
+        check_epsilon(self.epsilon, self.norm)
         fine = self.step_size is None or 0.0 < self.step_size < float("inf")
         allowed = "a positive number, or None for epsilon / 4"
         check.that(fine, "step_size", self.step_size, allowed)
@@ -156,6 +226,9 @@ class Attack:
         check.one_of("start", self.start, get_args(Start))
         check.one_of("batch_norm", self.batch_norm, get_args(BatchNorm))
 
+    def __repr__(self) -> str:
+        return text_of(self, "norm")
+
     @property
     def step(self) -> float:
         """The step size in force: ``step_size``, or epsilon / 4 where that is None."""
@@ -163,13 +236,26 @@ class Attack:
 
     @property
     def name(self) -> str:
-        """The column's heading: FGSM, PGD20, CW20 and so on, as in the paper's tables."""
-        kind = self.objective.name
+        """The column's heading: FGSM, PGD20, CW20 as in the paper, PGD20 l2, PGD20 to 3."""
+        kind = self.objective.name if self.target is None else LabelCrossEntropy.name
         one_step = self.steps == 1 and self.step == self.epsilon and kind == "PGD"
         name = "FGSM" if one_step else f"{kind}{self.steps}"
         if self.restarts > 1:
             name += f"x{self.restarts}"
+        name += "" if self.norm == "linf" else f" {self.norm}"
+        name += "" if self.target is None else f" to {self.target}"
         return name if self.source is None else f"{name} (transfer)"
+
+    @property
+    def target(self) -> int | None:
+        """The class that is aimed at, where one was chosen."""
+        return self.objective.target if isinstance(self.objective, TargetedCrossEntropy) else None
+
+    def spared(self, delta: Images, y: Tensor) -> Images:
+        """Return delta, zero where the one-hot label (N, K) is the chosen class already."""
+        if self.target is None:
+            return delta
+        return delta.masked_fill((y[:, self.target] > 0.5).reshape(-1, 1, 1, 1), 0.0)
 
     def first_delta(self, x: Images, rng: Generator | None) -> Images:
         """Return the start (N, C, H, W), drawn from ``rng`` alone."""
@@ -178,12 +264,15 @@ class Attack:
         if rng is None:
             raise ValueError(f"start = {self.start!r} draws random numbers: pass rng")
         noise = distributed.empty_like(x)
-        if self.start == "uniform":
+        if self.start == "uniform" and self.norm == "l2":
+            share = torch.rand(len(noise), generator=rng, device=noise.device)
+            noise = in_l2_ball(noise.normal_(generator=rng), share, self.epsilon)
+        elif self.start == "uniform":
             noise.uniform_(-self.epsilon, self.epsilon, generator=rng)
         else:
             noise.normal_(0.0, 0.001, generator=rng)
         noise = distributed.mine(noise, len(x))
-        return torch.clamp(noise, *ball(x, self.epsilon)) if self.clip_start else noise
+        return Ball(x, self.epsilon, self.norm).project(noise) if self.clip_start else noise
 
     def __call__(
         self,
@@ -216,7 +305,7 @@ class Attack:
 
             def crafted() -> Tensor:
                 start = self.first_delta(x, rng)
-                limits = self.epsilon, self.step, self.steps
+                limits = self.epsilon, self.step, self.steps, self.norm
                 return ascend(lambda x_hat: climb(x_hat).sum(), x, start, *limits)
 
             best = crafted()
@@ -230,7 +319,7 @@ class Attack:
                     better = other > value
                     value = torch.where(better, other, value)
                     best = torch.where(better.reshape(-1, 1, 1, 1), delta, best)
-        return best
+        return self.spared(best, y)
 
 
 class Crafting(TypedDict, total=False):
@@ -240,6 +329,7 @@ class Crafting(TypedDict, total=False):
     step_size: float | None
     steps: int
     batch_norm: BatchNorm
+    norm: Norm
 
 
 class StartedCrafting(Crafting, total=False):
@@ -295,6 +385,7 @@ ATTACKS = Registry("attack")
 def fgsm(
     epsilon: float = 8 / 255,
     *,
+    norm: Norm = "linf",
     start: Start = "zero",
     batch_norm: BatchNorm = "eval",
     source: nn.Module | None = None,
@@ -302,17 +393,23 @@ def fgsm(
     """Return one step of the full epsilon up the label's cross-entropy (Goodfellow et al.).
 
     The paper does not say whether its FGSM starts at random; the default is the original attack,
-    without. Feature Scatter's code starts uniformly: ``start="uniform"``.
+    without. Feature Scatter's code starts uniformly: ``start="uniform"``. Under ``norm="l2"`` the
+    step goes along the gradient, not along its sign.
     """
-    one_step = Attack(epsilon=epsilon, step_size=epsilon, steps=1)
+    one_step = Attack(epsilon=epsilon, step_size=epsilon, steps=1, norm=norm)
     return replace(one_step, start=start, batch_norm=batch_norm, source=source)
 
 
 @ATTACKS.register(title="PGD")
 @settings_of(EVALUATION)
-def pgd(**settings: Unpack[Attacking]) -> Attack:
-    """Return PGD-``steps`` on the label's cross-entropy from a uniform start (Madry et al.)."""
-    return replace(EVALUATION, **settings)
+def pgd(*, target: int | None = None, **settings: Unpack[Attacking]) -> Attack:
+    """Return PGD-``steps`` on the label's cross-entropy from a uniform start (Madry et al.).
+
+    With a ``target`` it climbs that class's log-probability instead; images of the class are
+    skipped, and any other wrong class counts as fooled as well.
+    """
+    objective = LabelCrossEntropy() if target is None else TargetedCrossEntropy(target=target)
+    return replace(EVALUATION, objective=objective, **settings)
 
 
 @ATTACKS.register(title="CW")

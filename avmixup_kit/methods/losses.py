@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from avmixup_kit._base import check, distributed
 from avmixup_kit._base.shapes import Images, Labels, Logits, PerExample, Scalar
+from avmixup_kit._base.texts import text_of
 from avmixup_kit.methods import transport
 from avmixup_kit.methods.batch import Batch
 
@@ -97,7 +98,7 @@ class _WithoutReference:
 
 
 class _FromCleanLogits:
-    def reference(self, model: nn.Module, x: Images) -> Tensor:
+    def reference(self, model: nn.Module, x: Images) -> Tensor | None:
         with torch.no_grad():
             return model(x)
 
@@ -135,21 +136,42 @@ class TargetedCrossEntropy(_FromCleanLogits):
     """The log-probability of one wrong class, fixed before the first step: a targeted attack.
 
     The target is the wrong class that is ``rank``-th most likely on the clean image (1: the
-    runner-up), so that it depends on the image alone.
+    runner-up), so that it depends on the image alone; or the class numbered ``target``, for every
+    image that is not of that class already.
+
+    Raises:
+        ValueError: rank or target is no whole number, or both are given; when called, there is no
+            such class.
     """
 
     rank: int = 1
+    target: int | None = None
     name: ClassVar[str] = "Targeted"
 
     def __post_init__(self) -> None:
         check.whole("rank", self.rank)
+        if self.target is not None:
+            check.whole("target", self.target, 0, "None, or the number of a class")
+            check.that(self.rank == 1, "rank", self.rank, "target chooses the class; leave it out")
+
+    def __repr__(self) -> str:
+        return text_of(self, "target")
+
+    def reference(self, model: nn.Module, x: Images) -> Tensor | None:
+        return super().reference(model, x) if self.target is None else None
+
+    def check(self, classes: int, *_: object) -> None:
+        """Raise ValueError unless a model of so many classes has the one that is aimed at."""
+        allowed = f"there are {classes - 1} wrong classes"
+        check.that(self.rank < classes, "rank", self.rank, allowed)
+        allowed = f"0 to {classes - 1}, the model has {classes} classes"
+        check.that((self.target or 0) < classes, "target", self.target, allowed)
 
     def __call__(self, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
+        self.check(logits.shape[1])
+        if self.target is not None:
+            return F.log_softmax(logits, dim=1)[:, self.target]
         assert reference is not None
-        if self.rank >= logits.shape[1]:
-            raise ValueError(
-                f"rank = {self.rank} is not allowed: there are {logits.shape[1] - 1} wrong classes"
-            )
         wrong = reference.masked_fill(y > 0.5, float("-inf"))
         target = wrong.topk(self.rank, dim=1).indices[:, -1:]
         return F.log_softmax(logits, dim=1).gather(1, target).squeeze(1)

@@ -18,9 +18,11 @@ BY_NAME = METHODS  # its name in version 0.1
 # What settings mean, wherever a person is asked for them.
 SETTINGS = {
     "epsilon": "Radius of the ball in [0, 1] pixels.",
+    "norm": "What the ball bounds: linf, each pixel's change; l2, its length (0.5, not 8 / 255).",
     "step_size": "Step of the attack in [0, 1] pixels.",
     "steps": "Gradient steps of the attack.",
     "batch_norm": "Batch norm while crafting.",
+    "target": "Number of the class aimed at; none: away from the true one.",
     "start": "Where the attack starts.",
     "gamma": "How far out the vertex lies, 1 or more.",
     "lambda1": "The true class's share of the label at the clean image.",

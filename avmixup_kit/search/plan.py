@@ -14,7 +14,7 @@ from avmixup_kit._base import check
 from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation.autoattack import AutoAttack, autoattack
 from avmixup_kit.evaluation.random_search import RandomSearch
-from avmixup_kit.evaluation.record import Judge
+from avmixup_kit.evaluation.record import Judge, Refusing
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.methods.losses import Margin
@@ -173,10 +173,16 @@ class Plan:
         return data.epsilon if self.epsilon is None else self.epsilon
 
     def check(self, data: Data) -> None:
-        """Raise ValueError unless a trial can train and be measured on this data."""
+        """Raise ValueError unless a trial can train and be measured on this data.
+
+        ImportError where the objective needs a package that is not installed.
+        """
         available = len(data.validation)
         enough = 0 < available >= (self.images or 0)
         check.that(enough, "images", self.images, f"{data.validation.name} has {available}")
+        judge = self.judge(self.epsilon_on(data))
+        if isinstance(judge, Refusing):
+            judge.check(data.train.num_classes, data.train.shape)
         self.training(data.train, self.build({}, self.epsilon_on(data)), seed=0)
 
     def training(self, train: Split, method: methods.Method, seed: int) -> Training:

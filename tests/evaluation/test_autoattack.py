@@ -3,6 +3,7 @@
 import importlib
 import logging
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import Evaluation
 
 pyautoattack = pytest.importorskip("pyautoattack")
-# The package exports a function of the same name, which hides the module.
+# av.autoattack is the function; the module of that name stays reachable.
 module = importlib.import_module("avmixup_kit.evaluation.autoattack")
 
 EPSILON = 0.15
@@ -67,11 +68,12 @@ def test_a_few_random_queries_are_the_package_s_on_each_image_alone(trained, dig
     assert not torch.equal(direct(trained, x, y, few, 3, 60), one_by_one)
 
 
+@pytest.mark.parametrize(("norm", "radius"), [("linf", 0.4), ("l2", 2.5)])
 @pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t"])
-def test_starts_are_those_of_each_image_alone(trained, digits, attack):
+def test_starts_are_those_of_each_image_alone(trained, digits, attack, norm, radius):
     """Three steps at a wide radius: the adversarial images still show where they started."""
     x, y = tensors(digits.test.subset(12))
-    wide = AutoAttack(0.4, (attack,), targets=2)
+    wide = AutoAttack(radius, (attack,), targets=2, norm=norm)
 
     def run(images, labels, same_for_all):
         made = wide.adversary(pyautoattack, trained, 7, attack, 10, torch.device("cpu"))
@@ -192,14 +194,149 @@ def test_without_the_package_the_error_says_how_to_get_it(trained, digits, monke
         evaluate(trained, digits.test.subset(5), [autoattack(EPSILON, "quick")])
 
 
-def test_few_classes(digits):
-    split = replace(digits.test, labels=digits.test.labels % 3, classes=("a", "b", "c"))
-    model = av.small_cnn(split)
-    with pytest.raises(ValueError, match="apgd-t needs 4 classes or more, the model has 3"):
-        evaluate(model, split.subset(20), [autoattack(EPSILON)])
-    left = AutoAttack(EPSILON, ("apgd-ce", "fab-t", "square"), queries=20)
-    result = evaluate(model, split.subset(6), [left])
-    assert result.n == 6
+class Linear(nn.Module):
+    """Logits W x + b: the exact distance to another class is margin / dual norm of w_y - w_j."""
+
+    def __init__(self, classes, side=6):
+        super().__init__()
+        rng = torch.Generator().manual_seed(classes)
+        self.w = nn.Parameter(torch.randn(classes, side * side, generator=rng))
+        self.b = nn.Parameter(-self.w.detach() @ torch.full((side * side,), 0.5))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.w.T + self.b
+
+    def distance(self, x, y, norm):
+        """The radius at which each image falls, (N,), pixel limits aside."""
+        with torch.no_grad():
+            logits = self(x)
+            gaps = logits.gather(1, y[:, None]) - logits
+            ways = (self.w[y][:, None] - self.w[None]).norm(1 if norm == "linf" else 2, dim=2)
+            return (gaps / ways).scatter(1, y[:, None], float("inf")).amin(1)
+
+
+@pytest.fixture(params=[2, 3], ids=["two classes", "three classes"])
+def linear(request):
+    """A linear model, images in the middle of the pixels' range, their labels."""
+    model = Linear(request.param).eval()
+    x = 0.5 + 0.2 * (torch.rand(40, 1, 6, 6, generator=torch.Generator().manual_seed(1)) - 0.5)
+    return model, x, model(x).argmax(1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("attacks", ["apgd-t", "fab-t", None])
+def test_below_four_classes_verdicts_are_those_of_a_brute_force(linear, norm, attacks):
+    model, x, y = linear
+    exact = model.distance(x, y, norm)
+    radius = float(exact.median()) * 1.01
+    assert radius < 0.35  # no pixel limit is in the way
+    assert (exact / radius - 1).abs().min() > 1e-3  # nobody on the edge
+    attack = autoattack(radius, norm=norm, attacks=attacks, queries=20)
+    result = evaluate(model, (x, y), [attack], batch_size=16)
+    found, standing = result.of(attack.name), exact > radius
+    assert torch.equal(found, standing)
+    assert 5 < int(found.sum()) < 35
+    if attacks != "fab-t":
+        left = dict(result.stages[attack.name])
+        assert "APGD-T (margin)" in left
+        assert "APGD-T" not in left
+        (note,) = result.notes
+        assert note.startswith("APGD-T climbs the margin: its DLR loss needs 4 classes")
+
+
+def test_with_four_classes_the_packages_own_loss_is_climbed(trained):
+    for classes, own in ((3, False), (4, True)):
+        device = torch.device("cpu")
+        made = SHORT.adversary(pyautoattack, trained, 0, "apgd-t", classes, device)
+        assert ("dlr_loss_targeted" not in vars(made.apgd_targeted)) == own
+
+
+def test_what_cannot_be_attacked_is_refused_before_any_other_attack_is_paid_for(trained, digits):
+    class Paid(nn.Module):
+        def forward(self, x):
+            assert not x.requires_grad, "an attack was run"
+            return trained(x[:, :, :8, :8])
+
+    # Square's l2 tiles leave the image at 12 x 12.
+    x, y = torch.full((4, 1, 12, 12), 0.5), torch.tensor([0, 1, 2, 3])
+    message = r"image size = '12 x 12' is not allowed: .*leave it out with attacks=\('apgd-ce', "
+    with pytest.raises(ValueError, match=message):
+        evaluate(Paid().eval(), (x, y), [av.pgd(), autoattack(0.5, norm="l2")], check=False)
+    lonely = replace(digits.test, labels=digits.test.labels * 0, classes=("all",))
+    with pytest.raises(ValueError, match="number of classes = 1 is not allowed"):
+        evaluate(Paid().eval(), lonely, [av.pgd(), autoattack(0.1)], check=False)
+
+
+@pytest.mark.parametrize("height", range(4, 40, 5))
+@pytest.mark.parametrize("wider", [0, 1, 7])
+def test_square_under_l2_is_refused_where_the_package_would_fail(height, wider):
+    shape = (1, height, height + wider)
+    square = AutoAttack(0.5, ("square",), queries=3, norm="l2")
+    try:
+        square.check(4, shape)
+        fine = True
+    except ValueError:
+        fine = False
+    x, y = torch.full((2, *shape), 0.5), torch.zeros(2, dtype=torch.int64)
+
+    class Corner(nn.Module):
+        def forward(self, x):
+            return torch.stack([x[:, 0, 0, 0] + 9, x[:, 0, 0, 1]], dim=1)
+
+    made = square.adversary(pyautoattack, Corner(), 0, "square", 2, torch.device("cpu"))
+    with nullcontext() if fine else pytest.raises((RuntimeError, ZeroDivisionError)):
+        made.square.perturb(x, y)
+
+
+def test_l2_verdicts_are_the_package_s_on_each_image_alone(trained, digits):
+    split = digits.test.subset(8)
+    short = replace(SHORT, epsilon=0.6, norm="l2")
+    x, y = tensors(split)
+    alone = []
+    for i in range(len(split)):
+        adversary = pyautoattack.AutoAttack(
+            trained, eps=0.6, norm="L2", seed=5, version="custom", attacks=list(short.attacks)
+        )
+        adversary.apgd.n_restarts = 1
+        adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = 1
+        adversary.square.n_queries = 40
+        _, predicted = adversary.run_standard_evaluation(x[i : i + 1], y[i : i + 1], batch_size=1)
+        alone.append(predicted == y[i : i + 1])
+    result = evaluate(trained, split, [short], seed=5)
+    assert torch.equal(result.of("AutoAttack l2"), torch.cat(alone))
+    assert (result.norm, result.epsilon) == ("l2", 0.6)
+    assert 0 < int(result.of("AutoAttack l2").sum()) < int(result.of("Clean").sum())
+
+
+def test_few_l2_queries_are_the_package_s_on_each_image_alone(trained, digits):
+    split = digits.test.subset(40)
+    few = AutoAttack(1.8, ("square",), queries=12, norm="l2")
+    whole = evaluate(trained, split, [few], seed=3).of(few.name)
+    single = [evaluate(trained, split.subset([i]), [few], seed=3).of(few.name) for i in range(40)]
+    assert torch.equal(whole, torch.cat(single))
+    batch = evaluate(trained, split, [replace(few, per="batch")], seed=3).of(few.name)
+    assert not torch.equal(whole, batch)  # the random numbers decide
+
+
+def test_own_settings_stand_in_the_heading():
+    assert autoattack(0.1, attacks=["apgd-ce", "square"]).name == "AutoAttack (APGD-CE, Square)"
+    few = autoattack(0.1, "quick", queries=50, norm="l2")
+    assert (few.name, few.queries, few.targets) == ("AutoAttack (quick, queries=50) l2", 50, 3)
+    assert autoattack(0.1, attacks="apgd-t", targets=2).name == "AutoAttack (APGD-T, targets=2)"
+    assert autoattack(0.1, targets=9, queries=5000) == autoattack(0.1)
+
+
+def test_the_function_leaves_the_module_of_its_name_usable():
+    from avmixup_kit.evaluation import autoattack as itself
+
+    assert av.autoattack is itself.autoattack is autoattack
+    assert itself is module
+
+
+def test_the_text_of_an_l_infinity_autoattack_is_what_it_was():
+    assert ", norm=" not in repr(AutoAttack(0.1))
+    assert repr(AutoAttack(0.1)).startswith("AutoAttack(epsilon=0.1, attacks=('apgd-ce', ")
+    assert "norm='l2'" in repr(AutoAttack(0.1, norm="l2"))
 
 
 @pytest.mark.parametrize(
@@ -211,6 +348,18 @@ def test_few_classes(digits):
             "version = 'rand' is not allowed: one of standard, quick",
         ),
         (lambda: AutoAttack(0.1, ("pgd",)), r"attacks = \('pgd',\) is not allowed: one or more of"),
+        (
+            lambda: autoattack(0.1, attacks=["ce"]),
+            r"attacks = \('ce',\) is not allowed: one or more",
+        ),
+        (
+            lambda: autoattack(0.0, norm="l2"),
+            "epsilon = 0.0 is not allowed: the length of a vector",
+        ),
+        (
+            lambda: autoattack(0.1, norm=cast(Any, "l1")),
+            "norm = 'l1' is not allowed: one of linf, l2",
+        ),
         (lambda: AutoAttack(0.1, ()), r"attacks = \(\) is not allowed"),
         (lambda: AutoAttack(0.1, queries=0), "queries = 0 is not allowed: a whole number"),
         (

@@ -414,6 +414,37 @@ def test_a_plan_that_cannot_be_is_one_line(changes, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_search_on_three_classes_ends_with_a_result_and_is_measured_again(data, tmp_path):
+    """APGD-T's own loss needs four classes; every trial used to be trained, then the end failed."""
+    pytest.importorskip("pyautoattack")
+
+    def three(split, count):
+        few = split.subset((split.labels < 3).nonzero().squeeze(1)[:count])
+        return dataclasses.replace(few, classes=("0", "1", "2"))
+
+    counts = {"train": 60, "validation": 4, "test": 3}
+    parts = {part: three(getattr(data, part), count) for part, count in counts.items()}
+    few = dataclasses.replace(data, **parts)
+    chosen = plan(objective="apgd-t", images=4, prune=False)
+    result = tuning.search(few, tmp_path, trials=2, plan=chosen)
+    assert [trial.state for trial in result.trials] == ["complete", "complete"]
+    again = tuning.remeasure(result, few, tmp_path, plan=chosen, seeds=(0,))
+    notes = again.again["best"][0].notes
+    assert [note for note in notes if note.startswith("APGD-T climbs the margin")]
+
+
+def test_an_objective_that_cannot_attack_the_images_is_refused_before_the_first_trial(data):
+    pytest.importorskip("pyautoattack")
+
+    def grown(split):
+        return dataclasses.replace(split, images=split.images.repeat(1, 1, 2, 2)[..., :12, :12])
+
+    parts = {part: grown(getattr(data, part)) for part in ("train", "validation", "test")}
+    wide = dataclasses.replace(data, **parts)
+    with pytest.raises(ValueError, match="image size = '12 x 12' is not allowed"):
+        plan(objective=autoattack(0.5, norm="l2")).check(wide)
+
+
 def test_attacks_on_the_margin_are_taken_and_nothing_else():
     for given in (av.cw(steps=5, epsilon=0.1), autoattack(0.1), RandomSearch(0.1, 10)):
         assert plan(objective=given).judge(0.1) is given
