@@ -30,7 +30,9 @@ def told(
                     tqdm.write(f"step {record.step}: loss {record.loss:.4f}, lr {record.lr:g}")
                 for sign in record.signs:
                     tqdm.write(f"step {record.step}: warning: {sign.words}")
-            bar.update(record.step + 1 - bar.n)
+            if not bar.n:
+                bar.initial = bar.n = record.step  # a run that is taken up keeps its true pace
+            bar.update()
             yield record
 
 
