@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from tqdm.auto import tqdm
 
 from avmixup_kit import methods, models
 from avmixup_kit import search as tuning
@@ -39,6 +38,7 @@ from avmixup_kit.training import runs
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
 from avmixup_kit.training.settings import Precision, Settings
+from avmixup_kit.training.updates import OptimizerName, ScheduleName
 
 
 def _seen(words: Sequence[str]) -> Namespace:
@@ -95,11 +95,19 @@ class Train:
     turns: Path | None = None
     """A run folder or exported file whose dial turns are replayed."""
     resume: bool = False
-    """Go on with the run in the folder."""
+    """Go on with the run in the folder; for more steps, where the schedule allows."""
+    optimizer: OptimizerName = "sgd"
+    """What updates the weights; adam and adamw want an lr of their own, such as 0.001."""
+    schedule: ScheduleName = "steps"
+    """Of the learning rate: decay_at; or up to 40 % of the steps, then down to 0; or a cosine."""
+    average: float | None = None
+    """Also keep an averaged copy of the weights, which is then measured, saved and evaluated: how
+    much of it stays at each step, such as 0.995."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     curves_every: int = 500
-    """Steps between measurements of clean and PGD10 accuracy on training and validation images."""
+    """Steps between measurements of accuracy, clean, under FGSM and PGD10, on training and
+    validation images."""
     curve_images: int = 500
     """How many images of each split those use."""
     compile: bool = False
@@ -127,6 +135,9 @@ class Train:
             dial,
             compile=self.compile,
             sync_batch_norm=self.sync_batch_norm,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            average=self.average,
             settings=self.settings,
         )
         records = runs.log(
@@ -143,16 +154,9 @@ class Train:
         talks = distributed.rank() == 0
         first = next(records, None)  # what is wrong with the folder is told before a bar appears
         if first is not None:
-            for record in tqdm(
-                chain([first], records),
-                total=training.steps,
-                initial=first.step,
-                unit="step",
-                desc=str(self.folder),
-                disable=not talks,
-            ):
-                if talks and record.step % 100 == 0:
-                    tqdm.write(f"step {record.step}: loss {record.loss:.4f}, lr {record.lr:g}")
+            going = chain([first], records)
+            for _ in runs.told(going, training.steps, str(self.folder), quiet=not talks):
+                pass
         if not talks:
             return
         if training.step < training.steps:
@@ -176,6 +180,8 @@ class Evaluate:
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     checkpoint: Literal["latest", "best"] = "latest"
     """Which network: the last, or the best on validation images."""
+    weights: Literal["averaged", "trained"] = "averaged"
+    """Which of its weights: the averaged copy's, where the run has one, or those trained."""
     split: Literal["test", "validation", "train"] = "test"
     """Which images."""
     images: int | None = None
@@ -228,7 +234,8 @@ class Evaluate:
         split = getattr(loaded, self.split)
         split = split if self.images is None else split.subset(self.images)
         epsilon = loaded.epsilon if self.epsilon is None else self.epsilon
-        network = runs.load_model(self.folder / f"{self.checkpoint}.pt", split.device)
+        path = self.folder / f"{self.checkpoint}.pt"
+        network = runs.load_model(path, split.device, weights=self.weights)
         given = {"batch_size": self.batch_size, "seed": self.seed, "draws": self.draws}
         judge = partial(evaluate, network, split, **given)
         result = judge(self._rows(epsilon), rule=self.rule, progress=sys.stderr.isatty())

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from avmixup_kit import methods, models
 from avmixup_kit._base import files, html, provenance
@@ -66,9 +65,8 @@ def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> di
             resume=(folder / name / "run.json").exists(),
             curves_every=max(1, steps // 20),
         )
-        for record in (bar := tqdm(records, total=steps, desc=f"train {name:8}", unit="step")):
-            if record.step % 50 == 0:
-                bar.set_postfix(loss=f"{record.loss:.3f}")
+        for _ in runs.told(records, steps, f"train {name}", every=max(1, steps // 4)):
+            pass
         evaluations[name] = evaluate(training.model, data.test, ladder, progress=True)
         runs.save_evaluation(folder / name, evaluations[name])
         networks[name] = training.model

@@ -67,7 +67,7 @@ def train(data: av.Data, name: str, seed: int, folder: Path) -> torch.nn.Module:
         training,
         folder,
         resume=(folder / "run.json").exists(),
-        curves=lambda training: scatter(training) | accuracy(training),
+        curves=lambda network: scatter(network) | accuracy(network),
         curves_every=STEPS // 20,
         best="PGD10, validation",
     )

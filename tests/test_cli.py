@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from typing import Literal
 
 import pytest
 import torch
@@ -149,6 +150,50 @@ def test_train_is_the_library_and_resume_goes_on(monkeypatch, tmp_path, digits):
         assert torch.equal(tensor, states[1]["model"][name])
 
 
+def test_train_takes_optimizer_schedule_and_average_and_goes_on(
+    monkeypatch, tmp_path, capsys, digits
+):
+    run = tmp_path / "run"
+    words = ["--method", "standard", "--optimizer", "adamw", "--lr", "0.002", "--average", "0.5"]
+    call(monkeypatch, "train", run, *words, "--decay-at", "3", "9", *SHORT)
+    network = av.small_cnn(digits, seed=0, base_channels=4)
+    training = av.Training(
+        network, digits.train, av.standard(), 4, batch_size=16, optimizer="adamw", lr=0.002,
+        average=0.5, decay_at=(3, 9),
+    )  # fmt: skip
+    list(training)
+    assert training.averaged is not None
+    networks: dict[Literal["averaged", "trained"], torch.nn.Module]
+    networks = {"averaged": training.averaged, "trained": training.model}
+    for weights, expected in networks.items():
+        found = runs.load_model(run, weights=weights).state_dict()
+        assert all(torch.equal(found[name], t) for name, t in expected.state_dict().items())
+        evaluate = ["evaluate", run, "--images", "30", "--steps", "1", "--weights", weights]
+        call(monkeypatch, *evaluate)
+        right = av.evaluate(expected.eval(), digits.test.subset(30)).accuracy()
+        assert json.loads((run / "evaluation.json").read_text())["accuracy"]["Clean"] == right
+    longer = ["--steps", "6", *SHORT[2:]]
+    call(monkeypatch, "train", run, *words, "--decay-at", "3", "9", *longer, "--resume")
+    capsys.readouterr()
+    assert checkpoints.load_checkpoint(run / "latest.pt")["training"]["step"] == 6
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "train", run, *words, "--schedule", "cosine", *longer, "--resume")
+    assert "holds another run: schedule was 'steps', is 'cosine'" in capsys.readouterr().err
+
+
+def test_redirected_output_holds_no_bar_and_says_when_a_training_collapses(
+    monkeypatch, tmp_path, capsys
+):
+    words = ["--steps", "210", "--batch-size", "32", "--base-channels", "4", "--lr", "3"]
+    few = ["--attack-steps", "1", "--curve-images", "10"]
+    call(monkeypatch, "train", tmp_path / "run", *words, *few)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert re.search(r"^step 199: warning: collapse: over 200 steps the mean loss", said.out, re.M)
+    assert len(re.findall(r"^step \d+: loss", said.out, re.M)) == 3
+    assert "FGSM, train: " in said.out
+
+
 def test_exported_turns_are_replayed(monkeypatch, tmp_path):
     dial = av.Dial(av.avmixup(epsilon=0.15))
     dial(0)
@@ -189,6 +234,9 @@ def test_a_training_of_limited_time_says_how_far_it_came(monkeypatch, tmp_path, 
         (["--device", "cuda"], "device = 'cuda' is not allowed: this machine has no CUDA"),
         (["--batch-size", "2000"], "batch_size = 2000 is not allowed"),
         (["--resume"], "holds no run to resume"),
+        (["--optimizer", "adam"], "lr = 0.1 is not allowed: it is SGD's; adam needs its own, such"),
+        (["--schedule", "cosine", "--decay-factor", "0.5"], "decay_factor = 0.5 is not allowed"),
+        (["--average", "1"], "average = 1.0 is not allowed: from 0 up to 1"),
     ],
 )
 def test_what_a_user_can_put_right_is_one_line(monkeypatch, tmp_path, capsys, words, message):
@@ -250,4 +298,4 @@ def test_the_demonstration_writes_table_page_and_run_folders(monkeypatch, tmp_pa
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", markup), "the page fetches something"
     assert "<script src" not in page
     call(monkeypatch, "demo", "--folder", tmp_path, "--steps", "4")  # taken up: nothing to do
-    assert capsys.readouterr().out == table
+    assert table.endswith(capsys.readouterr().out)

@@ -1,6 +1,7 @@
 """What a bad argument is told: "x = v is not allowed: what is, and what to do"."""
 
-from collections.abc import Iterable, Mapping
+import ast
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -25,9 +26,42 @@ def one_of(name: str, value: Any, options: Iterable[Any]) -> None:
 def same(was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
     """Raise ValueError unless ``was`` holds all of ``now``; the message says only what differs."""
     different = [
-        f"{key} was {was.get(key)!r}, is {value!r}"
+        difference
         for key, value in now.items()
         if was.get(key) != value
+        for difference in _differences(key, was.get(key), value)
     ]
     if different:
         raise ValueError(f"{where}: {'; '.join(different)}")
+
+
+def _differences(name: str, was: Any, now: Any) -> Iterator[str]:
+    """Yield what differs; of two reprs of one kind, only the arguments that do."""
+    old, new = (_arguments(value) for value in (was, now))
+    if old is None or new is None or old.keys() != new.keys() or old[""] != new[""]:
+        yield f"{name} was {was!r}, is {now!r}"
+        return
+    for key in new:
+        if old[key] != new[key]:
+            yield from _differences(f"{name}.{key}", _Code(old[key]), _Code(new[key]))
+
+
+class _Code(str):
+    """Code, which is shown as it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _arguments(value: Any) -> dict[str, str] | None:
+    """Return the keyword arguments of a call as code by name, and its function as ""."""
+    try:
+        call = ast.parse(value if isinstance(value, str) else repr(value), mode="eval").body
+    except SyntaxError:
+        return None
+    if not isinstance(call, ast.Call) or call.args:
+        return None
+    code = {str(word.arg): ast.unparse(word.value) for word in call.keywords}
+    return {"": ast.unparse(call.func)} | code

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 LOADED: dict[str, Path] = {}  # in this process, in order
 
@@ -41,3 +42,21 @@ def load_plugin(path: Path) -> None:
         said = str(error).splitlines()[0] if str(error) else "no message"
         raise ImportError(f"--plugin {path}: {type(error).__name__}: {said}") from error
     LOADED[name] = path.resolve()
+
+
+def find(home: str) -> Any:
+    """Return what ``module:qualname`` names in a module that is imported; None where it is not."""
+    module, _, qualname = home.partition(":")
+    value: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        value = getattr(value, part, None)
+    return value
+
+
+def remedy(home: str) -> str:
+    """Return what to do about a ``module:qualname`` that was not found."""
+    module = home.partition(":")[0]
+    return (
+        f"import {module} first, or pass --plugin {module.rpartition('.')[2]}.py; code that a run "
+        "folder names is never run"
+    )

@@ -4,6 +4,7 @@ from avmixup_kit._base.statistics import mcnemar, wilson
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.evaluation.compare import Comparison, compare
 from avmixup_kit.evaluation.crafting import craft, starts
+from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.draws import MeanOverDraws
 from avmixup_kit.evaluation.epsilons import (
     EpsilonCurve,
@@ -38,6 +39,7 @@ __all__ = [
     "evaluate",
     "mcnemar",
     "model_device",
+    "robust_curves",
     "starts",
     "text_table",
     "transfer_matrix",

@@ -5,11 +5,11 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import nn
 
 from avmixup_kit import methods
 from avmixup_kit._base.plots import COLOURS, DASHES, GREY, error_bars, graph_objects, styled
 from avmixup_kit.data import Data
-from avmixup_kit.evaluation.images import HasModel
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.methods import attacks
@@ -21,23 +21,25 @@ if TYPE_CHECKING:
 CURVE_IMAGES = 250
 
 
-def robust_curves(data: Data, images: int | None = None) -> Callable[[HasModel], dict[str, float]]:
-    """Return a measure of clean and PGD10 accuracy on training and validation images.
+def robust_curves(data: Data, images: int | None = None) -> Callable[[nn.Module], dict[str, float]]:
+    """Return a measure of a network for ``runs.log(curves=...)``: how many images it gets right.
+
+    Clean, under FGSM and under PGD10, of training and of validation images: "PGD10, validation".
 
     Args:
         data: its training and validation splits are used, never its test split.
         images: at most so many of each; None is all.
     """
-    attack = attacks.pgd(steps=10, epsilon=data.epsilon)
+    ladder = [attacks.fgsm(data.epsilon), attacks.pgd(steps=10, epsilon=data.epsilon)]
     splits = {
         name: split if images is None else split.subset(min(images, len(split)))
         for name, split in (("train", data.train), ("validation", data.validation))
     }
 
-    def measure(training: HasModel) -> dict[str, float]:
+    def measure(network: nn.Module) -> dict[str, float]:
         curves = {}
         for name, split in splits.items():
-            evaluation = evaluate(training.model, split, [attack], check=False)
+            evaluation = evaluate(network, split, ladder, check=False)
             curves |= {f"{row}, {name}": evaluation.accuracy(row) for row in evaluation.names}
         return curves
 

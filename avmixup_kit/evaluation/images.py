@@ -1,7 +1,6 @@
 """What can be evaluated: a split, or a pair of float images and class numbers."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -72,13 +71,6 @@ def as_images(model: nn.Module, given: ImageSet | Pair) -> ImageSet:
     check.that(ends[0] >= 0 and ends[1] < classes, "labels' range", ends, allowed)
     names = tuple(str(number) for number in range(classes))
     return FloatImages(x.detach().float(), labels.to(torch.int64), names)
-
-
-class HasModel(Protocol):
-    """Whatever trains a model and is measured meanwhile, as a ``Training``."""
-
-    @property
-    def model(self) -> nn.Module: ...
 
 
 def model_device(model: nn.Module) -> torch.device:

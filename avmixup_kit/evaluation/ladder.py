@@ -5,6 +5,7 @@ evaluated changes a verdict, and no generator of a training is touched. Only exa
 standing are attacked.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -208,8 +209,18 @@ def _bar(total: int, show: bool) -> Iterator[Callable[[int], object]]:
         return
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, unit="image", desc="attack", leave=False) as bar:
-        yield bar.update
+    with tqdm(total=total, unit="image", desc="attack", leave=False, disable=None) as bar:
+        done, all_of_it = 0, max(total, 1)
+
+        def advance(count: int) -> None:
+            nonlocal done
+            before, done = done, done + count
+            bar.update(count)
+            # Nothing but a terminal or a notebook can show a bar; files get ten lines.
+            if bar.disable and 10 * done // all_of_it > 10 * before // all_of_it:
+                print(f"attack: {done} of {total} images", file=sys.stderr, flush=True)
+
+        yield advance
 
 
 def _correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

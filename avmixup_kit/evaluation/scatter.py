@@ -26,7 +26,7 @@ from avmixup_kit._base import check, plots
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.crafting import craft
-from avmixup_kit.evaluation.images import HasModel, ImageSet, batch_on
+from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.methods.attacks import Attack, frozen, pgd
 from avmixup_kit.methods.losses import margin
 
@@ -104,8 +104,9 @@ def scatter(
         "margin": float(cells["margin", "train", "clean"].mean()) ** 2,
     }
     values = {
+        # A network that has collapsed to one answer has no unit: every ratio is nan.
         (quantity, name, sight): _within(cells[quantity, name, sight], labels[name])
-        / units[quantity]
+        / (units[quantity] or float("nan"))
         for quantity, name, sight in product(QUANTITIES, SETS, SIGHTS)
     }
     return Scatter(values, {name: len(labels[name]) for name in SETS})
@@ -170,8 +171,8 @@ def _between(values: Tensor, labels: Tensor) -> float:
 
 def curves(
     data: Data, attack: Attack | None = None, *, count: int = 250
-) -> Callable[[HasModel], dict[str, float]]:
-    """Return a measure of a training for ``runs.log(curves=...)``: the eight variances.
+) -> Callable[[nn.Module], dict[str, float]]:
+    """Return a measure of a network for ``runs.log(curves=...)``: the eight variances.
 
     ``count`` images of training and of validation are looked at, never test images.
     """
@@ -179,7 +180,7 @@ def curves(
     train, held_out = (
         split.subset(min(count, len(split))) for split in (data.train, data.validation)
     )
-    return lambda training: scatter(training.model, train, held_out, attack).curves()
+    return lambda network: scatter(network, train, held_out, attack).curves()
 
 
 def figure(

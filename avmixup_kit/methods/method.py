@@ -10,7 +10,6 @@ the paper's. A stage is a frozen dataclass, of the kit or of one's own.
 
 import ast
 import dataclasses
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from avmixup_kit._base import plugins
 from avmixup_kit._base.shapes import Images
 from avmixup_kit.methods import attacks, losses, mixing, sources
 from avmixup_kit.methods.attacks import NoAttack
@@ -189,13 +189,7 @@ def parse(text: str, stages: Mapping[str, str] | None = None) -> Any:
 
 
 def _found(name: str, home: str) -> type:
-    module, _, qualname = home.partition(":")
-    value: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        value = getattr(value, part, None)
+    value = plugins.find(home)
     if not (isinstance(value, type) and dataclasses.is_dataclass(value)):
-        raise ValueError(
-            f"{name} is {home}, which is not there: import {module} first, or pass "
-            f"--plugin {module.rpartition('.')[2]}.py; code that a run folder names is never run"
-        )
+        raise ValueError(f"{name} is {home}, which is not there: {plugins.remedy(home)}")
     return value

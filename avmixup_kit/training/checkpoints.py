@@ -48,6 +48,23 @@ def save_checkpoint(
             old.unlink()
 
 
+def content(architecture: str | None, state: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run folder's checkpoint holds: network, its weights, the training's state.
+
+    The weights are those of the averaged copy where there is one; those trained are in the state.
+
+    Raises:
+        FloatingPointError: a weight is not finite.
+    """
+    for name, tensor in state["model"].items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise FloatingPointError(f"{name} is no longer finite")
+    average, inside = state.get("average") or {}, "module."
+    averaged = {k.removeprefix(inside): v for k, v in average.items() if k.startswith(inside)}
+    weights = averaged or state["model"]
+    return {"architecture": architecture, "model": weights, "training": state}
+
+
 def check_piece_mib(piece_mib: int | None) -> None:
     """Raise ValueError unless it is None or a size in MiB, 1 or more."""
     if piece_mib is not None:

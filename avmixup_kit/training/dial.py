@@ -6,6 +6,8 @@ from typing import Any
 
 from avmixup_kit.methods.method import Method, check_saved, own_stages, parse
 
+_NUMBERS = (bool, int, float)
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -15,8 +17,9 @@ class Turn:
     change: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready record; values are the code that rebuilds them."""
-        record = {"step": self.step, "change": {k: repr(v) for k, v in self.change.items()}}
+        """Return a JSON-ready record; but for numbers, values are the code that rebuilds them."""
+        change = {k: v if type(v) in _NUMBERS else repr(v) for k, v in self.change.items()}
+        record = {"step": self.step, "change": change}
         stages = own_stages(tuple(self.change.values()))
         return record | {"stages": stages} if stages else record
 
@@ -24,7 +27,10 @@ class Turn:
     def from_json(cls, record: dict[str, Any]) -> "Turn":
         """Return the turn that ``to_json`` wrote."""
         stages = record.get("stages")
-        change = {key: parse(value, stages) for key, value in record["change"].items()}
+        change = {
+            key: parse(value, stages) if isinstance(value, str) else value
+            for key, value in record["change"].items()
+        }
         return cls(int(record["step"]), change)
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -21,8 +21,10 @@ from avmixup_kit.models.weights import first_answer, load_weights
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.precision import float32_products, native_bf16, native_tf32
 from avmixup_kit.training.settings import Settings
+from avmixup_kit.training.signs import Sign
+from avmixup_kit.training.updates import Optimizer, Schedule, Updates
 
-Schedule = Callable[[int], Method]
+Methods = Callable[[int], Method]
 
 
 class TrainingDiverged(FloatingPointError):
@@ -31,17 +33,28 @@ class TrainingDiverged(FloatingPointError):
 
 @dataclass(frozen=True)
 class Record:
-    """What one optimiser step did: its number (from 0), mean loss, learning rate and method."""
+    """What one optimiser step did: its number (from 0), mean loss, learning rate and method.
+
+    From ``runs.log`` also what was measured after it: ``curves`` by name (empty at most steps), and
+    ``signs`` that the training goes wrong, each when it is first seen.
+    """
 
     step: int
     loss_tensor: Tensor = field(repr=False)
     lr: float
     method: Method
+    curves: Mapping[str, float] = field(default_factory=dict)
+    signs: tuple[Sign, ...] = ()
 
     @property
     def loss(self) -> float:
         """The loss as a number; on CUDA, asking waits for the step to end."""
         return float(self.loss_tensor)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Loss, learning rate and curves by name, as any logger takes them."""
+        return {"loss": self.loss, "lr": self.lr, **self.curves}
 
 
 class Watch:
@@ -102,31 +115,43 @@ class Training(Iterator[Record]):
         compile: compile the network's passes (``compiled.Compiled``).
         sync_batch_norm: with several processes, whether a batch norm sees the whole batch instead
             of its process's share. In both cases running averages are the same on all processes.
+        optimizer: "sgd" (the paper's), "adam" or "adamw", with lr and weight decay of the settings;
+            or a function of the list of parameters, such as ``partial(torch.optim.AdamW,
+            lr=0.001)``, which brings all its settings. Its step() is called without arguments.
+        schedule: of the learning rate, which the optimizer's lr is the peak of, group by group:
+            "steps" (the paper's, ``decay_at``); "cyclic", a straight line from 0 before the first
+            step up to the peak at 40 % of the steps and down to 0 after the last; "cosine", from
+            the peak down to 0 after the last step; or a function from step (0 is the first) to the
+            learning rate itself, of all groups. What it says is set anew before each step.
         average: how much of the averaged copy of the weights stays at each step, such as 0.995;
             None keeps no copy.
         teacher: a fixed network that the method's stages may ask, as ``model.teacher``.
         settings: fields of Settings by name (seed, batch_size, lr, ...).
 
     ``averaged`` is the averaged copy of the model, where ``average`` asks for one: it follows the
-    weights after each step, and takes over batch norm's running averages.
+    weights after each step, and takes over batch norm's running averages, which are averages of
+    nearly the same network already. After the last step the model is in eval mode.
 
     Raises:
-        TypeError: something else in place of a method, or an argument that there is none of.
-        ValueError: an illegal setting; fewer images than one batch; a model with another number of
-            classes than the data; a precision that the device only emulates; a batch that cannot
-            be shared out evenly.
+        TypeError: something else in place of a method, an argument that there is none of, or a
+            function as optimizer that returns something else.
+        ValueError: an illegal setting, or one that optimizer or schedule would leave unused; fewer
+            images than one batch; a model with another number of classes than the data; a precision
+            that the device only emulates; a batch that cannot be shared out evenly.
     """
 
     def __init__(
         self,
         model: nn.Module,
         split: Split,
-        method: Method | Dial | Schedule,
+        method: Method | Dial | Methods,
         steps: int | None = None,
         *,
         device: str | torch.device | None = None,
         compile: bool = False,
         sync_batch_norm: bool = False,
+        optimizer: Optimizer = "sgd",
+        schedule: Schedule = "steps",
         average: float | None = None,
         teacher: nn.Module | None = None,
         settings: Settings | None = None,
@@ -139,7 +164,6 @@ class Training(Iterator[Record]):
             settings = Settings(steps, **changes)
         elif steps is not None or changes:
             raise ValueError("pass either settings or steps and its companions, not both")
-        self.settings = settings
         if device is not None:
             model = model.to(
                 distributed.choose_device(device) if isinstance(device, str) else device
@@ -150,11 +174,12 @@ class Training(Iterator[Record]):
         self.split = split.to(self.device)
         self.dial = method if isinstance(method, Dial) else None
         self.method = method.initial if isinstance(method, Dial) else method
-        self.schedule: Schedule = (lambda step: method) if isinstance(method, Method) else method
+        self._method_at: Methods = (lambda step: method) if isinstance(method, Method) else method
         self._next_step = 0
         self._order: Tensor | None = None
         self._epoch = -1
         self.rng = Generator(device=self.device).manual_seed(settings.seed)
+        self.settings = settings
         self._check(model)
         self.sync_batch_norm = sync_batch_norm
         if sync_batch_norm:
@@ -174,18 +199,8 @@ class Training(Iterator[Record]):
             self._average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(average))
             self._average.requires_grad_(False).eval()
         self._watch = Watch(self.device)
-        kernels = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-        others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-        decay = settings.weight_decay
-        self.optimiser = torch.optim.SGD(
-            [
-                {"params": kernels, "weight_decay": decay},
-                {"params": others, "weight_decay": decay if settings.decay_all else 0.0},
-            ],
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-        )
+        self.updates = Updates(model, settings, changes, optimizer, schedule)
+        self.settings = self.updates.settings
 
     def _check(self, model: nn.Module) -> None:
         split, size, precision = self.split, self.settings.batch_size, self.settings.precision
@@ -210,9 +225,31 @@ class Training(Iterator[Record]):
             )
 
     @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        """What updates the weights."""
+        return self.updates.optimiser
+
+    @optimiser.setter
+    def optimiser(self, other: object) -> None:
+        raise AttributeError(
+            f"optimiser = {type(other).__name__} is not allowed: a training keeps its optimiser; "
+            "pass Training(..., optimizer=...)"
+        )
+
+    optimizer = optimiser
+
+    @property
     def averaged(self) -> nn.Module | None:
         """The averaged copy of the model, in eval mode; None without ``average``."""
         return None if self._average is None else self._average.module
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that curves, checkpoints and evaluations are about.
+
+        It is the averaged copy where there is one, else the model.
+        """
+        return self.averaged or self.model
 
     def _asked(self, network: nn.Module) -> nn.Module:
         """Return the network as stages see it: with its averaged copy and its teacher."""
@@ -252,12 +289,11 @@ class Training(Iterator[Record]):
     def __next__(self) -> Record:
         if self._next_step >= self.settings.steps:
             self._watch.check()
+            self.model.eval()
             raise StopIteration
         step = self._next_step
-        method = self.schedule(step)
-        lr = self.settings.lr_at(step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
+        method = self._method_at(step)
+        lr = self.updates.begin(step)
         loss, reason = None, ""
         try:
             loss = self._update(step, lr, method)
@@ -271,6 +307,8 @@ class Training(Iterator[Record]):
                 f"the last checkpoint is kept ({reason})"
             )
         self._next_step = step + 1
+        if self._next_step >= self.settings.steps:
+            self.model.eval()
         return Record(step, loss, lr, method)
 
     def _update(self, step: int, lr: float, method: Method) -> Tensor:
@@ -314,6 +352,7 @@ class Training(Iterator[Record]):
             "optimiser": copy.deepcopy(self.optimiser.state_dict()),
             "generator": self.rng.get_state(),
             "settings": _plain(asdict(self.settings)),
+            **self.updates.texts,
             "data": self.split.checksum,
             "dial": self.dial.state_dict() if self.dial else None,
             "average": None if self._average is None else copy.deepcopy(self._average.state_dict()),
@@ -322,14 +361,23 @@ class Training(Iterator[Record]):
     def load_state_dict(self, state: dict[str, Any], *, new_settings: bool = False) -> None:
         """Take up a saved training where it stood.
 
-        ``new_settings=True`` allows settings to differ (to fork a run); data never may.
+        More steps than it had are allowed where the learning rate of those done does not depend on
+        their number. ``new_settings=True`` allows settings and schedule to differ (to fork a run);
+        data and optimizer never may.
 
         Raises:
             ValueError: other settings, other training images, or weights of another architecture.
         """
-        mine, was = _plain(asdict(self.settings)), dict(state["settings"])
-        if not new_settings:
-            check.same(was, mine, "the saved training had other settings")
+        saved = {"optimizer": "sgd", "schedule": "steps"} | state
+        was: dict[str, Any] = dict(state["settings"])
+        was |= {name: saved[name] for name in self.updates.texts}
+        mine: dict[str, Any] = _plain(asdict(self.settings)) | self.updates.texts
+        if new_settings:
+            mine = {"optimizer": mine["optimizer"]}
+        elif was["steps"] < mine["steps"] and mine | {"steps": was["steps"]} == was:
+            self.updates.goes_on(was["steps"], int(state["step"]))
+            del mine["steps"]
+        check.same(was, mine, "the saved training had other settings")
         images = {"checksum of the images": self.split.checksum}
         was["checksum of the images"] = state["data"]
         check.same(was, images, f"the saved training used other images than {self.split.name}")

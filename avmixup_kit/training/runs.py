@@ -2,8 +2,9 @@
 
     runs/<name>/
       run.json                 settings as reprs, seed, commit, versions, device, data checksum
-      log.jsonl                one record a line; dial turns and curves among them
-      latest.pt, best.pt, step_040000.pt      training.state_dict()
+      log.jsonl                one record a line; dial turns, curves and signs among them
+      latest.pt, best.pt, step_040000.pt      training.state_dict(), and the weights to judge: the
+                                              averaged copy's where there is one
       evaluation.json, correct.npz            when evaluated
 
 A checkpoint may lie in pieces (latest.pt.1a2b3c4d.000, ...), which latest.pt then lists. Every file
@@ -15,11 +16,11 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -30,19 +31,52 @@ from avmixup_kit._base.files import json_lines, write_atomic
 from avmixup_kit._base.provenance import provenance
 from avmixup_kit.methods.method import own_stages, parse
 from avmixup_kit.models.weights import load_weights
-from avmixup_kit.training.checkpoints import check_piece_mib, load_checkpoint, save_checkpoint
+from avmixup_kit.training.checkpoints import (
+    check_piece_mib,
+    content,
+    load_checkpoint,
+    save_checkpoint,
+)
 from avmixup_kit.training.dial import Dial, Turn
 from avmixup_kit.training.loop import Record, Training, TrainingDiverged
+from avmixup_kit.training.signs import Sign, Signs
+from avmixup_kit.training.telling import tensorboard, told
 
-Curves = Callable[[Training], dict[str, float]]
+__all__ = [
+    "Curves",
+    "about",
+    "curves_of",
+    "describe",
+    "export_turns",
+    "load_model",
+    "log",
+    "save_evaluation",
+    "tensorboard",
+    "told",
+    "turns_of",
+]
+
+# What a run has unless its run.json says otherwise.
+USUAL = {"stages": None, "average": None, "optimizer": "sgd", "schedule": "steps"}
+
+Curves = Callable[[nn.Module], Mapping[str, float]]
 
 # To read a loss on a device is to wait for its step, so losses are logged in blocks of 50; on a CPU
 # the step is done.
 LOGGED_AT_ONCE = {"cpu": 1}
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
-    """Return the trained network of a checkpoint file, or of a run folder's latest checkpoint."""
+def load_model(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    weights: Literal["averaged", "trained"] = "averaged",
+) -> nn.Module:
+    """Return the network of a checkpoint file, or of a run folder's latest checkpoint.
+
+    Its ``weights`` are the averaged copy's where there is one, or those that were trained.
+    """
+    check.one_of("weights", weights, ("averaged", "trained"))
     path = Path(path)
     if path.is_dir():
         path = path / "latest.pt"
@@ -50,14 +84,21 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
     if not isinstance(state, dict) or "model" not in state or not state.get("architecture"):
         raise ValueError(f"{path} holds no network of avmixup_kit.models")
     model = models.from_architecture(state["architecture"])
-    load_weights(model, state["model"])
+    trained = weights == "trained" and "training" in state
+    load_weights(model, (state["training"] if trained else state)["model"])
     return model.to(device).eval()
 
 
 def describe(training: Training) -> dict[str, Any]:
-    """Return what run.json holds about a training, apart from where it was made."""
+    """Return what run.json holds about a training, apart from where it was made.
+
+    Raises:
+        ValueError: its optimizer or schedule could not be found again.
+    """
+    training.updates.check_saved()
     more = {"stages": own_stages(training.method), "average": training.average}
-    return {name: value for name, value in more.items() if value} | {
+    more |= training.updates.texts
+    return {name: value for name, value in more.items() if value and value != USUAL[name]} | {
         "settings": repr(training.settings),
         "method": repr(training.method),
         "architecture": getattr(training.model, "architecture", None),
@@ -146,11 +187,14 @@ def log(
         training: what to train; with ``resume`` it continues where the folder stands.
         folder: made if need be; one run at a time may use it.
         resume: take up an earlier run. Turns of the dial made after its last checkpoint are
-            replayed.
+            replayed. With more steps than it was to have, it goes on, where the learning rate of
+            the steps it has done does not depend on their number.
         checkpoint_every: steps between overwriting latest.pt.
         keep_every: steps between checkpoints that are kept as step_NNNNNN.pt; None keeps none.
-        curves: measures the model (on training and validation data, never on test data); its
-            numbers go into the log. It must leave model and generators as it found them.
+        curves: a function of the network, in eval mode, that measures it (on training and
+            validation data, never on test data), such as ``evaluation.robust_curves(data)``: a
+            number by name, for the log and the record. With ``average`` it gets the averaged copy.
+            It must leave network and generators as it found them.
         curves_every: steps between two measurements; the last step is always measured.
         best: name of a curve; the checkpoint where it was highest is kept as best.pt.
         minutes: end with a checkpoint after the first step that is over so long after the call; the
@@ -161,7 +205,8 @@ def log(
         FileExistsError: the folder holds a run and ``resume`` is False.
         FileNotFoundError: ``resume`` and there is no run to take up.
         BlockingIOError: another process is using the folder.
-        ValueError: the folder's run had other settings, images or another network.
+        ValueError: the folder's run had other settings, images or another network; an optimizer or
+            schedule that could not be found again.
         TrainingDiverged: the loss or a weight is no longer finite; the last checkpoint is good.
     """
     check.whole("checkpoint_every", checkpoint_every)
@@ -170,6 +215,7 @@ def log(
     check.that(fine, "minutes", minutes, "a positive number, or None")
     check_piece_mib(piece_mib)
     check.that(best is None or curves is not None, "best", best, "curves are missing to choose by")
+    describe(training)  # what cannot be saved is told before a step is taken
     until = None if minutes is None else time.monotonic() + 60 * minutes
     run = _Run(
         training, Path(folder), checkpoint_every, keep_every, curves, curves_every, best, until,
@@ -193,6 +239,10 @@ class _Run:
     logged_turns: int = 0
     writes: bool = field(default_factory=lambda: distributed.rank() == 0)
     waiting: list[Record] = field(default_factory=list)
+    new_signs: list[Sign] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.signs = Signs(self.training.split, lambda: self.training.judged)
 
     def records(self, resume: bool) -> Generator[Record, None, None]:
         with ExitStack() as held:
@@ -239,24 +289,35 @@ class _Run:
         logged = [Turn.from_json(record) for record in records if "change" in record]
         self.training.load_state_dict(state)
         step = self.training.step
+        self._tell_steps()
         dial = self.training.dial
         if dial is not None:
             dial.expect(logged[len(dial.turns) :])
             self.logged_turns = sum(turn.step < step for turn in logged)
-        kept = [r for r in records if r["step"] < step or (r["step"] == step and "curves" in r)]
+        measured = {"curves", "sign"}  # after so many steps; the others are about the step's own
+        kept = [r for r in records if r["step"] < step + bool(measured & r.keys())]
+        self.signs.replay(kept)
         scores = [r["curves"][self.best] for r in kept if self.best in r.get("curves", {})]
         self.highest = max(scores, default=self.highest)
         if self.writes:
             text = "".join(json.dumps(record) + "\n" for record in kept)
             write_atomic(self.folder / "log.jsonl", text.encode())
 
+    def _tell_steps(self) -> None:
+        """Let run.json say how many steps the run is to have now."""
+        path = self.folder / "run.json"
+        if self.writes:
+            about = json.loads(path.read_text()) | {"settings": repr(self.training.settings)}
+            write_atomic(path, json.dumps(about, indent=2).encode())
+
     def _saved(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the training's state and the log of the folder's run."""
         if not (self.folder / "run.json").exists():
             raise FileNotFoundError(f"{self.folder} holds no run to resume")
         was = json.loads((self.folder / "run.json").read_text())
-        optional = {"stages": None, "average": None}  # they stand there only where in use
-        check.same(was, optional | describe(self.training), f"{self.folder} holds another run")
+        now = USUAL | describe(self.training)
+        del now["settings"]  # ``load_state_dict`` looks at them
+        check.same(USUAL | was, now, f"{self.folder} holds another run")
         state = load_checkpoint(self.folder / "latest.pt")
         return state["training"], json_lines(self.folder / "log.jsonl")
 
@@ -271,13 +332,15 @@ class _Run:
             done = record.step + 1
             ended = done == training.steps
             if self.curves and (ended or done % self.curves_every == 0):
-                self._measure(done, time.perf_counter() - began)
+                curves = self._measure(done, time.perf_counter() - began)
+                record = replace(record, curves=curves)
             if self.keep_every and done % self.keep_every == 0:
                 self._checkpoint(f"step_{done:06d}.pt")
             time_is_up = not ended and self._time_is_up(done)
             if ended or time_is_up or done % self.checkpoint_every == 0:
                 self._checkpoint("latest.pt")
-            yield record
+            signs, self.new_signs = tuple(self.new_signs), []
+            yield replace(record, signs=signs) if signs else record
             if time_is_up:
                 break
         self._log_turns()
@@ -291,15 +354,25 @@ class _Run:
         # All must stop at the same step; asking costs a message, so not after each.
         return done % 10 == 0 and distributed.from_rank_0(lambda: over)
 
-    def _measure(self, done: int, seconds: float) -> None:
+    def _measure(self, done: int, seconds: float) -> dict[str, float]:
         assert self.curves is not None
-        values = self.curves(self.training)
+        network = self.training.judged
+        was_training = network.training
+        values = dict(self.curves(network.eval()))
+        network.train(was_training)
         self._write({"step": done, "curves": values, "seconds": round(seconds, 3)})
+        self._note(done, self.signs.see_curves(values))
         if self.best is not None:
             check.one_of("best", self.best, values)
             if values[self.best] > self.highest:
                 self.highest = values[self.best]
                 self._checkpoint("best.pt")
+        return values
+
+    def _note(self, done: int, signs: Iterable[Sign]) -> None:
+        for sign in signs:
+            self._write(sign.to_json(done))
+            self.new_signs.append(sign)
 
     def _log_turns(self) -> None:
         if self.training.dial is not None:
@@ -314,6 +387,7 @@ class _Run:
             losses = torch.stack([record.loss_tensor for record in steps]).tolist()
             for record, loss in zip(steps, losses, strict=True):
                 self._write({"step": record.step, "loss": loss, "lr": record.lr})
+                self._note(record.step + 1, self.signs.see_loss(loss))
 
     def _write(self, record: dict[str, Any]) -> None:
         self._log_steps()
@@ -322,15 +396,14 @@ class _Run:
     def _checkpoint(self, name: str) -> None:
         # A checkpoint without the log that led to it would be taken up with a gap.
         self._log_steps()
-        state = self.training.state_dict()
-        for tensor_name, tensor in state["model"].items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise TrainingDiverged(
-                    f"{tensor_name} is no longer finite after step {self.training.step - 1}: "
-                    "training stopped, the checkpoint before it is kept"
-                )
         architecture = getattr(self.training.model, "architecture", None)
-        content = {"architecture": architecture, "model": state["model"], "training": state}
+        try:
+            saved = content(architecture, self.training.state_dict())
+        except FloatingPointError as error:
+            raise TrainingDiverged(
+                f"{error} after step {self.training.step - 1}: training stopped, the checkpoint "
+                "before it is kept"
+            ) from None
         distributed.from_rank_0(
-            lambda: save_checkpoint(self.folder / name, content, piece_mib=self.piece_mib)
+            lambda: save_checkpoint(self.folder / name, saved, piece_mib=self.piece_mib)
         )

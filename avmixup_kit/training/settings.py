@@ -19,8 +19,8 @@ class Settings:
         lr, momentum, nesterov: SGD's. The paper uses 0.1 (SVHN 0.01) and momentum 0.9.
         weight_decay: L2 factor on convolution and dense kernels; ``decay_all`` extends it to
             biases and batch norm, as Feature Scatter's and TRADES' code do.
-        decay_at: fractions of ``steps`` after which the learning rate is multiplied by
-            ``decay_factor``.
+        decay_at: when the learning rate is multiplied by ``decay_factor``: after fractions of
+            ``steps``, or, above 1, after whole numbers of steps.
         seed: of data order, augmentation, attack starts and mixing weights.
         precision: ``"float32"``, which on CUDA excludes TF32; ``"tf32"``: products of float32 with
             TF32's 10 bits, on CUDA devices that have it; ``"bf16"``: autocast, on hardware that has
@@ -46,11 +46,17 @@ class Settings:
         check.that(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 up to 1")
         decay = self.weight_decay
         check.that(0 <= decay < math.inf, "weight_decay", decay, "0 or more")
-        fine = all(0 < at <= 1 for at in self.decay_at)
-        check.that(fine, "decay_at", self.decay_at, "fractions of the run, in (0, 1]")
+        fine = all(0 < at <= 1 or (at > 1 and at == int(at)) for at in self.decay_at)
+        allowed = "fractions of the run, in (0, 1], or whole numbers of steps above 1"
+        check.that(fine, "decay_at", self.decay_at, allowed)
         check.that(0 < self.decay_factor <= 1, "decay_factor", self.decay_factor, "in (0, 1]")
         check.one_of("precision", self.precision, get_args(Precision))
 
     def lr_at(self, step: int) -> float:
-        """Return the learning rate of ``step`` (0 is the first)."""
-        return self.lr * self.decay_factor ** sum(step >= at * self.steps for at in self.decay_at)
+        """Return the learning rate of ``step`` (0 is the first) by the schedule "steps"."""
+        return self.lr * self.decayed_at(step)
+
+    def decayed_at(self, step: int) -> float:
+        """Return which share of ``lr`` the schedule "steps" leaves at ``step``."""
+        times = [at * self.steps if at <= 1 else at for at in self.decay_at]
+        return self.decay_factor ** sum(step >= time for time in times)

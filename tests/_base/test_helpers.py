@@ -1,10 +1,12 @@
 """The helpers under every room: what differs is said, a lock is one process's, a table aligned."""
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from avmixup_kit._base import check, files
+from avmixup_kit._base import check, files, plugins
 from avmixup_kit._base.tables import markdown_table
 
 
@@ -15,6 +17,30 @@ def test_only_what_differs_is_said_and_what_was_not_there_counts():
     said = "runs/a is another run: steps was 4, is 5; device was None, is 'cpu'"
     assert str(caught.value) == said
     check.same(now | {"of no interest": 1}, now, "runs/a")
+
+
+def test_of_two_reprs_only_the_settings_that_differ_are_said():
+    was = {"method": "Method(mix=AVmixup(gamma=2.0, lambda1=1.0), loss=A())", "n": "a, b"}
+    for now, message in (
+        ("Method(mix=AVmixup(gamma=3.0, lambda1=1.0), loss=A())",
+         "method.mix.gamma was 2.0, is 3.0"),
+        ("Method(mix=AVmixup(gamma=2.0, lambda1=0.5), loss=B(x=1))",
+         "method.mix.lambda1 was 1.0, is 0.5; method.loss was A(), is B(x=1)"),
+        ("Other(mix=1)", f"method was {was['method']!r}, is 'Other(mix=1)'"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^runs/a: {re.escape(message)}$"):
+            check.same(was, {"method": now}, "runs/a")
+    with pytest.raises(ValueError, match="^runs/a: n was 'a, b', is 'a, c'$"):
+        check.same(was, {"n": "a, c"}, "runs/a")
+
+
+def test_a_name_is_found_in_modules_that_are_imported_and_nowhere_else(monkeypatch):
+    assert plugins.find("pathlib:Path.home") == Path.home
+    assert plugins.find("pathlib:Path.nothing.at_all") is None
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    assert plugins.find("this:s") is None
+    assert "this" not in sys.modules
+    assert "import a.b first, or pass --plugin b.py" in plugins.remedy("a.b:C")
 
 
 def test_a_lock_is_held_by_one_until_its_block_ends(tmp_path: Path):

@@ -19,6 +19,7 @@ from avmixup_kit import attacks, methods, runs
 from avmixup_kit.evaluation import scatter as features
 from avmixup_kit.training.dial import Dial, Turn
 from avmixup_kit.training.loop import Record, Training
+from avmixup_kit.training.signs import Sign
 
 pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
@@ -470,6 +471,13 @@ class Stumble:
         if len(CALLS) == self.at:
             raise ERRORS[self.error]
         return value
+
+
+def test_a_training_that_goes_wrong_is_told_where_errors_are(digits):
+    lab = show(digits, new(digits))
+    lab.trainer.run.warnings.append((200, Sign("collapse", "collapse: <all> is one")))
+    lab.trainer.changed.set()
+    until(lambda: "run 1, step 200: collapse: &lt;all&gt; is one" in lab.alert.value)
 
 
 @pytest.mark.parametrize("error", ERRORS)

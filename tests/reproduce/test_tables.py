@@ -551,7 +551,7 @@ def test_nothing_is_added_to_results_that_it_could_not_stand_beside(copy, change
 def test_a_run_folder_of_other_settings_is_refused(made, tmp_path):
     shutil.copytree(made / "runs", tmp_path / "runs")
     with pytest.raises(
-        ValueError, match=r"standard-0 holds another run \(.*\): settings was .*steps=4"
+        ValueError, match=r"standard-0 holds another run \(.*\): settings.steps was 4, is 5$"
     ):
         make(["table1"], tmp_path, scale=replace(TINY, steps=5), seeds=[0])
     assert not (tmp_path / "results").exists()

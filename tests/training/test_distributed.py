@@ -182,13 +182,13 @@ def measured(folder):
     data = av.digits()
     attack = av.pgd(steps=2, epsilon=EPSILON)
 
-    def curves(training):
-        result = evaluate(training.model, data.validation.subset(41), [attack])
+    def curves(network):
+        result = evaluate(network, data.validation.subset(41), [attack])
         return {"clean": result.accuracy(), "PGD2": result.accuracy("PGD2")}
 
     for _ in runs.log(run, folder, curves=curves, curves_every=2, best="clean"):
         pass
-    return curves(run)
+    return curves(run.model)
 
 
 def test_curves_are_measured_together_and_written_once(pair, tmp_path):
@@ -297,8 +297,8 @@ torch.set_num_threads(1)
 import avmixup_kit as av
 from avmixup_kit import runs
 from avmixup_kit._base import distributed
-def curves(training):
-    if training.step == 4 and distributed.rank() == 1:
+def curves(network):
+    if run.step == 4 and distributed.rank() == 1:
         if sys.argv[2] == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError("rank 1 has had enough")

@@ -1,6 +1,7 @@
 """Training: deterministic, replayable, resumable, and the paper's schedule."""
 
 import copy
+import json
 import math
 import threading
 from typing import Any, cast
@@ -177,6 +178,20 @@ def test_replaying_a_logs_turns_gives_the_same_weights(digits):
     untouched = quick(digits)
     finish(untouched)
     assert not identical(weights(live), weights(untouched))
+
+
+def test_numbers_of_a_turn_are_numbers_in_its_record():
+    change = {"gamma": 3.0, "per_example": False, "steps": 2, "start": "zero", "step_size": None}
+    turn = Turn(4, change | {"mix": av.AVmixup(2.0, 1.0, 0.1)})
+    record = json.loads(json.dumps(turn.to_json()))
+    numbers = {"gamma": 3.0, "per_example": False, "steps": 2}
+    mix = repr(av.AVmixup(2.0, 1.0, 0.1))
+    texts = {"start": "'zero'", "step_size": "None", "mix": mix}
+    assert record == {"step": 4, "change": numbers | texts}
+    assert Turn.from_json(record) == turn
+    assert Turn.from_json({"step": 4, "change": {"gamma": "3.0"}}) == Turn(4, {"gamma": 3.0}), (
+        "as version 0.1 wrote it"
+    )
 
 
 def test_a_refused_turn_changes_nothing(digits):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,12 +23,15 @@ from avmixup_kit.training.loop import Training, TrainingDiverged
 
 EPSILON = 0.15
 STEPS = 30
+LATEST: list[Training] = []  # what ``new`` made, for ``measure``
 
 
 def new(digits, method=None, steps=STEPS, **settings):
     method = Dial(methods.avmixup(epsilon=EPSILON, steps=1)) if method is None else method
     network = av.small_cnn(digits, seed=2, base_channels=4)
-    return Training(network, digits.train, method, steps, batch_size=16, seed=4, **settings)
+    options: dict[str, Any] = {"batch_size": 16, "seed": 4} | settings
+    LATEST[:] = [Training(network, digits.train, method, steps, **options)]
+    return LATEST[0]
 
 
 def dial_of(training: Training) -> Dial:
@@ -65,8 +69,10 @@ def test_a_run_folder_holds_settings_log_and_checkpoints(digits, tmp_path):
     assert not list((tmp_path / "run").glob(".*part"))
 
 
-def measure(training):
-    return {"accuracy": float(training.step % 7), "other": 1.0}
+def measure(network):
+    assert network is LATEST[0].judged
+    assert not network.training
+    return {"accuracy": float(LATEST[0].step % 7), "other": 1.0}
 
 
 def test_curves_are_logged_and_the_best_is_kept_by_validation(digits, tmp_path):
@@ -376,14 +382,22 @@ def test_a_run_folder_in_use_is_refused(digits, tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda d: new(d, steps=31), "holds another run: settings"),
-        (lambda d: new(d, methods.pgd(epsilon=EPSILON)), "another method"),
+        (
+            lambda d: new(d, steps=31),
+            r"steps = 31 is not allowed: the learning rate of step 15 was",
+        ),
+        (lambda d: new(d, steps=29), "other settings: steps was 30, is 29$"),
+        (lambda d: new(d, lr=0.2, seed=1), "other settings: lr was 0.1, is 0.2; seed was 4, is 1$"),
+        (
+            lambda d: new(d, methods.pgd(epsilon=EPSILON)),
+            r"another run: method.perturb.steps was 1, is 10; method.mix was AVmixup\(.*, is Adv",
+        ),
     ],
 )
 def test_another_runs_settings_are_refused(digits, tmp_path, other, message):
     finish(runs.log(new(digits), tmp_path))
     before = (tmp_path / "latest.pt").read_bytes()
-    with pytest.raises(ValueError, match=message.split()[-1]):
+    with pytest.raises(ValueError, match=message):
         finish(runs.log(other(digits), tmp_path, resume=True))
     assert (tmp_path / "latest.pt").read_bytes() == before
 
@@ -394,7 +408,9 @@ def test_another_networks_and_other_images_are_refused(digits, tmp_path):
         av.small_cnn(digits), digits.train, Dial(methods.avmixup(epsilon=EPSILON, steps=1)), STEPS,
         batch_size=16, seed=4,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="holds another run: architecture was .small_cnn"):
+    with pytest.raises(
+        ValueError, match="holds another run: architecture.base_channels was 4, is 16"
+    ):
         finish(runs.log(wide, tmp_path, resume=True))
     fewer = Training(
         av.small_cnn(digits, seed=2, base_channels=4), digits.train.subset(100),

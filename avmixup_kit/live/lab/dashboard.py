@@ -334,6 +334,8 @@ class Dashboard(widgets.VBox):
         told = words.alert(trainer.complaint) if trainer.complaint else ""
         if run.status == "failed":
             told += words.alert(f"{run.name} failed: {run.error}", run.traceback)
+        for step, sign in run.warnings:
+            told += words.alert(f"{run.name}, step {step}: {sign.words}")
         self.alert.value = told
         running, final = run.status == "running", run.status in ("stopped", "ended")
         labels = {"ready": "Start", "failed": "Try again"}

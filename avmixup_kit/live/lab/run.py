@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,10 +28,11 @@ from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.method import Method
-from avmixup_kit.training import checkpoints, runs
+from avmixup_kit.training import checkpoints, runs, updates
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Record, Training
 from avmixup_kit.training.settings import Settings
+from avmixup_kit.training.signs import Sign, Signs
 
 Status = Literal["ready", "running", "paused", "stopped", "ended", "failed"]
 
@@ -149,6 +151,8 @@ class LiveRun:
         self.keep_every = max(1, math.ceil(training.steps / KEPT))
         self.evaluation: tuple[int, Evaluation] | None = None
         self.folders: set[Path] = set()
+        self.warnings: list[tuple[int, Sign]] = []
+        self.signs = Signs(training.split, lambda: training.judged)
         self._losses: list[tuple[int, Tensor]] = []
         self._pace: deque[tuple[float, int]] = deque(maxlen=20)
 
@@ -176,9 +180,13 @@ class LiveRun:
             values = torch.stack([loss for _, loss in self._losses]).tolist()
             for (step, _), value in zip(self._losses, values, strict=True):
                 self.loss.add(step + 1, value)
+                self._note(step + 1, self.signs.see_loss(value))
             self.loss_now = values[-1]
             self._losses.clear()
             self._pace.append((time.monotonic(), self.training.step))
+
+    def _note(self, step: int, signs: Iterable[Sign]) -> None:
+        self.warnings += [(step, sign) for sign in signs]
 
     def rest(self) -> None:
         """Forget the pace, which a pause would falsify."""
@@ -186,11 +194,14 @@ class LiveRun:
 
     def measure(self) -> None:
         """Measure accuracies and scatter, take new pictures; the training is not changed."""
-        attack = attacks.pgd(steps=10, epsilon=self.epsilon)
+        attack, found = attacks.pgd(steps=10, epsilon=self.epsilon), {}
+        ladder = [attacks.fgsm(self.epsilon), attack]
         for name, split in self.probed.items():
-            evaluation = evaluate(self.training.model, split, [attack], check=False)
-            for row in evaluation.names:
-                self.curves[f"{row}, {name}"].add(self.training.step, evaluation.accuracy(row))
+            evaluation = evaluate(self.training.judged, split, ladder, check=False)
+            found |= {f"{row}, {name}": evaluation.accuracy(row) for row in evaluation.names}
+        for name in found.keys() & self.curves.keys():
+            self.curves[name].add(self.training.step, found[name])
+        self._note(self.training.step, self.signs.see_curves(found))
         if self.scattered:
             train, validation = self.probed.values()
             found = features.scatter(self.training.model, train, validation, attack).curves()
@@ -239,6 +250,7 @@ class LiveRun:
         state = training.state_dict() if step == training.step else self.kept[step]
         model, dial = copy.deepcopy(training.model), Dial(self.dial.initial)
         options = {"average": training.average, "teacher": training.teacher}
+        options |= training.updates.made_of
         twin = Training(model, training.split, dial, settings=training.settings, **options)
         twin.load_state_dict(state)
         return LiveRun(name, twin, self.data, self.probe_images, (self.name, step))
@@ -253,7 +265,7 @@ class LiveRun:
             attacks.pgd(steps=20, epsilon=self.epsilon),
             attacks.cw(steps=20, epsilon=self.epsilon),
         ]
-        model = self.training.model.eval()
+        model = self.training.judged.eval()
         evaluation = evaluate(model, _some(self.data.test, images), ladder)
         self.evaluation = self.training.step, evaluation
         return evaluation
@@ -271,15 +283,15 @@ class LiveRun:
             raise FileExistsError(f"{folder} already holds a run: choose another folder")
         first = min(self.kept)
         states = {f"step_{first:06d}.pt": self.kept[first], "latest.pt": training.state_dict()}
-        for key, tensor in states["latest.pt"]["model"].items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"{key} is no longer finite: such weights are never saved")
+        about = runs.describe(training)
+        try:
+            made = {k: checkpoints.content(about["architecture"], v) for k, v in states.items()}
+        except FloatingPointError as error:
+            raise ValueError(f"{error}: such weights are never saved") from None
         folder.mkdir(parents=True, exist_ok=True)
         self.folders.add(folder.resolve())
-        about = runs.describe(training)
-        for name, state in states.items():
-            content = {"architecture": about["architecture"], "model": state["model"]}
-            checkpoints.save_checkpoint(folder / name, content | {"training": state})
+        for name, content in made.items():
+            checkpoints.save_checkpoint(folder / name, content)
         text = "".join(json.dumps(line) + "\n" for line in self._log())
         files.write_atomic(folder / "log.jsonl", text.encode())
         about |= provenance.provenance() | {"command": "avmixup_kit.live", "run": self.name}
@@ -290,6 +302,7 @@ class LiveRun:
     def _log(self) -> list[dict[str, Any]]:
         """Return turns and curves, thinned as they are, as lines of a run folder's log."""
         lines = [turn.to_json() for turn in self.dial.turns]
+        lines += [sign.to_json(step) for step, sign in self.warnings]
         for step, loss in zip(*self.loss.arrays(), strict=True):
             lines.append({"step": int(step) - 1, "loss": loss})
         for name, curve in self.curves.items():
@@ -314,6 +327,8 @@ class LiveRun:
             model = models.from_architecture(content["architecture"]).to(here.device)
         saved = state["settings"] | {"decay_at": tuple(state["settings"]["decay_at"])}
         options = {"average": about.get("average"), "teacher": here.teacher}
+        for key in ("optimizer", "schedule"):
+            options |= {key: updates.found(key, about[key])} if key in about else {}
         training = Training(model, here.split, dial, settings=Settings(**saved), **options)
         training.load_state_dict(state)
         dial.expect(runs.turns_of(folder)[len(dial.turns) :])

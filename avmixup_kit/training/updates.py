@@ -1,0 +1,220 @@
+"""The optimizer and each step's learning rate, the kit's or one's own, and their names in files."""
+
+import ast
+import math
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import nn
+
+from avmixup_kit._base import check, plugins
+from avmixup_kit.training.settings import Settings
+
+OptimizerName = Literal["sgd", "adam", "adamw"]
+Optimizer = OptimizerName | Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+ScheduleName = Literal["steps", "cyclic", "cosine"]
+Schedule = ScheduleName | Callable[[int], float]
+
+PEAK = 0.4  # of the run: where the learning rate of "cyclic" is highest
+PARTIAL = "of the parameters, such as partial(torch.optim.AdamW, lr=0.001)"
+SGD_LR = Settings(1).lr
+
+
+class Updates:
+    """What updates the weights: an optimiser, and the learning rate it has at each step.
+
+    Arguments are those of ``Training``; ``given`` are the settings that its caller spelled out.
+    ``settings`` are then those in force, with the lr of an optimizer of one's own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Settings,
+        given: Collection[str],
+        optimizer: Optimizer,
+        schedule: Schedule,
+    ) -> None:
+        _check_choice("optimizer", optimizer, get_args(OptimizerName), PARTIAL)
+        _check_choice("schedule", schedule, get_args(ScheduleName), "from step to learning rate")
+        self.schedule: Schedule = schedule
+        self.texts = {"optimizer": _text(optimizer), "schedule": _text(schedule)}
+        self.made_of = {"optimizer": optimizer, "schedule": schedule}
+        own_lr = None
+        if not callable(optimizer):
+            self.optimiser = _named(optimizer, model, settings)
+            if optimizer != "sgd":
+                sgds = f"it is SGD's, and {optimizer} has none"
+                _unused(settings, given, ("momentum", "nesterov"), sgds)
+                allowed = f"it is SGD's; {optimizer} needs its own, such as lr = 0.001"
+                fine = callable(schedule) or settings.lr != SGD_LR
+                check.that(fine, "lr", settings.lr, allowed)
+        else:
+            self.optimiser = _own(optimizer, model)
+            own_lr = float(self.optimiser.param_groups[0]["lr"])
+            why = "the optimizer brings its own, as in partial(torch.optim.AdamW, lr=0.001)"
+            if settings.lr != own_lr:
+                _unused(settings, given, ("lr",), why)
+            _unused(settings, given, ("momentum", "nesterov", "weight_decay", "decay_all"), why)
+            settings = replace(settings, lr=own_lr)
+        if schedule != "steps":
+            _unused(settings, given, ("decay_at", "decay_factor"), 'only schedule="steps" has it')
+        if callable(schedule):
+            if own_lr is None:
+                _unused(settings, given, ("lr",), "the schedule gives the learning rate itself")
+            for step in (0, settings.steps - 1):
+                rate(schedule, settings, step)
+        self.settings = settings
+        self._lrs = [float(group["lr"]) for group in self.optimiser.param_groups]
+
+    def begin(self, step: int) -> float:
+        """Set the learning rate of ``step`` in all groups, and return the first group's."""
+        for group, lr in zip(self.optimiser.param_groups, self._lrs, strict=True):
+            group["lr"] = rate(self.schedule, self.settings, step, lr)
+        return self.optimiser.param_groups[0]["lr"]
+
+    def check_saved(self) -> None:
+        """Raise ValueError unless a run folder can name optimizer and schedule."""
+        for name, value in self.made_of.items():
+            if isinstance(value, str):
+                continue
+            try:
+                fine = _parts(found(name, self.texts[name])) == _parts(value)
+            except ValueError:
+                fine = False
+            allowed = (
+                "a run folder must find it again: a function or class with a name at the top of a "
+                "module, or functools.partial of one with Python numbers, texts and tuples"
+            )
+            check.that(fine, name, value, allowed)
+
+    def goes_on(self, steps: int, done: int) -> None:
+        """Raise ValueError unless the first steps would have been the same in a run of ``steps``.
+
+        Args:
+            steps: how many the run was to have.
+            done: how many of them it has done.
+        """
+        was = replace(self.settings, steps=steps)
+        for step in range(done):
+            old, new = rate(self.schedule, was, step), rate(self.schedule, self.settings, step)
+            if old != new:
+                raise ValueError(
+                    f"steps = {self.settings.steps} is not allowed: the learning rate of step "
+                    f"{step} was {old:.6g}, in a run of so many steps it is {new:.6g}; keep "
+                    f"steps = {steps}, or train with decay_at in whole numbers of steps or with a "
+                    "function as schedule, which do not depend on steps"
+                )
+
+
+def rate(schedule: Schedule, settings: Settings, step: int, lr: float | None = None) -> float:
+    """Return the learning rate of ``step``, where ``lr`` (``settings.lr``) is the peak.
+
+    Raises:
+        ValueError: a function as schedule gave something else than a number, 0 or more.
+    """
+    if callable(schedule):
+        given: Any = schedule(step)
+        fine = isinstance(given, int | float) and 0 <= given < math.inf
+        check.that(fine, f"schedule({step})", given, "a learning rate, a number, 0 or more")
+        return float(given)
+    lr = settings.lr if lr is None else lr
+    if schedule == "steps":
+        return lr * settings.decayed_at(step)
+    if schedule == "cosine":
+        return lr * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    peak = int(PEAK * settings.steps)
+    return lr * float(np.interp(step, [-1, peak, settings.steps], [0, 1, 0]))
+
+
+def found(name: str, text: str) -> Any:
+    """Return the optimizer or schedule that a run folder's text names.
+
+    Raises:
+        ValueError: it lives in a module that is not imported, or is no such text.
+    """
+    home, bracket, rest = text.partition("(")
+    if ":" not in home:
+        return text
+    value = plugins.find(home)
+    if not callable(value):
+        raise ValueError(f"{name} is {home}, which is not there: {plugins.remedy(home)}")
+    if not bracket:
+        return value
+    try:
+        call: Any = ast.parse(f"f({rest}", mode="eval").body
+        arguments = map(ast.literal_eval, call.args)
+        return partial(
+            value, *arguments, **{k.arg: ast.literal_eval(k.value) for k in call.keywords}
+        )
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"{name} = {text!r} is no text of a run folder's") from error
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    function, arguments, named = _parts(value)
+    kind = function if hasattr(function, "__qualname__") else type(function)
+    text = f"{kind.__module__}:{kind.__qualname__}"
+    if isinstance(value, partial):
+        words = [*map(repr, arguments), *(f"{key}={given!r}" for key, given in named.items())]
+        text += f"({', '.join(words)})"
+    return text
+
+
+def _parts(value: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    return (
+        (value.func, value.args, value.keywords) if isinstance(value, partial) else (value, (), {})
+    )
+
+
+def _check_choice(name: str, value: Any, names: Collection[str], function: str) -> None:
+    """Raise ValueError unless it is one of the names or a function, which is said what of."""
+    said = value if isinstance(value, str) else type(value).__name__
+    allowed = f"one of {', '.join(names)}, or a function {function}"
+    check.that(callable(value) or value in names, name, said, allowed)
+
+
+def _unused(settings: Settings, given: Collection[str], names: Iterable[str], why: str) -> None:
+    """Refuse settings that would do nothing, instead of overruling them in silence."""
+    for name in names:
+        value = getattr(settings, name)
+        fine = name not in given and value == getattr(Settings(1), name)
+        check.that(fine, name, value, f"leave it out, {why}")
+
+
+def _named(name: OptimizerName, model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Return an optimiser with weight decay on kernels alone, unless ``decay_all``."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decay = settings.weight_decay
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
+        {
+            "params": [p for p in trained if p.ndim <= 1],
+            "weight_decay": decay if settings.decay_all else 0.0,
+        },
+    ]
+    if name == "sgd":
+        return torch.optim.SGD(
+            groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov
+        )
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](groups, lr=settings.lr)
+
+
+def _own(optimizer: Any, model: nn.Module) -> torch.optim.Optimizer:
+    made = optimizer([p for p in model.parameters() if p.requires_grad])
+    if not isinstance(made, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer = {optimizer!r} is not allowed: it returned {type(made).__name__}, it must "
+            "return a torch.optim.Optimizer"
+        )
+    for group in made.param_groups:
+        lr = group.get("lr")
+        fine = isinstance(lr, int | float | torch.Tensor) and 0 <= float(lr) < math.inf
+        check.that(fine, "lr of the optimizer", lr, "a number, which the schedule scales")
+    return made
