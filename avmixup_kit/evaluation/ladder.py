@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from avmixup_kit._base import check as checked
 from avmixup_kit._base import distributed
+from avmixup_kit.data.splits import Source
 from avmixup_kit.evaluation.crafting import craft, first_state
-from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
+from avmixup_kit.evaluation.images import ImageSet, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Rule, Verdict
 from avmixup_kit.evaluation.sanity import check_logits, inspect
 from avmixup_kit.methods.attacks import Attack, ball, frozen
@@ -26,7 +27,7 @@ from avmixup_kit.methods.losses import TransportDistance
 
 def evaluate(
     model: nn.Module,
-    split: ImageSet | Pair,
+    split: Source,
     attacks: Sequence[Attack | Judge] = (),
     *,
     batch_size: int = 256,
@@ -45,7 +46,7 @@ def evaluate(
 
     Args:
         model: from images in [0, 1] to logits (N, K); left as it was found.
-        split: images and labels, a ``Split`` or a pair (x in [0, 1], class numbers); moved batch by
+        split: images and labels, a ``Split`` or what ``Split.of`` makes one of; moved batch by
             batch to the model's device.
         attacks: rows, among them ``autoattack()``; each crafts with batch norm in eval mode,
             whatever its own setting.
