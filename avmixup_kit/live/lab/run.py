@@ -28,7 +28,7 @@ from avmixup_kit.methods import attacks
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.method import Method
 from avmixup_kit.training import checkpoints, runs
-from avmixup_kit.training.dial import Dial
+from avmixup_kit.training.dial import Dial, step_of
 from avmixup_kit.training.loop import Record, Training
 from avmixup_kit.training.settings import Settings
 
@@ -276,7 +276,7 @@ class LiveRun:
                 raise ValueError(f"{key} is no longer finite: such weights are never saved")
         folder.mkdir(parents=True, exist_ok=True)
         self.folders.add(folder.resolve())
-        about = runs.describe(training)
+        about = runs.describe(training) | runs.remember(training)
         for name, state in states.items():
             content = {"architecture": about["architecture"], "model": state["model"]}
             checkpoints.save_checkpoint(folder / name, content | {"training": state})
@@ -295,7 +295,7 @@ class LiveRun:
         for name, curve in self.curves.items():
             for step, value in zip(*curve.arrays(), strict=True):
                 lines.append({"step": int(step), "curves": {name: value}})
-        return sorted(lines, key=lambda line: line["step"])
+        return sorted(lines, key=step_of)
 
     def load(self, folder: Path, name: str) -> "LiveRun":
         """Return a run that takes up a run folder, of the same images as this one.
