@@ -16,7 +16,6 @@ from torch import nn
 
 import avmixup_kit as av
 from avmixup_kit import data, methods, models, runs
-from avmixup_kit._base.files import write_atomic
 from avmixup_kit.data import DATASETS, Augmentation, Data
 
 
@@ -42,9 +41,6 @@ def flat() -> nn.Module:
 
 def not_a_network() -> int:
     return 5
-
-
-ELSEWHERE = write_atomic  # a function that stands here and was made elsewhere
 
 
 def train(folder, split, model=None, size=16, **options):
@@ -242,8 +238,8 @@ def test_what_cannot_make_the_network_is_told(digits, tmp_path):
     for home, message in (
         ("elsewhere:net", "elsewhere:net: import elsewhere first, or pass --plugin elsewhere.py"),
         ("os:fdopen", "os:fdopen: import os first"),
-        ("builtins:exit", "pass it or the function"),
-        (f"{__name__}:write_atomic", "pass it or the function"),
+        ("builtins:exit", "builtins:exit: import"),
+        (f"{__name__}:replace", f"replace: import {__name__} first"),
         (f"{__name__}:Path", "pass it or the function"),
         (f"{__name__}:not_a_network", "returned = 5 is not allowed: a Module"),
     ):
