@@ -23,6 +23,7 @@ from avmixup_kit.cli_options import (
     MethodOptions,
     NetworkName,
     Plugins,
+    RunDataOptions,
     method_options,
     tyro,
 )
@@ -177,7 +178,9 @@ class Evaluate:
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The run folder."""
-    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    data: Annotated[RunDataOptions, tyro.conf.arg(name="")] = field(default_factory=RunDataOptions)
+    anyway: bool = False
+    """Insist on images or class names that are not those of the run."""
     checkpoint: Literal["latest", "best"] = "latest"
     """Which network: the last, or the best on validation images."""
     weights: Literal["averaged", "trained"] = "averaged"
@@ -185,7 +188,7 @@ class Evaluate:
     split: Literal["test", "validation", "train"] = "test"
     """Which images."""
     images: int | None = None
-    """How many of them; all where left out."""
+    """How many of them, drawn with each class in proportion; all where left out."""
     epsilon: float | None = None
     """Radius of the ball in [0, 1] pixels; the data set's own where left out."""
     attacks: AttackNames = ("fgsm", "pgd", "cw")
@@ -230,9 +233,11 @@ class Evaluate:
             parent, alone = self.html.resolve().parent, distributed.world() == 1
             check.that(parent.is_dir(), "html", str(self.html), f"{parent} is no folder; make it")
             check.that(alone, "html", str(self.html), "one process writes a page; start only one")
-        loaded = self.data.load()
+        loaded = self.data.of(self.folder)
         split = getattr(loaded, self.split)
-        split = split if self.images is None else split.subset(self.images)
+        if not self.anyway:
+            runs.check_images(self.folder, split, self.split, " (--anyway to insist)")
+        split = split if self.images is None else split.sample(self.images)
         epsilon = loaded.epsilon if self.epsilon is None else self.epsilon
         path = self.folder / f"{self.checkpoint}.pt"
         network = runs.load_model(path, split.device, weights=self.weights)

@@ -1,5 +1,6 @@
 """What commands share: which images, and the settings of the chosen method."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from types import NoneType
@@ -12,6 +13,7 @@ from avmixup_kit._base.registry import Registry
 from avmixup_kit.data import DATASETS, Augmentation, Data, load
 from avmixup_kit.methods.attacks import ATTACKS
 from avmixup_kit.models import NETWORKS
+from avmixup_kit.training import runs
 
 try:
     import tyro
@@ -29,6 +31,10 @@ def _choice(registry: Registry, default: str, *aliases: str) -> object:
 
     hint = f"(default: {default})"
     return tyro.conf.arg(aliases=aliases, constructor_factory=names, help_behavior_hint=hint)
+
+
+def _or_the_runs() -> Any:
+    return Literal["run", *DATASETS]
 
 
 DataName = Annotated[str, _choice(DATASETS, "digits", "--dataset")]
@@ -60,14 +66,17 @@ class DataOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where images, network and attacks live; auto is CUDA where there is one."""
 
-    def load(self) -> Data:
-        """Return the data set on its device."""
-        device = choose_device(self.device)
-        path = DATASETS.entries[self.data].settings.get("path")
-        options: dict[str, object] = {}
+    def load(self, *, name: str | None = None, recalled: Mapping[str, Any] | None = None) -> Data:
+        """Return the data set on its device.
+
+        ``name`` and ``recalled`` are in place of ``data`` and below the other options, where given.
+        """
+        device, name = choose_device(self.device), name or self.data
+        path = DATASETS.entries[name].settings.get("path")
+        options: dict[str, Any] = dict(recalled or {})
         if self.root is not None:
             options["path" if path else "root"] = self.root
-        elif path and path.default is path.empty:
+        elif path and path.default is path.empty and "path" not in options:
             raise ValueError("--root is missing: the folder or archive of images")
         if self.validation is not None:
             options["validation"] = self.validation
@@ -75,8 +84,34 @@ class DataOptions:
             options["augmentation"] = Augmentation(self.pad or 0, bool(self.flip))
         if distributed.world() > 1:
             # One process downloads and decodes; the others find it done.
-            distributed.from_rank_0(lambda: bool(load(self.data, **options)))
-        return load(self.data, **options).to(device)
+            distributed.from_rank_0(lambda: bool(load(name, **options)))
+        return load(name, **options).to(device)
+
+
+@dataclass(frozen=True)
+class RunDataOptions(DataOptions):
+    """Which images; the run's own, as its training loaded them, where not said."""
+
+    data: Annotated[
+        str,
+        tyro.conf.arg(
+            aliases=("--dataset",),
+            constructor_factory=_or_the_runs,
+            help_behavior_hint="(default: run)",
+        ),
+    ] = "run"
+    """The data set; run is the run's own."""
+
+    def of(self, folder: Path) -> Data:
+        """Return the data set on its device.
+
+        Raises:
+            ValueError: the run does not say what it was trained on.
+        """
+        if self.data != "run":
+            return self.load()
+        name, recalled = runs.images_of(folder)
+        return self.load(name=name, recalled=recalled)
 
 
 @dataclass(frozen=True)

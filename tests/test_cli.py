@@ -5,11 +5,14 @@ import re
 import sys
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import avmixup_kit as av
 from avmixup_kit import cli, methods, runs
+from avmixup_kit._base.plugins import load_plugins
 from avmixup_kit.training import checkpoints
 
 SHORT = ["--steps", "4", "--batch-size", "16", "--base-channels", "4", "--curve-images", "10"]
@@ -214,6 +217,94 @@ def test_a_training_of_limited_time_says_how_far_it_came(monkeypatch, tmp_path, 
     assert list((tmp_path / "run").glob("latest.pt.*.000"))
     call(monkeypatch, "train", tmp_path / "run", *words, "--resume")
     assert "PGD10, validation: " in capsys.readouterr().out
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """A folder of 8x8 images of two classes, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 20), ("test", 6)):
+        for name in ("ant", "bee"):
+            (tmp_path / "mine" / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "mine" / part / name / f"{i}.png")
+    return tmp_path / "mine"
+
+
+def refused(monkeypatch, capsys, *words):
+    """Return the one line in which the words are refused."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, *words)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_evaluate_takes_the_runs_own_images_and_refuses_others(
+    monkeypatch, tmp_path, capsys, pictures
+):
+    words = ["--data", "image_folder", "--root", "mine", "--validation", "0.2", "--method"]
+    call(monkeypatch, "train", "run", *words, "standard", *SHORT)
+    short = ["--images", "6", "--steps", "1"]
+    call(monkeypatch, "evaluate", "run", *short)
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert (result["data"], result["n"]) == ("mine/test", 6)
+    images = av.image_folder("mine").test.sample(6)
+    assert images.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert str(tmp_path) not in (tmp_path / "run" / "run.json").read_text()
+    call(monkeypatch, "evaluate", "run", "--split", "train", *short)
+
+    said = refused(monkeypatch, capsys, "evaluate", "run", "--data", "digits", *short)
+    assert said == (
+        "error: run was trained on other data (--anyway to insist): "
+        "number of classes was 2, is 10; class 0 was 'ant', is '0'; class 1 was 'bee', is '1'"
+    )
+    for part in ("train", "test"):
+        (pictures / part / "ant").rename(pictures / part / "wasp")
+    said = refused(monkeypatch, capsys, "evaluate", "run", *short)
+    assert "class 0 was 'ant', is 'bee'; class 1 was 'bee', is 'wasp'" in said
+    call(monkeypatch, "evaluate", "run", "--anyway", *short)
+    pictures.rename(tmp_path / "moved")
+    assert "mine" in refused(monkeypatch, capsys, "evaluate", "run", *short)
+    call(monkeypatch, "evaluate", "run", "--root", "moved", "--anyway", *short)
+
+
+NET = """
+import avmixup_kit as av
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+def stacked():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.mark.parametrize("how", ["Net", "stacked"])
+def test_evaluate_makes_a_network_of_ones_own_from_a_plugin(
+    monkeypatch, tmp_path, capsys, digits, how
+):
+    file = tmp_path / f"own_{how}.py"
+    file.write_text(NET)
+    load_plugins([file])
+    make = getattr(sys.modules[file.stem], how)
+    training = av.Training(make(), digits.train, methods.standard(), 2, batch_size=16)
+    list(runs.log(training, tmp_path / "run", network=None if how == "Net" else make))
+    words = ["evaluate", tmp_path / "run", "--images", "20", "--steps", "1"]
+    del sys.modules[file.stem]
+    said = refused(monkeypatch, capsys, *words)
+    assert f"import own_{how} first, or pass --plugin own_{how}.py" in said
+    call(monkeypatch, *words, "--plugin", file)
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["n"] == 20
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 LOADED: dict[str, Path] = {}  # in this process, in order
@@ -60,3 +61,30 @@ def remedy(home: str) -> str:
         f"import {module} first, or pass --plugin {module.rpartition('.')[2]}.py; code that a run "
         "folder names is never run"
     )
+
+
+def home_of(value: Any) -> str | None:
+    """Return the module:qualname under which a function or class is found again, or None.
+
+    A script's own module is called by its file's name, under which others import it.
+    """
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "<")
+    module = Path(main).stem if module == "__main__" and main else module
+    return None if "<" in name or not module else f"{module}:{name}"
+
+
+def found(home: str) -> Any:
+    """Return the function or class at a ``home_of``, where its module is imported already, or None.
+
+    What a run folder names is looked up and never imported; Python's own library is not looked in.
+    """
+    module, _, name = home.partition(":")
+    for holder in (sys.modules.get(module), sys.modules["__main__"]):
+        value: Any = holder
+        for part in name.split("."):
+            value = getattr(value, part, None)
+        fine = isinstance(value, type | FunctionType) and home_of(value) == home
+        if fine and module.split(".")[0] not in sys.stdlib_module_names:
+            return value
+    return None

@@ -43,10 +43,12 @@ class Registry(Mapping[str, Callable[..., Any]]):
 
     Args:
         kind: what they make, for messages: "method".
+        around: wraps each function that is registered, given its name; None: nothing does.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, around: Callable[[str, Any], Any] | None = None) -> None:
         self.kind = kind
+        self.around = around
         self.entries: dict[str, Entry] = {}
 
     def register(
@@ -76,6 +78,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
                 check.that(False, self.kind, chosen, taken)
             said = title or chosen.replace("_", " ")
             shown = colour or METHOD_COLOURS.get(chosen, GREY)
+            make = self.around(chosen, make) if self.around else make
             self.entries[chosen] = Entry(chosen, make, said, shown, size)
             return make
 

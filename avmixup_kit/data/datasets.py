@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial, wraps
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,14 +15,55 @@ import numpy as np
 import torch
 
 from avmixup_kit._base import check
+from avmixup_kit._base.plugins import home_of
 from avmixup_kit._base.registry import Registry
 from avmixup_kit.data.archives import IMAGE_SUFFIXES, Decoder, agree, files, members
 from avmixup_kit.data.cache import Decoded, cached
-from avmixup_kit.data.splits import Augmentation, Data, Split, choose, select
+from avmixup_kit.data.splits import Augmentation, Data, Origin, Split, choose, select
 
 # `originals` is imported where it is used: it needs torchvision, whose import takes seconds.
 
-DATASETS = Registry("data set")
+
+def _remembered(name: str, make: Callable[..., Any]) -> Any:
+    """A loader whose splits know how they were loaded."""
+
+    @wraps(make)
+    def load(*given: Any, **options: Any) -> Any:
+        bound = signature(make).bind(*given, **options).arguments
+        data = make(*given, **options)
+        return _with_origin(data, name, make, bound) if isinstance(data, Data) else data
+
+    return load
+
+
+def _with_origin(data: Data, name: str, make: Callable[..., Any], given: dict[str, Any]) -> Data:
+    arguments: dict[str, Any] = {}
+    for key, value in given.items():
+        more = signature(make).parameters[key].kind is Parameter.VAR_KEYWORD
+        arguments |= value if more else {key: value}
+    own = make.__module__ != __name__
+    loader = home_of(make) if own else name
+    for elsewhere in ("device", "cache"):
+        arguments.pop(elsewhere, None)
+    try:
+        arguments = json.loads(json.dumps(arguments, default=_plain))
+    except TypeError:
+        loader = None
+    if loader is None:
+        return data
+    held_out = {part: getattr(data, part).checksum for part in ("validation", "test")}
+    origin = Origin(loader, arguments, held_out)
+    parts = ("train", "validation", "test")
+    return replace(data, **{p: replace(getattr(data, p), origin=origin) for p in parts})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Augmentation):
+        return asdict(value)
+    return os.fspath(value)
+
+
+DATASETS = Registry("data set", around=_remembered)
 
 # Augmentations, the default arguments below.
 NONE = Augmentation()
@@ -211,6 +255,25 @@ def load(name: str, **options: Any) -> Data:
     data = DATASETS.build(name, **options)
     check.that(isinstance(data, Data), f"what data set {name} returned", data, "a Data")
     return data
+
+
+def recalled(loader: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and options with which `load` loads data again, from a split's `Origin`.
+
+    Raises:
+        ValueError: the loader is one's own and not registered now.
+    """
+    for name, make in DATASETS.items():
+        if loader == (home_of(make) if make.__module__ != __name__ else name):
+            options = dict(arguments)
+            if isinstance(options.get("augmentation"), dict):
+                options["augmentation"] = Augmentation(**options["augmentation"])
+            return name, options
+    module = loader.partition(":")[0]
+    raise ValueError(
+        f"data set {loader} is not there: import {module} first, or pass --plugin "
+        f"{module.rpartition('.')[2]}.py; code that a run folder names is never run"
+    )
 
 
 def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:

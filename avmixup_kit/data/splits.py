@@ -1,17 +1,20 @@
-"""Images as one uint8 tensor per split on a device, and their augmentation there."""
+"""Images as one tensor per split on a device, and their augmentation there."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from avmixup_kit._base import check
+from avmixup_kit.data import own
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,124 @@ class Augmentation:
         check.that(isinstance(self.flip, bool), "flip", self.flip, "True or False")
 
 
-class Labelled:
-    """What images with labels are asked for, whatever type their pixels have."""
+# What `Split.of`, and with it whatever takes images, accepts.
+Source: TypeAlias = "Split | Dataset[Any] | DataLoader[Any] | Sequence[Tensor | np.ndarray]"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a split was loaded, so that a run folder can tell.
+
+    Attributes:
+        loader: its name in `DATASETS`, one of one's own as module:qualname.
+        arguments: what it was given, as JSON has it; device and cache left out.
+        checksums: of the splits that are held out of training, by name.
+        part: whether the split is now only a part of what was loaded.
+    """
+
+    loader: str
+    arguments: Mapping[str, Any]
+    checksums: Mapping[str, str]
+    part: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images of one split, their labels, and how a batch of them is augmented.
+
+    Attributes:
+        images: uint8, or float32 in [0, 1], (N, C, H, W), stored as channels_last.
+        labels: int64 (N,), each in [0, len(classes)).
+        classes: the name of each class.
+        augmentation: what `batch` does when it is given a generator.
+        name: which data these are, for logs: "digits/train".
+        origin: how it was loaded, None where that is not known.
+
+    Raises:
+        ValueError: shapes, types, devices or labels that do not fit each other.
+    """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    augmentation: Augmentation = Augmentation()
+    name: str = ""
+    origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        kind = tuple(images.shape), images.dtype
+        fine = images.ndim == 4 and images.dtype in (torch.uint8, torch.float32)
+        allowed = "uint8, or float32 in [0, 1], (N, C, H, W); Split.of reads others"
+        check.that(fine, "images' shape and type", kind, allowed)
+        kind = tuple(labels.shape), labels.dtype
+        fine = labels.dtype == torch.int64 and labels.shape == images.shape[:1]
+        allowed = f"int64 ({len(images)},), one for each image"
+        check.that(fine, "labels' shape and type", kind, allowed)
+        check.that(
+            labels.device == images.device,
+            "labels' device",
+            str(labels.device),
+            f"the images' device, {images.device}",
+        )
+        if len(self):
+            if self._floats:
+                own.check_range(images)
+            ends, classes = (int(labels.min()), int(labels.max())), len(self.classes)
+            allowed = f"0 to {classes - 1}, there are {classes} classes"
+            check.that(ends[0] >= 0 and ends[1] < classes, "labels' range", ends, allowed)
+        pad, (height, width) = self.augmentation.pad, images.shape[2:]
+        allowed = f"0 to {min(height, width) - 1} for images of {height}x{width}"
+        check.that(pad < min(height, width), "pad", pad, allowed)
+        object.__setattr__(self, "images", _placed(images, self.augmentation.pad, images.device))
+
+    @staticmethod
+    def of(
+        source: Source,
+        classes: Sequence[str] | int | None = None,
+        *,
+        layout: own.Layout = "NCHW",
+        augmentation: Augmentation | None = None,
+        name: str | None = None,
+    ) -> Split:
+        """A split of one's own images; every pixel is kept exactly.
+
+        Bytes stay bytes, floats that are all k / 255 become bytes, other floats become float32.
+        Labels may be of any integer type.
+
+        Args:
+            source: a Split (itself), a torch Dataset of (image, class number) with PIL images,
+                tensors or arrays, each read once, a DataLoader of such batches, once through, or a
+                pair (images, class numbers) of tensors or arrays. Pixels are uint8, or float in
+                [0, 1].
+            classes: the name of each class, or how many there are. None: the source's `.classes`,
+                as torchvision's data sets have them, else the numbers up to the largest label.
+            layout: of tensors and arrays, one image or many: "NCHW" or "NHWC".
+            augmentation: what training does to the images; none unless given.
+            name: for logs; the source's type where left out.
+
+        Raises:
+            TypeError: the source is none of these, such as a Data, which has several splits.
+            ValueError: shapes, types or pixels out of range; images that look like the other
+                layout; images of several sizes; a Dataset whose transforms are random.
+        """
+        if isinstance(source, Data):
+            raise TypeError("Data has several splits: data.train, data.validation or data.test")
+        check.that(not isinstance(classes, str), "classes", classes, "a list of names, or a number")
+        if isinstance(source, Split):
+            split = source
+        else:
+            images, labels = own.read(source, layout)
+            if classes is None:
+                classes = own.names_of(source) or max(labels.tolist(), default=0) + 1
+            split = Split(images, labels, _named(classes), name=own.title_of(source))
+        told = {
+            "classes": None if classes is None else _named(classes),
+            "augmentation": augmentation,
+            "name": name,
+        }
+        given = {key: value for key, value in told.items() if value is not None}
+        return replace(split, **given) if given else split
 
     def __len__(self) -> int:
         return len(self.images)
@@ -59,51 +174,9 @@ class Labelled:
         """Where the images are."""
         return self.images.device
 
-
-@dataclass(frozen=True, eq=False)
-class Split(Labelled):
-    """Images of one split, their labels, and how a batch of them is augmented.
-
-    Attributes:
-        images: uint8 (N, C, H, W), stored as channels_last.
-        labels: int64 (N,), each in [0, len(classes)).
-        classes: the name of each class.
-        augmentation: what `batch` does when it is given a generator.
-        name: which data these are, for logs: "digits/train".
-
-    Raises:
-        ValueError: shapes, types, devices or labels that do not fit each other.
-    """
-
-    images: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-    augmentation: Augmentation = Augmentation()
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        images, labels = self.images, self.labels
-        kind = tuple(images.shape), images.dtype
-        fine = images.ndim == 4 and images.dtype == torch.uint8
-        check.that(fine, "images' shape and type", kind, "uint8 (N, C, H, W)")
-        kind = tuple(labels.shape), labels.dtype
-        fine = labels.dtype == torch.int64 and labels.shape == images.shape[:1]
-        allowed = f"int64 ({len(images)},), one for each image"
-        check.that(fine, "labels' shape and type", kind, allowed)
-        check.that(
-            labels.device == images.device,
-            "labels' device",
-            str(labels.device),
-            f"the images' device, {images.device}",
-        )
-        if len(self):
-            ends, classes = (int(labels.min()), int(labels.max())), len(self.classes)
-            allowed = f"0 to {classes - 1}, there are {classes} classes"
-            check.that(ends[0] >= 0 and ends[1] < classes, "labels' range", ends, allowed)
-        pad, (height, width) = self.augmentation.pad, images.shape[2:]
-        allowed = f"0 to {min(height, width) - 1} for images of {height}x{width}"
-        check.that(pad < min(height, width), "pad", pad, allowed)
-        object.__setattr__(self, "images", _placed(images, self.augmentation.pad, images.device))
+    @property
+    def _floats(self) -> bool:
+        return self.images.is_floating_point()
 
     def __repr__(self) -> str:
         shape = "x".join(str(side) for side in self.shape)
@@ -131,22 +204,28 @@ class Split(Labelled):
         images = _placed(self.images, self.augmentation.pad, device)
         return replace(self, images=images, labels=self.labels.to(device))
 
-    def subset(self, indices: int | Sequence[int] | Tensor) -> Split:
-        """The images at `indices` or under a mask; of a number n, n, each class in proportion.
+    def sample(self, n: int, seed: int = 0) -> Split:
+        """`n` images drawn at random, each class in proportion, in the order of the split.
 
-        Which n images is fixed: the same split and n always give the same ones.
+        The same split, n and seed always give the same ones. The first n would not do: image
+        folders are sorted by class.
 
         Raises:
             ValueError: n is outside [0, N].
         """
+        fine = isinstance(n, int | np.integer) and 0 <= n <= len(self)
+        check.that(fine, "n", n, f"0 to {len(self)}, {self.name} has no more images")
+        return self.subset(torch.from_numpy(choose(self.labels.cpu().numpy(), int(n), seed)))
+
+    def subset(self, indices: int | Sequence[int] | Tensor) -> Split:
+        """The images at `indices` or under a mask; of a number n, those of `sample(n)`."""
         if isinstance(indices, int | np.integer):
-            fine = 0 <= indices <= len(self)
-            check.that(fine, "indices", int(indices), f"0 to {len(self)}, or a list")
-            indices = torch.from_numpy(choose(self.labels.cpu().numpy(), int(indices), seed=0))
+            return self.sample(int(indices))
         index = torch.as_tensor(indices, device=self.device)
         index = index.nonzero()[:, 0] if index.dtype == torch.bool else index.to(torch.int64)
         images = select(self.images, index, self.augmentation.pad)
-        return replace(self, images=images, labels=self.labels[index])
+        origin = self.origin and replace(self.origin, part=True)
+        return replace(self, images=images, labels=self.labels[index], origin=origin)
 
     def batch(
         self, indices: Sequence[int] | Tensor, rng: torch.Generator | None = None
@@ -166,13 +245,13 @@ class Split(Labelled):
         else:
             pixels = self._augmented(index, rng)
         # Division of a float tensor in place: dividing the bytes themselves is ten times slower.
-        x = pixels.float().div_(255)
+        x = pixels if self._floats else pixels.float().div_(255)
         # One channel can be laid out in two ways; arithmetic makes the plain one of it, and
         # convolutions round differently for each, so x must have it from the start.
         return x.view(len(x), *self.shape) if self.shape[0] == 1 else x.permute(0, 3, 1, 2), y
 
     def _augmented(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """uint8 (B, H, W, C), one window of each image at `index`, some of them flipped."""
+        """(B, H, W, C), one window of each image at `index`, some of them flipped."""
         fine = rng.device.type == self.device.type
         check.that(fine, "rng.device", str(rng.device), f"the images' device, {self.device}")
         windows = (2 * self.augmentation.pad + 1) ** 2
@@ -198,7 +277,7 @@ class Split(Labelled):
         return pixels.index_select(0, order.argsort())
 
     def _windows(self, index: Tensor, window: Tensor) -> Tensor:
-        """uint8 (B, H, W, C), of each image at `index` the window of that number, row by row.
+        """(B, H, W, C), of each image at `index` the window of that number, row by row.
 
         Every window is a run of H * W pixels in memory, which begins up to pad * (W + 1) pixels
         before its image; what it holds of another row or image is where the zeros belong.
@@ -213,7 +292,8 @@ class Split(Labelled):
         )
         start = torch.add(self._shift.index_select(0, window), index, alpha=area)
         pixels = runs.index_select(0, start)
-        pixels &= self._inside.index_select(0, window)
+        inside = self._inside.index_select(0, window)
+        pixels = pixels.mul_(inside) if self._floats else pixels.bitwise_and_(inside)
         return pixels.view(-1, height, width, channels)
 
     @property
@@ -232,13 +312,11 @@ class Split(Labelled):
 
     @cached_property
     def _inside(self) -> Tensor:
-        """uint8 ((2 pad + 1)^2, H * W * C): 255 where a window shows the image, 0 for padding."""
+        """((2 pad + 1)^2, H * W * C): 255 or 1.0 where a window shows the image, else 0."""
         channels, height, width = self.shape
         pad = self.augmentation.pad
-        frame = torch.zeros(
-            height + 2 * pad, width + 2 * pad, channels, dtype=torch.uint8, device=self.device
-        )
-        frame[pad : pad + height, pad : pad + width] = 255
+        frame = self.images.new_zeros(height + 2 * pad, width + 2 * pad, channels)
+        frame[pad : pad + height, pad : pad + width] = 1 if self._floats else 255
         windows = frame.unfold(0, height, 1).unfold(1, width, 1)
         return windows.permute(0, 1, 3, 4, 2).reshape((2 * pad + 1) ** 2, -1)
 
@@ -251,7 +329,7 @@ def _mirrored(pixels: Tensor) -> Tensor:
 
 def select(images: Tensor, index: Tensor, pad: int = 0) -> Tensor:
     """`images` (N, C, H, W) at `index`, as channels_last, with the room that `pad` asks for."""
-    chosen = _room((len(index), *images.shape[1:]), pad, images.device)
+    chosen = _room(images, len(index), pad, images.device)
     torch.index_select(images.permute(0, 2, 3, 1), 0, index, out=chosen.permute(0, 2, 3, 1))
     return chosen
 
@@ -259,7 +337,8 @@ def select(images: Tensor, index: Tensor, pad: int = 0) -> Tensor:
 def _placed(images: Tensor, pad: int, device: torch.device | str) -> Tensor:
     """`images` on `device` as channels_last with room around them, copied only if need be."""
     before = images.storage_offset()
-    after = images.untyped_storage().nbytes() - before - images.numel()
+    held = images.untyped_storage().nbytes() // images.element_size()
+    after = held - before - images.numel()
     fits = min(before, after) >= _margin(images.shape, pad)
     if (
         fits
@@ -267,19 +346,19 @@ def _placed(images: Tensor, pad: int, device: torch.device | str) -> Tensor:
         and images.device == torch.device(device)
     ):
         return images
-    return _room(images.shape, pad, device).copy_(images)
+    return _room(images, len(images), pad, device).copy_(images)
 
 
-def _room(shape: Sequence[int], pad: int, device: torch.device | str) -> Tensor:
-    """uint8 zeros of `shape` (N, C, H, W), as channels_last, inside a margin."""
-    count, channels, height, width = shape
-    size, margin = count * channels * height * width, _margin(shape, pad)
-    flat = torch.zeros(size + 2 * margin, dtype=torch.uint8, device=device)
+def _room(like: Tensor, count: int, pad: int, device: torch.device | str) -> Tensor:
+    """Zeros for `count` images such as those of `like`, as channels_last, inside a margin."""
+    channels, height, width = like.shape[1:]
+    size, margin = count * channels * height * width, _margin(like.shape, pad)
+    flat = torch.zeros(size + 2 * margin, dtype=like.dtype, device=device)
     return flat[margin : margin + size].view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _margin(shape: Sequence[int], pad: int) -> int:
-    """Bytes before the first and after the last image that their windows reach into."""
+    """Numbers before the first and after the last image that their windows reach into."""
     return pad * (shape[3] + 1) * shape[1]
 
 
@@ -300,6 +379,27 @@ def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
         for k, n in zip(classes, quota, strict=True)
     ]
     return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *chosen]))
+
+
+def _named(classes: Sequence[str] | int) -> tuple[str, ...]:
+    return tuple(map(str, range(classes) if isinstance(classes, int) else classes))
+
+
+def split_for(source: Source, outputs: Callable[[Tensor], int]) -> Split:
+    """`Split.of`, with as many classes as a model has where the source names none.
+
+    `outputs` tells how many from images (1, C, H, W).
+
+    Raises:
+        ValueError: a label that the model has no class for, and whatever `Split.of` refuses.
+    """
+    split = Split.of(source)
+    if isinstance(source, Split) or own.names_of(source) or not len(split):
+        return split
+    count, ends = outputs(split.batch([0])[0]), tuple(int(end) for end in split.labels.aminmax())
+    allowed = f"0 to {count - 1}, the model has {count} classes"
+    check.that(split.num_classes <= count, "labels' range", ends, allowed)
+    return replace(split, classes=_named(count))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from avmixup_kit.evaluation.epsilons import (
     accuracy_against_epsilon,
     epsilon_figure,
 )
-from avmixup_kit.evaluation.images import FloatImages, ImageSet, Pair, model_device
+from avmixup_kit.evaluation.images import ImageSet, model_device
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Rule, Verdict, card
 from avmixup_kit.evaluation.rows import Crafter
@@ -23,11 +23,9 @@ __all__ = [
     "Crafter",
     "EpsilonCurve",
     "Evaluation",
-    "FloatImages",
     "ImageSet",
     "Judge",
     "MeanOverDraws",
-    "Pair",
     "Rule",
     "TransferMatrix",
     "Verdict",

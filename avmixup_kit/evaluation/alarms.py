@@ -21,19 +21,19 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from avmixup_kit.data.splits import choose
+from avmixup_kit.data.splits import Source, choose
 from avmixup_kit.evaluation import attack_signs, gradient_signs
 from avmixup_kit.evaluation.attack_signs import Bench
 from avmixup_kit.evaluation.draws import averaged
 from avmixup_kit.evaluation.evidence import Alarm
-from avmixup_kit.evaluation.images import ImageSet, Pair, as_images
+from avmixup_kit.evaluation.images import as_images
 from avmixup_kit.evaluation.record import CLEAN, Evaluation
 
 
 def alarms(
     result: Evaluation,
     model: nn.Module,
-    images: ImageSet | Pair,
+    images: Source,
     *,
     sources: Mapping[str, nn.Module] | None = None,
     count: int = 200,

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from avmixup_kit._base import check as checked
 from avmixup_kit._base.statistics import wilson
 from avmixup_kit._base.tables import text_table
+from avmixup_kit.data.splits import Source
 from avmixup_kit.evaluation.evidence import accuracies, draw
-from avmixup_kit.evaluation.images import ImageSet, Pair, as_images
+from avmixup_kit.evaluation.images import as_images
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import CLEAN
 from avmixup_kit.evaluation.rows import Row
@@ -73,7 +74,7 @@ class EpsilonCurve:
 
 def accuracy_against_epsilon(
     model: nn.Module,
-    images: ImageSet | Pair,
+    images: Source,
     epsilons: Iterable[float],
     *,
     attack: Row | Callable[[float], Row] | None = None,

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from avmixup_kit._base import check as checked
 from avmixup_kit._base import distributed
+from avmixup_kit.data.splits import Source
 from avmixup_kit.evaluation.crafting import craft, first_state
 from avmixup_kit.evaluation.draws import MeanOverDraws, averaged
-from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
+from avmixup_kit.evaluation.images import ImageSet, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Refusing, Rule, Verdict
 from avmixup_kit.evaluation.rows import Row, as_rows
 from avmixup_kit.evaluation.sanity import check_logits, inspect
@@ -29,7 +30,7 @@ from avmixup_kit.methods.losses import TransportDistance
 
 def evaluate(
     model: nn.Module,
-    split: ImageSet | Pair,
+    split: Source,
     attacks: Sequence[Row] = (),
     *,
     batch_size: int = 256,
@@ -49,7 +50,7 @@ def evaluate(
 
     Args:
         model: from images in [0, 1] to logits (N, K); left as it was found.
-        split: images and labels, a ``Split`` or a pair (x in [0, 1], class numbers); moved batch by
+        split: images and labels, a ``Split`` or what ``Split.of`` makes one of; moved batch by
             batch to the model's device.
         attacks: rows, among them ``autoattack()`` and callables of one's own (``rows.Crafter``);
             each crafts with batch norm in eval mode, whatever its own setting.

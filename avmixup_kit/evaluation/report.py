@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from avmixup_kit._base import files, html
+from avmixup_kit.data.splits import Source
 from avmixup_kit.evaluation.alarms import alarms
 from avmixup_kit.evaluation.crafting import craft
 from avmixup_kit.evaluation.draws import averaged
 from avmixup_kit.evaluation.evidence import Alarm
-from avmixup_kit.evaluation.images import ImageSet, Pair, as_images, batch_on
+from avmixup_kit.evaluation.images import ImageSet, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, WORST, Evaluation
 from avmixup_kit.evaluation.transfer import TransferMatrix, transfer_heatmap, transfer_matrix
 from avmixup_kit.methods.attacks import Attack, Norm, frozen, pgd
@@ -37,7 +38,7 @@ NO_TRANSFER = (
 def report(
     result: Evaluation,
     model: nn.Module,
-    images: ImageSet | Pair,
+    images: Source,
     path: str | Path,
     *,
     sources: Mapping[str, nn.Module] | None = None,

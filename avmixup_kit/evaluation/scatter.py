@@ -93,7 +93,8 @@ def scatter(
         labels[name] = images.labels.cpu()
         if not _pairs(images):
             raise ValueError(
-                f"{name} images are too few: a variance within classes needs two of each class"
+                f"{name} images are too few: a variance within classes needs two of each class; "
+                "split.sample(n) draws each class in proportion"
             )
         parts = torch.arange(len(images)).split(batch_size)
         found = [_read(model, images, part, attack, seed) for part in parts]

@@ -1,12 +1,11 @@
 """The one thing that moves: a method whose settings are turned between steps, on record."""
 
+import math
 import threading
 from dataclasses import dataclass
 from typing import Any
 
 from avmixup_kit.methods.method import Method, check_saved, own_stages, parse
-
-_NUMBERS = (bool, int, float)
 
 
 @dataclass(frozen=True)
@@ -17,21 +16,33 @@ class Turn:
     change: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready record; but for numbers, values are the code that rebuilds them."""
-        change = {k: v if type(v) in _NUMBERS else repr(v) for k, v in self.change.items()}
-        record = {"step": self.step, "change": change}
+        """Return a JSON-ready record; values that are no numbers are the code that rebuilds them.
+
+        It has no "step" of its own, since the step it acts before has a record, too.
+        """
+        change = {k: v if _is_number(v) else repr(v) for k, v in self.change.items()}
+        record = {"before_step": self.step, "change": change}
         stages = own_stages(tuple(self.change.values()))
         return record | {"stages": stages} if stages else record
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Turn":
-        """Return the turn that ``to_json`` wrote."""
+        """Return the turn that ``to_json`` wrote, or that version 0.1 did: "step", all code."""
         stages = record.get("stages")
         change = {
             key: parse(value, stages) if isinstance(value, str) else value
             for key, value in record["change"].items()
         }
-        return cls(int(record["step"]), change)
+        return cls(step_of(record), change)
+
+
+def step_of(line: dict[str, Any]) -> int:
+    """Return the step of a line of log.jsonl; a turn stands before the record of its step."""
+    return int(line["before_step"] if "before_step" in line else line["step"])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 class Dial:

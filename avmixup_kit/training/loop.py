@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from avmixup_kit._base import check, distributed
-from avmixup_kit.data import Split
+from avmixup_kit.data.splits import Source, Split, split_for
 from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.methods.batch import Batch, Networks
 from avmixup_kit.methods.method import Method
@@ -108,7 +108,8 @@ class Training(Iterator[Record]):
     Args:
         model: from images (N, C, H, W) in [0, 1] to logits (N, K); trained in place, its weights
             laid out as channels_last.
-        split: training images; moved to the model's device.
+        split: training images, a ``Split`` or what ``Split.of`` makes one of; moved to the model's
+            device.
         method: a Method, a Dial, or any function from step to Method.
         steps: optimiser steps in all.
         device: "auto", "cuda" or "cpu", where to move the model to; None: it stays where it is.
@@ -143,7 +144,7 @@ class Training(Iterator[Record]):
     def __init__(
         self,
         model: nn.Module,
-        split: Split,
+        split: Source,
         method: Method | Dial | Methods,
         steps: int | None = None,
         *,
@@ -171,7 +172,7 @@ class Training(Iterator[Record]):
         # Channels last is the faster layout of every convolution here; values are the same.
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.device = next(model.parameters()).device
-        self.split = split.to(self.device)
+        self.split = split_for(split, self._outputs).to(self.device)
         self.dial = method if isinstance(method, Dial) else None
         self.method = method.initial if isinstance(method, Dial) else method
         self._method_at: Methods = (lambda step: method) if isinstance(method, Method) else method
@@ -213,16 +214,20 @@ class Training(Iterator[Record]):
         check.that(precision != "bf16" or native_bf16(self.device), "precision", precision, allowed)
         allowed = f"only CUDA devices since Ampere have it, not this {self.device.type}"
         check.that(precision != "tf32" or native_tf32(self.device), "precision", precision, allowed)
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
-            x, _ = split.batch(torch.zeros(1, dtype=torch.long))
-            outputs = first_answer(model, x).shape[-1]
-        model.train(was_training)
+        outputs = self._outputs(split.batch([0])[0])
         if outputs != split.num_classes:
             raise ValueError(
                 f"the model has {outputs} classes, {split.name} has {split.num_classes}"
             )
+
+    def _outputs(self, x: Tensor) -> int:
+        """Return how many classes the model tells apart."""
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            outputs = first_answer(self.model, x.to(self.device)).shape[-1]
+        self.model.train(was_training)
+        return outputs
 
     @property
     def optimiser(self) -> torch.optim.Optimizer:
@@ -403,7 +408,7 @@ class Training(Iterator[Record]):
         self._next_step = int(state["step"])
 
 
-def _check_arguments(method: Any, changes: dict[str, Any], split: Split) -> None:
+def _check_arguments(method: Any, changes: dict[str, Any], given: Source) -> None:
     """Raise TypeError where ``Training`` was given what it cannot train with."""
     allowed, said = "", repr(method)
     if isinstance(method, Attack):
@@ -417,7 +422,7 @@ def _check_arguments(method: Any, changes: dict[str, Any], split: Split) -> None
     known = [setting.name for setting in fields(Settings)]
     for name, value in changes.items():
         if name == "epochs":
-            size = changes.get("batch_size", Settings(1).batch_size)
+            split, size = Split.of(given), changes.get("batch_size", Settings(1).batch_size)
             raise TypeError(
                 f"epochs = {value!r} is not allowed: training counts steps; an epoch of "
                 f"{split.name} in batches of {size} is {len(split) // size} of them"

@@ -1,7 +1,8 @@
 """Run folders: what a training was, what it did, and where to take it up again.
 
     runs/<name>/
-      run.json                 settings as reprs, seed, commit, versions, device, data checksum
+      run.json                 settings as reprs, seed, commit, versions, device; how the images
+                               were loaded, their classes and checksums; whose the network is
       log.jsonl                one record a line; dial turns, curves and signs among them
       latest.pt, best.pt, step_040000.pt      training.state_dict(), and the weights to judge: the
                                               averaged copy's where there is one
@@ -20,36 +21,51 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Protocol
 
 import torch
 from torch import nn
 
-from avmixup_kit import models
-from avmixup_kit._base import check, distributed, files
+from avmixup_kit._base import check, distributed, files, plugins
 from avmixup_kit._base.files import json_lines, write_atomic
 from avmixup_kit._base.provenance import provenance
-from avmixup_kit.methods.method import own_stages, parse
-from avmixup_kit.models.weights import load_weights
+from avmixup_kit.methods.method import own_stages
 from avmixup_kit.training.checkpoints import (
     check_piece_mib,
     content,
     load_checkpoint,
     save_checkpoint,
 )
-from avmixup_kit.training.dial import Dial, Turn
+from avmixup_kit.training.dial import Dial, Turn, step_of
+from avmixup_kit.training.folders import (
+    Own,
+    Run,
+    about,
+    check_images,
+    curves_of,
+    images_of,
+    load_model,
+    open,
+    turns_of,
+)
 from avmixup_kit.training.loop import Record, Training, TrainingDiverged
 from avmixup_kit.training.signs import Sign, Signs
 from avmixup_kit.training.telling import tensorboard, told
 
 __all__ = [
     "Curves",
+    "Own",
+    "Run",
     "about",
+    "check_images",
     "curves_of",
     "describe",
     "export_turns",
+    "images_of",
     "load_model",
     "log",
+    "open",
+    "remember",
     "save_evaluation",
     "tensorboard",
     "told",
@@ -64,29 +80,6 @@ Curves = Callable[[nn.Module], Mapping[str, float]]
 # To read a loss on a device is to wait for its step, so losses are logged in blocks of 50; on a CPU
 # the step is done.
 LOGGED_AT_ONCE = {"cpu": 1}
-
-
-def load_model(
-    path: str | Path,
-    device: str | torch.device = "cpu",
-    *,
-    weights: Literal["averaged", "trained"] = "averaged",
-) -> nn.Module:
-    """Return the network of a checkpoint file, or of a run folder's latest checkpoint.
-
-    Its ``weights`` are the averaged copy's where there is one, or those that were trained.
-    """
-    check.one_of("weights", weights, ("averaged", "trained"))
-    path = Path(path)
-    if path.is_dir():
-        path = path / "latest.pt"
-    state = load_checkpoint(path, device)
-    if not isinstance(state, dict) or "model" not in state or not state.get("architecture"):
-        raise ValueError(f"{path} holds no network of avmixup_kit.models")
-    model = models.from_architecture(state["architecture"])
-    trained = weights == "trained" and "training" in state
-    load_weights(model, (state["training"] if trained else state)["model"])
-    return model.to(device).eval()
 
 
 def describe(training: Training) -> dict[str, Any]:
@@ -104,48 +97,34 @@ def describe(training: Training) -> dict[str, Any]:
         "architecture": getattr(training.model, "architecture", None),
         "data": training.split.name,
         "checksum": training.split.checksum,
+        "augmentation": repr(training.split.augmentation),
     }
 
 
-def about(folder: str | Path) -> dict[str, Any]:
-    """Return run.json with its method made again, from text that is parsed and never run.
+def remember(training: Training, network: Own = None) -> dict[str, Any]:
+    """Return what run.json holds so that data and network are found again.
 
-    Raises:
-        FileNotFoundError: the folder holds no run.
-        ValueError: it is damaged, or names a stage of one's own that is not there.
+    Paths are as the user gave them. ``network``: the function that makes a network of one's own;
+    left out, its class.
     """
-    path = Path(folder) / "run.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no run: there is no {path.name}")
-    with files.blamed(path, "is damaged or no run's: take another folder"):
-        told = json.loads(path.read_text())
-        text = told["method"]
-    return told | {"method": parse(text, told.get("stages"))}
-
-
-def turns_of(path: str | Path) -> list[Turn]:
-    """Return the dial's turns recorded in a run folder, a log or an exported file, oldest first."""
-    path = Path(path)
-    if path.is_dir():
-        path = path / "log.jsonl"
-    return [Turn.from_json(line) for line in json_lines(path) if "change" in line]
+    split, origin = training.split, training.split.origin
+    images: dict[str, Any] = {"classes": split.classes, "checksums": {"train": split.checksum}}
+    if origin is not None:
+        images |= {"loader": origin.loader, "arguments": origin.arguments, "part": origin.part}
+        images["checksums"] |= origin.checksums
+    told: dict[str, Any] = {"images": images}
+    if getattr(training.model, "architecture", None) is None:
+        kind = type(training.model)
+        home = network if isinstance(network, str) else plugins.home_of(network or kind)
+        if network or kind.__module__.split(".")[0] != "torch":
+            told["network"] = home
+    return told
 
 
 def export_turns(dial: Dial, path: str | Path) -> None:
     """Write a dial's turns, one JSON line each, so that a headless run can repeat them."""
     lines = "".join(json.dumps(turn.to_json()) + "\n" for turn in dial.turns)
     write_atomic(path, lines.encode())
-
-
-def curves_of(folder: str | Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Return each curve of a run folder as (steps, values)."""
-    curves: dict[str, tuple[list[int], list[float]]] = {}
-    for line in json_lines(Path(folder) / "log.jsonl"):
-        for name, value in line.get("curves", {}).items():
-            steps, values = curves.setdefault(name, ([], []))
-            steps.append(line["step"])
-            values.append(value)
-    return curves
 
 
 class Savable(Protocol):
@@ -178,6 +157,7 @@ def log(
     best: str | None = None,
     minutes: float | None = None,
     piece_mib: int | None = None,
+    network: Own = None,
 ) -> Generator[Record, None, None]:
     """Train, write everything into a run folder, and yield each step's record.
 
@@ -200,6 +180,8 @@ def log(
         minutes: end with a checkpoint after the first step that is over so long after the call; the
             run can be taken up with ``resume``. None trains to the end.
         piece_mib: keep every file of a checkpoint below so many MiB.
+        network: the function that makes a network of your own, or "module:qualname" of it, which
+            run.json keeps so that ``open`` can make the network again; its class where left out.
 
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is False.
@@ -219,7 +201,7 @@ def log(
     until = None if minutes is None else time.monotonic() + 60 * minutes
     run = _Run(
         training, Path(folder), checkpoint_every, keep_every, curves, curves_every, best, until,
-        piece_mib,
+        piece_mib, network,
     )  # fmt: skip
     return run.records(resume)
 
@@ -235,6 +217,7 @@ class _Run:
     best: str | None
     until: float | None
     piece_mib: int | None
+    network: Own
     highest: float = float("-inf")
     logged_turns: int = 0
     writes: bool = field(default_factory=lambda: distributed.rank() == 0)
@@ -271,7 +254,7 @@ class _Run:
 
         training = self.training
         distributed.from_rank_0(new)
-        about = describe(training) | provenance()
+        about = describe(training) | remember(training, self.network) | provenance()
         about |= {
             "device": str(training.device),
             "compiled": training.compiled,
@@ -295,7 +278,7 @@ class _Run:
             dial.expect(logged[len(dial.turns) :])
             self.logged_turns = sum(turn.step < step for turn in logged)
         measured = {"curves", "sign"}  # after so many steps; the others are about the step's own
-        kept = [r for r in records if r["step"] < step + bool(measured & r.keys())]
+        kept = [r for r in records if step_of(r) < step + bool(measured & r.keys())]
         self.signs.replay(kept)
         scores = [r["curves"][self.best] for r in kept if self.best in r.get("curves", {})]
         self.highest = max(scores, default=self.highest)
@@ -315,9 +298,11 @@ class _Run:
         if not (self.folder / "run.json").exists():
             raise FileNotFoundError(f"{self.folder} holds no run to resume")
         was = json.loads((self.folder / "run.json").read_text())
-        now = USUAL | describe(self.training)
+        # Since version 0.2 alone.
+        usual = USUAL | {"augmentation": repr(self.training.split.augmentation)}
+        now = usual | describe(self.training)
         del now["settings"]  # ``load_state_dict`` looks at them
-        check.same(USUAL | was, now, f"{self.folder} holds another run")
+        check.same(usual | was, now, f"{self.folder} holds another run")
         state = load_checkpoint(self.folder / "latest.pt")
         return state["training"], json_lines(self.folder / "log.jsonl")
 

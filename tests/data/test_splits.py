@@ -45,10 +45,11 @@ def test_the_memory_is_the_pixels_and_a_margin() -> None:
     ("changes", "message"),
     [
         (
-            {"images": torch.zeros(12, 3, 4, 4)},
-            r"images' shape and type = \(\(12, 3, 4, 4\), torch.float32\) is not allowed: uint8",
+            {"images": torch.zeros(12, 3, 4, 4).double()},
+            r"images' shape and type = \(\(12, 3, 4, 4\), torch.float64\) is not allowed: uint8",
         ),
-        ({"images": torch.zeros(12, 4, 4, dtype=torch.uint8)}, r"allowed: uint8 \(N, C, H, W\)"),
+        ({"images": torch.full((12, 3, 4, 4), 1.5)}, r"range = \(1.5, 1.5\) .*divide by 255"),
+        ({"images": torch.zeros(12, 4, 4, dtype=torch.uint8)}, r"uint8, or float32 in \[0, 1\]"),
         ({"labels": torch.zeros(11, dtype=torch.int64)}, r"not allowed: int64 \(12,\)"),
         ({"labels": torch.zeros(12)}, r"torch.float32\) is not allowed: int64 \(12,\)"),
         ({"labels": torch.full((12,), 3)}, r"range = \(3, 3\) is not allowed: 0 to 2, there are 3"),
@@ -124,7 +125,7 @@ def test_a_subset_of_a_number_has_the_classes_in_proportion() -> None:
 
 @pytest.mark.parametrize("count", [-1, 13])
 def test_a_subset_of_an_impossible_number_is_refused(count: int) -> None:
-    with pytest.raises(ValueError, match=f"indices = {count} is not allowed: 0 to 12"):
+    with pytest.raises(ValueError, match=f"n = {count} is not allowed: 0 to 12, train has no"):
         make().subset(count)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import avmixup_kit as av
 from avmixup_kit.evaluation.curves import robust_curves
-from avmixup_kit.evaluation.images import FloatImages, as_images
+from avmixup_kit.evaluation.images import as_images
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.sanity import inspect
 
@@ -163,7 +163,7 @@ def test_checks_can_be_switched_off(trained, split):
 
 def test_tensors_give_the_verdicts_of_the_split_they_came_from(trained, split):
     x, y = split.batch(torch.arange(len(split)))
-    attacks = [av.fgsm(EPSILON)]
+    attacks = [av.fgsm(EPSILON), av.pgd(steps=3, epsilon=EPSILON)]
     pair = evaluate(trained, (x, split.labels), attacks)
     assert torch.equal(pair.correct, evaluate(trained, split, attacks).correct)
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(1))
@@ -172,8 +172,8 @@ def test_tensors_give_the_verdicts_of_the_split_they_came_from(trained, split):
     mixed = evaluate(trained, (x[order], split.labels[order]), started, batch_size=13)
     assert torch.equal(mixed.correct, whole.correct[:, order])
     images = as_images(trained, (x, split.labels))
-    assert isinstance(images, FloatImages)
     assert (images.shape, images.num_classes, len(images)) == ((1, 8, 8), 10, 100)
+    assert torch.equal(images.images, split.images)
 
 
 def test_bad_tensors_are_named(trained, split):
@@ -183,17 +183,19 @@ def test_bad_tensors_are_named(trained, split):
         ((x * 255, labels), r"images' range = \(0.0, 255.0\) is not allowed: .*; divide by 255"),
         ((x * 2 - 1, labels), r"range = \(-1.0, 1.0\) is not allowed: .*undo the normalisation"),
         ((x.where(x < 1, float("nan")), labels), r"images' range = \(nan, nan\) is not allowed"),
-        (((x * 255).byte(), labels), r"torch.uint8\) is not allowed: float"),
+        (((x * 255).long(), labels), r"torch.int64\) is not allowed: uint8, or float"),
         ((x[0], labels), r"images' shape and type = \(\(1, 8, 8\), "),
         ((x, labels + 1), r"labels' range = \(1, 10\) is not allowed: 0 to 9, the model has 10"),
         ((x, labels - 1), r"labels' range = \(-1, 8\) is not allowed"),
         ((x, labels[:5]), r"labels' shape and type = \(\(5,\), "),
         ((x, labels.float()), r"torch.float32\) is not allowed: one class number"),
-        ((x[:0], labels[:0]), "there are no images to evaluate"),
+        ((x[:0], labels[:0]), "images has no images to evaluate"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(trained, given)
-    with pytest.raises(TypeError, match="images of type Tensor are not allowed: a Split, or a"):
+    with pytest.raises(
+        TypeError, match="images of type Tensor are not allowed: a Split, a torch Dataset"
+    ):
         evaluate(trained, x)
     with pytest.raises(ValueError, match=r"labels' range = \(0, 9\) is not allowed: 0 to 8"):
         replace(split, classes=split.classes[:9])

@@ -29,7 +29,7 @@ from avmixup_kit.methods import attacks
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.method import Method
 from avmixup_kit.training import checkpoints, runs, updates
-from avmixup_kit.training.dial import Dial
+from avmixup_kit.training.dial import Dial, step_of
 from avmixup_kit.training.loop import Record, Training
 from avmixup_kit.training.settings import Settings
 from avmixup_kit.training.signs import Sign, Signs
@@ -290,6 +290,7 @@ class LiveRun:
             raise ValueError(f"{error}: such weights are never saved") from None
         folder.mkdir(parents=True, exist_ok=True)
         self.folders.add(folder.resolve())
+        about |= runs.remember(training)
         for name, content in made.items():
             checkpoints.save_checkpoint(folder / name, content)
         text = "".join(json.dumps(line) + "\n" for line in self._log())
@@ -308,7 +309,7 @@ class LiveRun:
         for name, curve in self.curves.items():
             for step, value in zip(*curve.arrays(), strict=True):
                 lines.append({"step": int(step), "curves": {name: value}})
-        return sorted(lines, key=lambda line: line["step"])
+        return sorted(lines, key=step_of)
 
     def load(self, folder: Path, name: str) -> "LiveRun":
         """Return a run that takes up a run folder, of the same images as this one.

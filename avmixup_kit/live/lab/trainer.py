@@ -60,7 +60,8 @@ class _BeforeStep:
         if any(turn.step > step for turn in dial.turns):
             # Turned during the failed step: it acts when the step is taken again.
             state = dial.state_dict()
-            state["turns"] = [turn | {"step": min(turn["step"], step)} for turn in state["turns"]]
+            for turn in state["turns"]:
+                turn["before_step"] = min(turn["before_step"], step)
             dial.load_state_dict(state)
         return self.versions == [p._version for p in training.model.parameters()]
 
