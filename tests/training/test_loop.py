@@ -187,7 +187,7 @@ def test_numbers_of_a_turn_are_numbers_in_its_record():
     numbers = {"gamma": 3.0, "per_example": False, "steps": 2}
     mix = repr(av.AVmixup(2.0, 1.0, 0.1))
     texts = {"start": "'zero'", "step_size": "None", "mix": mix}
-    assert record == {"step": 4, "change": numbers | texts}
+    assert record == {"before_step": 4, "change": numbers | texts}
     assert Turn.from_json(record) == turn
     assert Turn.from_json({"step": 4, "change": {"gamma": "3.0"}}) == Turn(4, {"gamma": 3.0}), (
         "as version 0.1 wrote it"
