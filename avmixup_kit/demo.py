@@ -8,7 +8,7 @@ import torch
 
 from avmixup_kit import methods, models
 from avmixup_kit._base import files, html, provenance
-from avmixup_kit.data import Data, digits
+from avmixup_kit.data import digits
 from avmixup_kit.evaluation.compare import comparison_rows, comparison_table
 from avmixup_kit.evaluation.curves import (
     CURVE_IMAGES,
@@ -18,7 +18,7 @@ from avmixup_kit.evaluation.curves import (
     robust_curves,
 )
 from avmixup_kit.evaluation.ladder import evaluate
-from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.evaluation.record import WORST, Evaluation
 from avmixup_kit.evaluation.report import adversarial_strip
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.method import Method
@@ -82,30 +82,16 @@ def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> di
     colours = method_colours(demo_methods(data.epsilon))
     curves = {name: runs.curves_of(folder / name) for name in evaluations}
     page = html.page(
+        "demo.html.j2",
         "AVmixup on digits",
-        [
-            ("What was run", _about(data, steps, seed)),
-            ("Accuracy on test images", html.table(comparison_rows(evaluations))),
-            ("The same as bars", accuracy_bars(evaluations, colours=colours)),
-            (
-                "Robust accuracy while training (as in the paper's Figure 2)",
-                accuracy_curves(curves, ["PGD10, train", "PGD10, validation"], colours=colours),
-            ),
-            ("Adversarial images (PGD20)", adversarial_strip(networks, data.test, ladder[1])),
-        ],
+        data=data,
+        steps=steps,
+        seed=seed,
+        least=[(name, e.accuracy(WORST)) for name, e in evaluations.items()],
+        accuracies=comparison_rows(evaluations),
+        bars=accuracy_bars(evaluations, colours=colours),
+        curves=accuracy_curves(curves, ["PGD10, train", "PGD10, validation"], colours=colours),
+        pictures=adversarial_strip(networks, data.test, ladder[1]),
     )
     files.write_atomic(folder / "index.html", page.encode())
     return evaluations
-
-
-def _about(data: Data, steps: int, seed: int) -> str:
-    return (
-        f"<p>scikit-learn's {len(data.train)} training digits (8x8), a small convolutional network,"
-        f" {steps} steps of batch 128 for each method, seed {seed}. epsilon = {data.epsilon}, step"
-        f" {data.epsilon / 4}. Accuracy on the {len(data.test)} test digits, with Wilson's 95 %"
-        " intervals: one seed, so they speak of these four networks, not of the methods. An image"
-        " counts as fooled when any iterate of an attack fools the network.</p>"
-        "<p>PGD and CW are weak judges of soft labels: they can be fooled by gradients that the"
-        " labels flatten. Treat AVmixup's and LS0.8's figures as upper bounds until a stronger"
-        " attack has been tried.</p>"
-    )

@@ -50,7 +50,7 @@ def test_the_core_works_without_the_extras():
 @pytest.mark.parametrize(
     ("module", "action", "message"),
     [
-        ("plotly", "from avmixup_kit._base import html; html.page('t', [])", "avmixup-kit[plots]'"),
+        ("plotly", "from avmixup_kit._base import html; html.page('', '')", "avmixup-kit[plots]'"),
         ("tyro", "import avmixup_kit.cli", "avmixup-kit[cli]'"),
     ],
 )  # fmt: skip
@@ -118,6 +118,7 @@ def test_the_core_asks_for_nothing_else_and_keeps_torch_open():
         "filelock",
         "lazy-loader",
         "safetensors",
+        "jinja2",
     }
     (torch,) = [r for r in PROJECT["dependencies"] if r.startswith("torch>")]
     assert torch == "torch>=2.11"
@@ -136,6 +137,19 @@ def test_version_licence_citation_and_types_are_there():
         "Lee", "Lee", "Yoon",
     ]  # fmt: skip
     assert (ROOT / "avmixup_kit" / "py.typed").exists()
+
+
+def test_whatever_stands_beside_the_modules_travels_with_them():
+    package = ROOT / "avmixup_kit"
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    sent = {
+        path for pattern in setup["package-data"]["avmixup_kit"] for path in package.glob(pattern)
+    }
+    beside = {path for path in package.rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert {"page.css", "page.js", "page.html.j2", "report.html.j2"} <= {
+        path.name for path in beside
+    }
+    assert beside == sent
 
 
 def test_make_installs_once_and_ci_calls_make_test():

@@ -1,106 +1,81 @@
-"""Pages and pictures as HTML that needs nothing but itself."""
+"""Pages and parts of pages, from templates that escape whatever is put into them.
+
+A template (``*.html.j2``) stands beside the module that fills it; ``_base`` has what all share.
+"""
 
 import base64
+import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
-from typing import TYPE_CHECKING, Literal
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 
 from avmixup_kit._base.plots import graph_objects
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def png(image: Tensor) -> bytes:
+PACKAGE = Path(__file__).parents[1]
+
+
+def png(image: "Tensor") -> bytes:
     """Return an image (C, H, W) in [0, 1], C 1 or 3, as PNG."""
     from PIL import Image
 
-    array = image.detach().cpu().clamp(0, 1).mul(255).round().to(torch.uint8)
+    array = image.detach().cpu().clamp(0, 1).mul(255).round().byte()
     pixels = array.permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def image_tag(image: Tensor, alt: str, size: int = 72) -> str:
-    """Return an <img> with the image (C, H, W) inside it, ``size`` CSS pixels wide, unsmoothed."""
-    data = base64.b64encode(png(image)).decode()
-    return (
-        f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}" '
-        f'width="{size}" height="{size}" style="image-rendering:pixelated">'
-    )
+def part(name: str, *given: Any, template: str = "_base/parts.html.j2", **named: Any) -> str:
+    """Return what the macro ``name`` of a template makes of its arguments."""
+    made = getattr(_templates().get_template(template).module, name)(*given, **named)
+    return str(made).strip()
 
 
-def strip(rows: Mapping[str, tuple[Iterable[Tensor], Sequence[str]]], size: int = 72) -> str:
-    """Return a table of pictures with words below them, a heading and a row for each entry.
+def page(template: str, title: str, **fields: Any) -> str:
+    """Return one self-contained HTML page from a template that extends ``_base/page.html.j2``.
 
-    Images are (C, H, W) in [0, 1]; headings and captions are text, not HTML. It brings its look
-    along, for a widget has no style sheet.
-    """
-    lines, look = [], "text-align:center;padding:.25rem .5rem;line-height:1.2"
-    for heading, (images, captions) in rows.items():
-        cells = "".join(
-            f'<td style="{look}">{image_tag(image, f"{heading}: {caption}", size)}'
-            f"<br>{escape(caption)}</td>"
-            for image, caption in zip(images, captions, strict=True)
-        )
-        lines.append(f'<tr><th scope="row">{escape(heading)}</th>{cells}</tr>')
-    return f'<div style="overflow-x:auto"><table class="strip">{"".join(lines)}</table></div>'
+    Nothing is fetched, plotly's script is inside, and a Content-Security-Policy lets no script run
+    but the page's two, known by their hashes. Light and dark follow the reader's setting.
 
+    Args:
+        template: its path below the package.
+        title: the page's heading.
+        fields: what the template needs; figures are plotly's.
 
-def table(rows: Sequence[Sequence[str]], kind: Literal["numbers", "words"] = "numbers") -> str:
-    """Return rows of text as a table, the first of them its head; words stand on the left."""
-    head, *body = (tuple(escape(cell) for cell in row) for row in rows)
-    lines = ["".join(f"<th>{cell}</th>" for cell in head)]
-    lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in body]
-    inside = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div style="overflow-x:auto"><table class="{kind}">{inside}</table></div>'
-
-
-def page(title: str, sections: Sequence[tuple[str, "str | go.Figure"]]) -> str:
-    """Return one self-contained HTML page: headings with HTML or plotly figures under them.
-
-    Nothing is fetched; plotly's script is inside. Light and dark follow the reader's setting.
+    Raises:
+        ImportError: plotly is not installed.
     """
     graph_objects()
-    body, script = [], True
-    for heading, content in sections:
-        body.append(f"<h2>{escape(heading)}</h2>")
-        if isinstance(content, str):
-            body.append(content)
-        else:
-            body.append(
-                content.to_html(
-                    full_html=False,
-                    include_plotlyjs=script,
-                    config={"displaylogo": False, "responsive": True},
-                )
-            )
-            script = False
-    return _PAGE.format(title=escape(title), body="\n".join(body))
+    from plotly.offline import get_plotlyjs
+
+    scripts = [get_plotlyjs(), (PACKAGE / "_base" / "page.js").read_text(encoding="utf-8")]
+    hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    about = {"title": title, "scripts": scripts, "hashes": hashes, "contents": []}
+    return _templates().get_template(template).render(about | fields)
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-  :root {{ color-scheme: light dark; }}
-  body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
-         padding: 0 1rem; }}
-  table {{ border-collapse: collapse; }}
-  td, th {{ padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8884;
-           white-space: nowrap; font-size: 15px; }}
-  td:first-child, th:first-child, .words td, .words th {{ text-align: left; }}
-  small {{ color: #808080; }}
-  .strip td {{ font-size: 14px; border: 0; }}
-</style>
-<h1>{title}</h1>
-{body}
-</html>
-"""
+@cache
+def _templates() -> Environment:
+    templates = Environment(
+        loader=FileSystemLoader(PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "base64_png": lambda image: base64.b64encode(png(image)).decode(),
+        "figure_json": lambda figure: htmlsafe_json_dumps(figure, lambda given: given.to_json()),
+        "pieces": lambda text: re.findall(r"\S{12}(?=\S)|.+?(?=\S{13})|.+", text, re.DOTALL),
+        "percent": "{:.1%}".format,
+        "short": "{:.4g}".format,
+    }
+    return templates

@@ -1,9 +1,7 @@
 """One self-contained page about one evaluated model, for a reader who was not there."""
 
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +18,13 @@ from avmixup_kit.evaluation.transfer import TransferMatrix, transfer_heatmap, tr
 from avmixup_kit.methods.attacks import Attack, Norm, frozen, pgd
 from avmixup_kit.methods.losses import margin
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-
-SHOWN = 8
-SHOWN_ANYWAY = {
+EXAMPLES = 8
+SHOWN = {
     "radii": "Robust accuracy against epsilon",
     "label-line": "The learned label along the attack direction",
 }
-NO_TRANSFER = (
-    "<p>Not measured: no other model was given "
-    "(<code>av.report(..., sources={'name': model})</code>).</p>"
-)
+Strip = dict[str, tuple[Tensor, list[str]]]
+"""Rows of pictures (N, C, H, W) with words below them, by heading."""
 
 
 def report(
@@ -60,34 +52,31 @@ def report(
     epsilon = result.epsilon
     assert epsilon is not None  # or alarms would have refused
     images, model = as_images(model, images), averaged(model, result.draws, result.seed)
-    sections: list[tuple[str, str | go.Figure]] = [
-        ("In short", _summary(result, found)),
-        ("Accuracy", _accuracies(result)),
-        ("Signs of hidden gradients", _alarm_table(found)),
-        *(
-            (f"Ringing: {alarm.name}", alarm.figure())
-            for alarm in found
-            if alarm.rings and alarm.key not in SHOWN_ANYWAY
-        ),
-        *(
-            (SHOWN_ANYWAY[alarm.key], alarm.figure())
-            for alarm in found
-            if alarm.drawing is not None and alarm.key in SHOWN_ANYWAY
-        ),
-        ("Worst examples", worst_examples(model, images, epsilon, result.seed, norm=result.norm)),
-    ]
+    matrix = None
     if sources:
         networks, attack = (
             {"this model": model, **sources},
             pgd(steps=20, epsilon=epsilon, norm=result.norm),
         )
         matrix = transfer_matrix(networks, _few(images, count), attack, seed=result.seed)
-        sections.append(("Transfer between models", _transfer_table(matrix)))
-        sections.append(("The same as a heat map", transfer_heatmap(matrix)))
-    else:
-        sections.append(("Transfer between models", NO_TRANSFER))
-    sections.append(("How to read this page", _reading(result)))
-    files.write_atomic(path, html.page(title, sections).encode())
+    low, high = result.interval(WORST)
+    page = html.page(
+        "evaluation/report.html.j2",
+        title,
+        result=result,
+        low=low,
+        high=high,
+        ringing=[alarm for alarm in found if alarm.rings],
+        strongest=any(row.startswith("AutoAttack") for row in result.stages),
+        accuracies=_accuracies(result),
+        signs=_signs(found),
+        rung=[a.figure() for a in found if a.rings and a.key not in SHOWN],
+        always={SHOWN[a.key]: a.figure() for a in found if a.drawing and a.key in SHOWN},
+        worst=worst_examples(model, images, epsilon, result.seed, norm=result.norm),
+        transfer=matrix and _transfer(matrix),
+        heat_map=matrix and transfer_heatmap(matrix),
+    )
+    files.write_atomic(path, page.encode())
 
 
 def worst_examples(
@@ -95,10 +84,10 @@ def worst_examples(
     images: ImageSet,
     epsilon: float,
     seed: int = 0,
-    count: int = SHOWN,
+    count: int = EXAMPLES,
     norm: Norm = "linf",
-) -> str:
-    """Return an HTML table of the images that PGD20 turns furthest into another class.
+) -> Strip:
+    """Return the images that PGD20 turns furthest into another class, empty where none is right.
 
     Looks at the first 256 images that are right without an attack.
     """
@@ -111,30 +100,29 @@ def worst_examples(
     depth = torch.where(right, margin(logits, y), float("inf"))
     order = [i for i in depth.argsort()[:count].tolist() if bool(right[i])]
     if not order:
-        return "<p>No image is classified correctly without an attack.</p>"
+        return {}
     said = _said(images, logits)
     read = [f"{'still' if depth[i] > 0 else 'read as'} {said[i]}" for i in order]
-    rows = {
+    return {
         "image": (x[order], [images.classes[int(y[i].argmax())] for i in order]),
         "adversarial": (x_hat[order], read),
     }
-    return f"<p>Under {attack.name} at epsilon = {epsilon:.4g}, worst first.</p>{html.strip(rows)}"
 
 
 def adversarial_strip(
-    networks: Mapping[str, nn.Module], images: ImageSet, attack: Attack, count: int = SHOWN
-) -> str:
-    """Return an HTML table of clean images and each network's adversarial ones, with verdicts."""
+    networks: Mapping[str, nn.Module], images: ImageSet, attack: Attack, count: int = EXAMPLES
+) -> Strip:
+    """Return clean images and each network's adversarial ones, with verdicts."""
     part = torch.arange(min(count, len(images)))
     x, y = images.batch(part)
     labels = [images.classes[int(label)] for label in y.argmax(1)]
-    rows = {CLEAN: (x, [f"is {label}" for label in labels])}
+    rows: Strip = {CLEAN: (x, [f"is {label}" for label in labels])}
     for name, network in networks.items():
         x_hat, logits = _attacked(network, images, part, attack)
         right = (logits.argmax(1) == y.to(logits).argmax(1)).tolist()
         captions = zip(right, _said(images, logits), strict=True)
         rows[name] = (x_hat, [f"{'✓' if fine else '✗'} {said}" for fine, said in captions])
-    return html.strip(rows)
+    return rows
 
 
 def _attacked(
@@ -160,55 +148,23 @@ def _few(images: ImageSet, count: int) -> ImageSet:
     return images.subset(torch.linspace(0, len(images) - 1, count).long())
 
 
-def _summary(evaluation: Evaluation, found: list[Alarm]) -> str:
-    low, high = evaluation.interval(WORST)
-    ringing = [alarm.name for alarm in found if alarm.rings]
-    where = "at " if evaluation.norm == "linf" else "in the "
-    strongest = any(row.startswith("AutoAttack") for row in evaluation.stages)
-    words = [
-        f"<p>Of {evaluation.n} images, {evaluation.accuracy():.1%} are classified correctly as "
-        f"they are and <b>{evaluation.accuracy(WORST):.1%}</b> (95 % interval {low:.1%} to "
-        f"{high:.1%}) under every attack tried here {where}{evaluation.ball}.</p>"
-    ]
-    if ringing:
-        words.append(
-            f"<p><b>{len(ringing)} {'alarm rings' if len(ringing) == 1 else 'alarms ring'}</b>: "
-            f"{escape(', '.join(ringing))}. Part of the robustness under gradient attacks is "
-            "hidden gradients, not robustness; trust the lowest row.</p>"
-        )
-    else:
-        words.append("<p>No alarm rings: no sign of hidden gradients was found.</p>")
-    if not strongest:
-        words.append(
-            "<p>AutoAttack was not run: the figure is an upper bound that stronger attacks have "
-            "not tested.</p>"
-        )
-    return "".join(words)
-
-
-def _accuracies(evaluation: Evaluation) -> str:
+def _accuracies(evaluation: Evaluation) -> list[tuple[str, ...]]:
     heading = "standing after" if evaluation.ladder else "attack"
     rows = [(heading, "accuracy", "95 % interval", "n", "gradients")]
     for name, gradients in zip(evaluation.names, evaluation.gradients, strict=True):
         rows.append((*evaluation.row(name, 1), f"{gradients:,}".replace(",", " ")))
-    rows.append((*evaluation.row(WORST, 1), ""))
-    parts = [html.table(rows)]
-    for name, stages in evaluation.stages.items():
-        left = ", ".join(f"{title} {count}" for title, count in stages)
-        parts.append(f"<p>{escape(name)}, images left standing after each stage: {left}.</p>")
-    parts += [f"<p>Note: {escape(note)}.</p>" for note in evaluation.notes]
-    return "".join(parts)
+    return [*rows, (*evaluation.row(WORST, 1), "")]
 
 
-def _alarm_table(found: list[Alarm]) -> str:
+def _signs(found: list[Alarm]) -> list[tuple[str, str, str]]:
     states = {True: "RINGS", False: "silent", None: "not tried"}
     # The loudest first; sorting is stable, so the order of alarms is kept within each.
     ordered = sorted(found, key=lambda alarm: list(states).index(alarm.rings))
     rows = [(states[alarm.rings], alarm.name, alarm.sentence) for alarm in ordered]
-    return html.table([("", "sign", "what was found"), *rows], "words")
+    return [("state", "sign", "what was found"), *rows]
 
 
-def _transfer_table(matrix: TransferMatrix) -> str:
+def _transfer(matrix: TransferMatrix) -> list[list[str]]:
     rows = [[f"defender \\ {matrix.attack} made on", *matrix.names, "n"]]
     for i, name in enumerate(matrix.names):
         cells = []
@@ -216,29 +172,4 @@ def _transfer_table(matrix: TransferMatrix) -> str:
             low, high = matrix.interval(i, j)
             cells.append(f"{float(matrix.accuracy[i, j]):.1%} [{low:.1%}, {high:.1%}]")
         rows.append([name, *cells, str(matrix.n)])
-    return (
-        html.table(rows)
-        + "<p>95 % intervals in brackets; the diagonal is each model's own PGD.</p>"
-    )
-
-
-def _reading(evaluation: Evaluation) -> str:
-    rule = (
-        "any iterate of an attack fools the model"
-        if evaluation.rule == "any"
-        else "an attack's last iterate fools the model"
-    )
-    every, length = "change every pixel by at most", "change an image by an l2 length of at most"
-    bound = every if evaluation.norm == "linf" else length
-    return (
-        f"<p>Data: {escape(evaluation.data)}, n = {evaluation.n}, seed {evaluation.seed}. Attacks "
-        f"{bound} epsilon, in units where pixels run from 0 to 1, and stay "
-        f"valid images. An image counts as fooled when {rule}; images that are wrong without an "
-        f"attack ({1 - evaluation.accuracy(CLEAN):.1%}) count as fooled by all. Intervals are "
-        "Wilson's: they speak of images drawn like these, for this one network, not of networks "
-        "trained again.</p>"
-        "<p>A robust accuracy is an upper bound: each attack only shows what it found. Alarms "
-        "look for robustness that is none, where gradients are hidden by soft labels, large logits "
-        "or noise: then attacks that ought to be weaker win. An alarm rings where chance is ruled "
-        "out at 1 %; silence proves nothing.</p>"
-    )
+    return rows

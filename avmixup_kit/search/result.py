@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,32 +211,38 @@ class Found:
         """Return the evaluations on test images as Markdown: mean and 95 % interval over seeds."""
         if not self.again:
             return "Not measured on test images yet."
+        comparisons = (f"- {comparison}" for comparison in self.comparisons())
+        return "\n".join([self._head(), "", markdown_table(self._rows()), "", *comparisons])
+
+    def _head(self) -> str:
         first = next(iter(self.again.values()))
-        names = first[0].names
-        rows = [
-            [name, *(spread([e.accuracy(row) for e in evaluations]) for row in names)]
-            for name, evaluations in self.again.items()
-        ]
-        head = (
+        return (
             f"Accuracy in percent on {first[0].n} test images: mean over {len(first)} seeds, "
             "+- half the 95 % interval over seeds."
         )
-        comparisons = (f"- {comparison}" for comparison in self.comparisons())
-        return "\n".join([head, "", markdown_table([["setting", *names], *rows]), "", *comparisons])
 
-    def __str__(self) -> str:
+    def _rows(self) -> list[list[str]]:
+        names = next(iter(self.again.values()))[0].names
+        return [["setting", *names]] + [
+            [name, *(spread([e.accuracy(row) for e in evaluations]) for row in names)]
+            for name, evaluations in self.again.items()
+        ]
+
+    def _verdict(self) -> str:
         words = ", ".join(f"{name} = {short(value)}" for name, value in self.best.params.items())
         part = self.training_steps / (len(self.trials) * self.rungs[-1])
         judge = _name(self.searched["objective"])
         others = len(self.running)
         rest = f"; {others} are still in other hands" if others else ""
-        weights = ", ".join(f"{name} {value:.0%}" for name, value in self.importance.items())
         return (
             f"best of {len(self.trials)} trials ({len(self.finished)} trained to the end, "
             f"{self.training_steps} steps, {part:.0%} of a search without pruning{rest}): {words}; "
-            f"{self.best.value:.1%} on validation images under {judge}\n"
-            f"importance: {weights or 'too few trials'}\n{self.table()}"
+            f"{self.best.value:.1%} on validation images under {judge}"
         )
+
+    def __str__(self) -> str:
+        weights = ", ".join(f"{name} {value:.0%}" for name, value in self.importance.items())
+        return f"{self._verdict()}\nimportance: {weights or 'too few trials'}\n{self.table()}"
 
     # ------------------------------------------------------------------------------- figures
 
@@ -340,30 +345,20 @@ class Found:
 
     def page(self) -> str:
         """Return the report as one self-contained HTML page."""
-        text = escape(str(self))
-        sections: list[tuple[str, str | go.Figure]] = [
-            ("In short", f'<pre style="white-space:pre-wrap">{text}</pre>'),
-            *([(" and ".join(self.axes), self.heat_map())] if len(self.axes) == 2 else []),
-            ("Slices", self.slices()),
-            (
-                "Importance",
-                self.importance_figure() if self.importance else "<p>Too few trials.</p>",
-            ),
-            ("Best so far against training", progress({"this search": self})),
-            ("How to read this page", _READING),
-        ]
         *others, last = self._space
-        question = f"Which {', '.join(others)} and {last}?" if others else f"Which {last}?"
-        return html.page(question, sections)
-
-
-_READING = (
-    "<p>Trials are chosen by their accuracy on validation images, so the best one's is too high: "
-    "the largest of many noisy numbers. Believe the test images, which chose nothing, and the "
-    "interval over seeds. A pruned trial stands with the accuracy it had when it ended. "
-    "Importance is PED-ANOVA's: how unlike all trials the best tenth of them are in this "
-    "setting.</p>"
-)
+        return html.page(
+            "search/result.html.j2",
+            f"Which {', '.join(others)} and {last}?" if others else f"Which {last}?",
+            verdict=self._verdict(),
+            axes=self.axes,
+            head=self._head() if self.again else "",
+            rows=self._rows() if self.again else [],
+            comparisons=self.comparisons(),
+            heat_map=self.heat_map() if len(self.axes) == 2 else None,
+            slices=[self.slices(name).update_layout(title=name) for name in self._space],
+            importance=self.importance_figure() if self.importance else None,
+            progress=progress({"this search": self}),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,29 +13,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.browser.lab import FLAGS, PATIENCE, Lab, chromium, jupyterlab, notebook_7, voila
+from tests.browser.lab import PATIENCE, Lab, jupyterlab, notebook_7, voila
 from tests.conftest import skip
 
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = ROOT / "test-artifacts"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 LIVE = "09_train_it_live.ipynb"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    for module in ("playwright", "jupyterlab", "ipywidgets", "anywidget"):
-        if importlib.util.find_spec(module) is None:
-            skip(f"{module} is not installed: pip install -e '.[test]'")
-    path = chromium()
-    if path is None:
-        skip("no chromium on the path: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from avmixup_kit._base.html import image_tag
+from avmixup_kit._base import html
 
 WITHOUT_TORCH = """
 import sys
@@ -113,5 +113,5 @@ def test_the_theory_alone_loads_no_torch():
 
 
 def test_a_picture_keeps_to_its_place_whatever_its_words():
-    tag = image_tag(torch.zeros(1, 2, 2), 'a "cat" <b> & dog')
-    assert 'alt="a &quot;cat&quot; &lt;b&gt; &amp; dog"' in tag
+    tag = html.part("strip", {"it": ([torch.zeros(1, 2, 2)], ['a "cat" <b> & dog'])})
+    assert 'alt="it: a &#34;cat&#34; &lt;b&gt; &amp; dog"' in tag

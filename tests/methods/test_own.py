@@ -331,7 +331,7 @@ def test_a_run_of_ones_own_is_evaluated_reported_shown_and_forked(
     result = av.Evaluation.load(run_folder / "correct.npz")
     model, images = runs.load_model(run_folder), digits.test.subset(20)
     av.report(result, model, images, run_folder / "page.html", count=10)
-    assert "<h2>" in (run_folder / "page.html").read_text()
+    assert "<h2>Accuracy</h2>" in (run_folder / "page.html").read_text()
     about = runs.about(run_folder)
     assert methods.name_of(about["method"]) == "my_method"
     training = av.Training(

@@ -673,7 +673,9 @@ def test_the_best_is_the_best_of_those_trained_to_the_end():
 
 def test_the_report_is_written_and_the_summary_read_back(folder, found):
     page = (folder / "report.html").read_text()
-    for heading in ("In short", "lambda1 and lambda2", "Slices", "Importance", "Best so far"):
+    assert '<h2 id="verdict">In short</h2>' in page
+    assert f"{found.best.value:.1%} on validation images under CW3.</p>" in page
+    for heading in ("lambda1 and lambda2", "Slices", "Importance", "Best so far"):
         assert f"<h2>{heading}" in page
     again = tuning.Found.load(folder)
     assert "on validation images under CW3\n" in str(again)

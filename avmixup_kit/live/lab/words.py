@@ -97,7 +97,7 @@ def strip(strip: Strip) -> str:
         f"PGD10, ε = {strip.epsilon:.3g}": (strip.adversarial, said),
         "trained on": (strip.mixed, asked),
     }
-    return f'<div role="group" aria-label="adversarial images">{html.strip(rows, size=52)}</div>'
+    return html.part("strip", rows, size=52)
 
 
 def evaluated(step: int, evaluation: Evaluation, epsilon: float) -> str:
