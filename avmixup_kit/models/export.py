@@ -70,7 +70,8 @@ def export(
     from safetensors.torch import save
 
     known = getattr(model, "architecture", None) or type(model).__name__
-    about = CARD | {"architecture": known} | dict(card)
+    about = CARD | dict(card)
+    about["architecture"] = about["architecture"] or known
     for field in ("clean_acc", "reported", "autoattack_acc"):
         _check_accuracy(field, about[field])
     weights = {}

@@ -51,7 +51,8 @@ def test_half_precision_halves_the_file_and_leaves_the_network(tmp_path):
 
 def test_a_card_has_robustbenchs_fields_and_ones_own(tmp_path, digits):
     model = av.small_cnn(digits, base_channels=4)
-    path = av.export(model, {"clean_acc": "98.4", "seed": 3}, tmp_path / "net.safetensors")
+    given = {"clean_acc": "98.4", "seed": 3, "architecture": ""}
+    path = av.export(model, given, tmp_path / "net.safetensors")
     card = json.loads((tmp_path / "net.json").read_text())
     assert set(card) == {*CARD, "sha256", "seed"}
     assert (card["clean_acc"], card["seed"], card["additional_data"]) == ("98.4", 3, False)
