@@ -9,13 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-OWN = Path(__file__).parents[1] / "examples" / "own_everything.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(*words: object) -> str:
-    done = subprocess.run(
-        [sys.executable, str(OWN), *map(str, words)], capture_output=True, text=True, check=False
-    )
+def run(*words: object, name: str = "own_everything.py") -> str:
+    words = (sys.executable, EXAMPLES / name, *words)
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -35,3 +34,19 @@ def test_everything_of_ones_own_is_trained_killed_resumed_judged_and_handed_on(t
     exported = load_file(tmp_path / "own" / "own.safetensors")
     assert set(exported) == set(whole)
     assert all(torch.equal(exported[name], whole[name]) for name in whole)
+
+
+def test_a_network_of_torchvisions_with_a_new_head_is_fine_tuned(tmp_path):
+    said = run(
+        tmp_path / "run", "--steps", 3, "--images", 10, name="fine_tune_torchvision.py"
+    )  # fmt: skip
+    assert "step 0: loss" in said
+    assert [line.split()[0] for line in said.splitlines()[-4:]] == [
+        "Clean",
+        "FGSM",
+        "PGD20",
+        "worst",
+    ]
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["schedule"] == "cyclic"
+    assert "AdamW(lr=0.001, weight_decay=0.01)" in about["optimizer"]
