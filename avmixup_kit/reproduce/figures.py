@@ -43,7 +43,10 @@ def side_by_side(table: Assembled) -> "go.Figure":
                 name=model,
                 legendgroup=model,
                 showlegend=model not in shown,
-                marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay"}},
+                marker={
+                    "color": colour,
+                    "pattern": {"shape": pattern, "fillmode": "overlay", "size": 12},
+                },
                 error_y={"type": "data", "array": errors, "color": GREY} if ours else None,
                 row=line,
                 col=1,
@@ -51,7 +54,7 @@ def side_by_side(table: Assembled) -> "go.Figure":
             shown.add(model)
     styled(figure, "<br>".join(wrap(table.plan.title, 62)), "", "")
     figure.update_layout(
-        height=160 + 190 * len(panels),
+        height=160 + 150 * len(panels),
         margin={"t": 100},
         legend={"orientation": "h", "y": -0.4 / len(panels)},
     )

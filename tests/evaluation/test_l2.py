@@ -137,11 +137,11 @@ def test_the_report_of_an_l2_evaluation_speaks_of_its_ball(trained, split, tmp_p
     pytest.importorskip("plotly")
     few = split.subset(40)
     av.report(evaluate(trained, few, L2), trained, few, tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
+    page = " ".join((tmp_path / "page.html").read_text().split())
     assert "l2 ball of radius 0.6" in page
     assert "change an image by an l2 length of at most" in page
     assert "every pixel" not in page
-    assert "Under PGD20 l2" in page
+    assert "Under PGD20 in the l2 ball of radius 0.6, worst first." in page
 
 
 # -------------------------------------------------------------------------------- a chosen class

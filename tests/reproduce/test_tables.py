@@ -485,11 +485,11 @@ DAMAGE = {
     ),
     "other settings": (
         edit(settings__steps=5),
-        r"pgd-0.json was not made as table1 at scale smoke is: settings was Settings\(steps=5",
+        r"pgd-0.json was not made as table1 at scale smoke is: settings.steps was 5, is 4",
     ),
     "another method": (
         edit(method=repr(av.methods.pgd(epsilon=0.1))),
-        r"pgd-0.json was not made as table1 at scale smoke is: method was",
+        r"pgd-0.json was not made as table1 at scale smoke is: method.perturb.epsilon was 0.1",
     ),
     "another table": (
         edit(table="table4"),

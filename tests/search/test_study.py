@@ -486,10 +486,10 @@ def test_no_validation_images_is_refused(tmp_path):
 OTHERS = [
     ({"gamma": (1.0, 3.0)}, "search space was"),
     ({"also": ("clip_vertex",)}, "search space was"),
-    ({"method": "feature_scatter_avmixup"}, "method was"),
+    ({"method": "feature_scatter_avmixup"}, "method.perturb.objective was"),
     ({"objective": "apgd-t"}, "objective was"),
     ({"images": 30}, "'search': objective's images was 200, is 30$"),
-    ({"settings": av.Settings(13, batch_size=32)}, "settings was"),
+    ({"settings": av.Settings(13, batch_size=32)}, "settings.steps was 12, is 13"),
     ({"prune": False}, "'search': prune was True, is False$"),
 ]
 

@@ -145,7 +145,7 @@ def test_a_run_of_version_0_1_is_read_by_the_name_of_its_data(digits, tmp_path):
 def test_another_augmentation_is_another_run(digits, tmp_path):
     train(tmp_path, digits.train)
     padded = replace(digits.train, augmentation=Augmentation(1))
-    with pytest.raises(ValueError, match=r"another run: augmentation was 'Augmentation\(pad=0"):
+    with pytest.raises(ValueError, match=r"another run: augmentation.pad was 0, is 1"):
         train(tmp_path, padded, resume=True)
 
 
