@@ -1,0 +1,37 @@
+"""The README's code runs, in the order in which it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_its_blocks_train_judge_and_report(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pyautoattack")
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    ours = [block for block in blocks if "flowers" not in block and "runs/mine" not in block]
+    assert len(ours) == len(blocks) - 2  # those two need a folder of one's own
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in ours:
+        short = (
+            block.replace("1_000", "20")
+            .replace("== 500", "== 10")
+            .replace("sample(200)", "sample(30)")
+        )
+        exec(short, names)
+    said = capsys.readouterr().out
+    assert said.count("worst case") == 1
+    assert "AutoAttack (quick)" in Path("report.html").read_text()
+    assert Path("runs/first/latest.pt").exists()
+    assert Path("runs/own/best.pt").exists()
+
+
+def test_its_table_of_notebooks_is_one_table():
+    (table,) = re.findall(r"\| notebook \| question \|\n(?:\|.*\n)+", README)
+    folder = Path(__file__).parents[1] / "notebooks"
+    assert re.findall(r"\(notebooks/(.*?)\)", table) == sorted(
+        p.name for p in folder.glob("*.ipynb")
+    )
