@@ -25,6 +25,7 @@ from avmixup_kit.cli_options import (
     Plugins,
     RunDataOptions,
     method_options,
+    radius,
     tyro,
 )
 from avmixup_kit.demo import demo
@@ -34,7 +35,7 @@ from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.report import report
 from avmixup_kit.methods import attacks
-from avmixup_kit.methods.attacks import Attack
+from avmixup_kit.methods.attacks import Attack, Norm
 from avmixup_kit.training import runs
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
@@ -191,6 +192,8 @@ class Evaluate:
     """How many of them, drawn with each class in proportion; all where left out."""
     epsilon: float | None = None
     """Radius of the ball in [0, 1] pixels; the data set's own where left out."""
+    norm: Norm = "linf"
+    """The ball's; l2 needs an --epsilon of its own."""
     attacks: AttackNames = ("fgsm", "pgd", "cw")
     """Rows of the table, by name; those of a plugin, too."""
     steps: tuple[int, ...] = (10, 20)
@@ -220,12 +223,16 @@ class Evaluate:
     def _rows(self, epsilon: float) -> list[Attack | AutoAttack]:
         rows: list[Attack | AutoAttack] = []
         for name in self.attacks:
-            given = {"epsilon": epsilon, "restarts": self.restarts}
+            given = {"epsilon": epsilon, "restarts": self.restarts, "norm": self.norm}
             has = attacks.ATTACKS.entries[name].settings
+            fine = self.norm == "linf" or "norm" in has
+            check.that(fine, "norm", self.norm, f"the attack {name} knows l-infinity alone")
             given = {key: value for key, value in given.items() if key in has}
             each = [{"steps": n} for n in self.steps] if name == "pgd" else [{}]
             rows += [attacks.ATTACKS.build(name, **given, **more) for more in each]
-        return rows + ([autoattack(epsilon, self.autoattack)] if self.autoattack else [])
+        if self.autoattack:
+            rows.append(autoattack(epsilon, self.autoattack, norm=self.norm))
+        return rows
 
     def _evaluate(self) -> None:
         if self.html is not None:
@@ -238,7 +245,7 @@ class Evaluate:
         if not self.anyway:
             runs.check_images(self.folder, split, self.split, " (--anyway to insist)")
         split = split if self.images is None else split.sample(self.images)
-        epsilon = loaded.epsilon if self.epsilon is None else self.epsilon
+        epsilon = radius(self.epsilon, loaded.epsilon, self.norm)
         path = self.folder / f"{self.checkpoint}.pt"
         network = runs.load_model(path, split.device, weights=self.weights)
         given = {"batch_size": self.batch_size, "seed": self.seed, "draws": self.draws}
@@ -250,7 +257,7 @@ class Evaluate:
             print(result)
         sources = {str(run): runs.load_model(run, split.device) for run in self.transfer_from}
         for other, source in sources.items():
-            attack = attacks.pgd(steps=20, epsilon=epsilon, source=source)
+            attack = attacks.pgd(steps=20, epsilon=epsilon, norm=self.norm, source=source)
             transferred = judge([attack])
             low, high = transferred.interval(attack.name)
             if talks:

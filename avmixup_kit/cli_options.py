@@ -7,11 +7,11 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from avmixup_kit import methods
-from avmixup_kit._base import distributed
+from avmixup_kit._base import check, distributed
 from avmixup_kit._base.distributed import choose_device
 from avmixup_kit._base.registry import Registry
 from avmixup_kit.data import DATASETS, Augmentation, Data, load
-from avmixup_kit.methods.attacks import ATTACKS
+from avmixup_kit.methods.attacks import ATTACKS, Norm
 from avmixup_kit.models import NETWORKS
 from avmixup_kit.training import runs
 
@@ -114,6 +114,13 @@ class RunDataOptions(DataOptions):
         return self.load(name=name, recalled=recalled)
 
 
+def radius(given: float | None, usual: float, norm: Norm) -> float:
+    """Return the radius that was given, or the data set's own, which is one of l-infinity."""
+    allowed = "an l2 ball needs a radius of its own, such as --epsilon 0.5"
+    check.that(norm == "linf" or given is not None, "epsilon", given, allowed)
+    return usual if given is None else given
+
+
 @dataclass(frozen=True)
 class MethodOptions:
     """What is trained."""
@@ -123,8 +130,8 @@ class MethodOptions:
     def build(self, epsilon: float) -> methods.Method:
         """Return the method, at this epsilon unless it has another of its own or was given one."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "method"}
-        if "epsilon" in given and given["epsilon"] is None:
-            given["epsilon"] = epsilon
+        if "epsilon" in given:
+            given["epsilon"] = radius(given["epsilon"], epsilon, given.get("norm", "linf"))
         if "attack_steps" in given:
             given["steps"] = given.pop("attack_steps")
         return methods.build(self.method, **given)

@@ -390,3 +390,22 @@ def test_the_demonstration_writes_table_page_and_run_folders(monkeypatch, tmp_pa
     assert "<script src" not in page
     call(monkeypatch, "demo", "--folder", tmp_path, "--steps", "4")  # taken up: nothing to do
     assert table.endswith(capsys.readouterr().out)
+
+
+def test_evaluate_and_train_in_l2_balls_of_a_radius_of_their_own(
+    monkeypatch, run, tmp_path, capsys
+):
+    words = ["--images", "20", "--attacks", "fgsm", "pgd", "--steps", "5", "--norm", "l2"]
+    call(monkeypatch, "evaluate", run, *words, "--epsilon", "0.5")
+    assert "PGD5 l2" in capsys.readouterr().out
+    train = ["train", tmp_path / "new", "--method", "pgd", "--norm", "l2", *SHORT]
+    for refused in (["evaluate", run, *words], train):
+        with pytest.raises(SystemExit):
+            call(monkeypatch, *refused)
+        said = capsys.readouterr().err
+        assert said.startswith(
+            "error: epsilon = None is not allowed: an l2 ball needs a radius of its"
+        )
+        assert said.strip().count("\n") == 0
+    call(monkeypatch, *train, "--epsilon", "0.5")
+    assert "norm='l2'" in json.loads((tmp_path / "new" / "run.json").read_text())["method"]
