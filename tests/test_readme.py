@@ -1,6 +1,7 @@
 """The README's code runs, in the order in which it stands."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,10 @@ def test_its_table_of_notebooks_is_one_table():
     assert re.findall(r"\(notebooks/(.*?)\)", table) == sorted(
         p.name for p in folder.glob("*.ipynb")
     )
+
+
+def test_its_line_for_pip_names_extras_that_there_are():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    (named,) = re.findall(r"`pip install '\.\[([\w,]+)\]'`; further", README)
+    extras = {*named.split(","), *re.findall(r"further extras are `(\w+)` and\n`(\w+)`", README)[0]}
+    assert extras == project["optional-dependencies"].keys() - {"test"}
