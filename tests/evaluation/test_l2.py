@@ -8,7 +8,10 @@ from torch import nn
 
 import avmixup_kit as av
 from avmixup_kit.evaluation.alarms import alarms
+from avmixup_kit.evaluation.attack_signs import Bench
+from avmixup_kit.evaluation.crafting import craft
 from avmixup_kit.evaluation.evidence import SIGNS
+from avmixup_kit.evaluation.gradient_signs import stationary
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.random_search import RandomSearch
 from avmixup_kit.evaluation.record import Evaluation
@@ -76,6 +79,21 @@ def test_an_l2_evaluation_of_an_honest_network_is_silent(trained, split):
     assert said["cw"].startswith("CW20 l2, the margin loss, fools images that PGD20 l2 could not")
     assert "at radius 8, where any image can become any other, PGD20 l2" in said["radii"]
     assert "under FGSM l2" in said["fgsm-above-clean"]
+
+
+def test_fosc_in_an_l2_ball_is_its_formula(trained, split):
+    bench = Bench(trained, split.subset(30), RADIUS, 0, 256, "l2")
+    part = bench.reference.nonzero().squeeze(1)
+    x, y = bench.images.batch(part)
+    delta = craft(bench.pgd20(), trained, bench.images, part)
+    x_hat = (x + delta).requires_grad_()
+    loss = -(trained(x_hat).log_softmax(1) * y).sum()
+    (gradient,) = torch.autograd.grad(loss, x_hat)
+    best = RADIUS * gradient.flatten(1).norm(dim=1)
+    gain = best - (delta * gradient).flatten(1).sum(1)
+    found = stationary(bench)
+    assert found.value == pytest.approx(float((gain / (2 * best)).mean()), abs=1e-4)
+    assert 0 < found.value < 0.1
 
 
 class Saturated(nn.Module):

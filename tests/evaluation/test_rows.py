@@ -134,3 +134,24 @@ def test_what_is_no_attack_is_one_line_before_anything_runs(network, split, atta
         evaluate(network, split, attacks)
     assert "\n" not in str(caught.value)
     assert not passes
+
+
+@dataclass(frozen=True)
+class OwnL2:
+    """The gradient's direction, ``length`` far; its ball is one of radius 0.5."""
+
+    length: float = 0.5
+    name: str = "mine"
+    epsilon: float = 0.5
+    norm: str = "l2"
+
+    def __call__(self, model, x, y, rng):
+        attack = av.Attack(epsilon=self.length, steps=1, step_size=9.0, start="zero", norm="l2")
+        return attack(model, x, y, rng)
+
+
+def test_an_attack_of_ones_own_may_have_an_l2_ball_and_is_held_to_it(trained, split):
+    result = evaluate(trained, split, [OwnL2()])
+    assert (result.norm, result.epsilon) == ("l2", 0.5)
+    with pytest.raises(ValueError, match=r"\|delta\| of mine = 0.6\d* is not allowed: at most"):
+        evaluate(trained, split, [OwnL2(length=0.7)])
