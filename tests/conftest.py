@@ -1,6 +1,8 @@
 """What every test has: its threads, real images where there are any, no skips in CI."""
 
+import getpass
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,11 @@ import avmixup_kit as av
 
 # One is fastest on images this small; `make portable` asks for two as well.
 torch.set_num_threads(int(os.environ.get("AVMIXUP_TEST_THREADS", "1")))
+
+# Code that inductor compiled for other instructions lies in the same cache and is wrong for these.
+ISA = "-".join(os.environ.get(key, "own") for key in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"))
+CACHE = Path(tempfile.gettempdir()) / f"avmixup-inductor-{getpass.getuser()}-{ISA}"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
 
 
 def skip(reason: str) -> None:
