@@ -92,6 +92,24 @@ class Updates:
             )
             check.that(fine, name, value, allowed)
 
+    def recalled(self, name: str, text: str) -> Any:
+        """Return the optimizer or schedule that another run's folder names.
+
+        Only a name of the kit's, one of torch's optimizers, or what this training has itself: to
+        call whatever a file names would be to run its code.
+
+        Raises:
+            ValueError: it names something else.
+        """
+        if text == self.texts[name]:
+            return self.made_of[name]
+        value = found(name, text)
+        kind = _parts(value)[0] if callable(value) else None
+        fine = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+        allowed = "a file's word is not called; begin with a training that has it, then load"
+        check.that(isinstance(value, str) or fine, name, text, allowed)
+        return value
+
     def goes_on(self, steps: int, done: int) -> None:
         """Raise ValueError unless the first steps would have been the same in a run of ``steps``.
 

@@ -410,6 +410,33 @@ def test_the_lab_saves_loads_and_forks_an_own_optimizer_and_the_averaged_copy(di
         ]
 
 
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("optimizer", "cProfile:run('{}')"),
+        ("schedule", "builtins:eval"),
+        ("optimizer", "os:system"),
+    ],
+)
+def test_what_a_foreign_run_folder_names_is_never_called(digits, tmp_path, key, text):
+    import cProfile  # noqa: F401 (loaded, so that it could be found)
+
+    from avmixup_kit.live.lab.run import LiveRun
+
+    mark = tmp_path / "ran"
+    run = LiveRun("run 1", new(digits), digits, 10)
+    run.keep()
+    run.save(tmp_path / "saved")
+    path = tmp_path / "saved" / "run.json"
+    code = f'open("{mark}", "w")'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: text.format(code)}))
+    with pytest.raises(
+        ValueError, match=rf"{key} = .* is not allowed: a file's word is not called"
+    ):
+        run.load(tmp_path / "saved", "two")
+    assert not mark.exists()
+
+
 # ------------------------------------------------------------------------------ in eval mode
 
 

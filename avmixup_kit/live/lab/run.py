@@ -28,7 +28,7 @@ from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.method import Method
-from avmixup_kit.training import checkpoints, runs, updates
+from avmixup_kit.training import checkpoints, runs
 from avmixup_kit.training.dial import Dial, step_of
 from avmixup_kit.training.loop import Record, Training
 from avmixup_kit.training.settings import Settings
@@ -329,7 +329,7 @@ class LiveRun:
         saved = state["settings"] | {"decay_at": tuple(state["settings"]["decay_at"])}
         options = {"average": about.get("average"), "teacher": here.teacher}
         for key in ("optimizer", "schedule"):
-            options |= {key: updates.found(key, about[key])} if key in about else {}
+            options |= {key: here.updates.recalled(key, about[key])} if key in about else {}
         training = Training(model, here.split, dial, settings=Settings(**saved), **options)
         training.load_state_dict(state)
         dial.expect(runs.turns_of(folder)[len(dial.turns) :])
