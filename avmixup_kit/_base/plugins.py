@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from importlib.metadata import packages_distributions
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import FunctionType
@@ -77,14 +78,17 @@ def home_of(value: Any) -> str | None:
 def found(home: str) -> Any:
     """Return the function or class at a ``home_of``, where its module is imported already, or None.
 
-    What a run folder names is looked up and never imported; Python's own library is not looked in.
+    What a run folder names is looked up and never imported. Python's own library is not looked in,
+    and of installed packages classes alone are found: their functions are not a file's to call.
     """
     module, _, name = home.partition(":")
+    top = module.split(".")[0]
+    kinds = (type,) if top in packages_distributions() else (type, FunctionType)
     for holder in (sys.modules.get(module), sys.modules["__main__"]):
         value: Any = holder
         for part in name.split("."):
             value = getattr(value, part, None)
-        fine = isinstance(value, type | FunctionType) and home_of(value) == home
-        if fine and module.split(".")[0] not in sys.stdlib_module_names:
+        fine = isinstance(value, kinds) and home_of(value) == home
+        if fine and top not in sys.stdlib_module_names:
             return value
     return None

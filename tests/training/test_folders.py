@@ -239,6 +239,7 @@ def test_what_cannot_make_the_network_is_told(digits, tmp_path):
         ("elsewhere:net", "elsewhere:net: import elsewhere first, or pass --plugin elsewhere.py"),
         ("os:fdopen", "os:fdopen: import os first"),
         ("builtins:exit", "builtins:exit: import"),
+        ("torch.random:seed", "torch.random:seed: import torch.random first"),  # it would be called
         (f"{__name__}:replace", f"replace: import {__name__} first"),
         (f"{__name__}:Path", "pass it or the function"),
         (f"{__name__}:not_a_network", "returned = 5 is not allowed: a Module"),
