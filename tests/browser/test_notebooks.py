@@ -114,7 +114,7 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     lab.page.wait_for_function(
         """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].some(
             plot => plot.data.some(trace => trace.meta === 'PGD10, validation'
-                && trace.x.length > 1))"""
+                && trace.x?.length > 1))"""
     )
     lab.picture(ARTIFACTS / "dashboard-light.png")
     lab.button("Pause").click()
@@ -147,7 +147,7 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     lab.until(f"lab.training.step > {forked + 2}")
     lab.page.wait_for_function(
         """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].some(
-            plot => plot.data.filter(trace => trace.meta === 'loss' && trace.x.length > 1)
+            plot => plot.data.filter(trace => trace.meta === 'loss' && trace.x?.length > 1)
                 .length === 2)"""
     )
     lab.theme("JupyterLab Dark")
@@ -246,7 +246,7 @@ def test_the_dashboard_works_in_voila_and_in_notebook_7(browser, tmp_path, progr
         page.get_by_text("run 1 has ended").wait_for()
         page.wait_for_function(
             """() => [...document.querySelectorAll('.js-plotly-plot')].some(
-                plot => plot.data && plot.data.some(trace => trace.x && trace.x.length > 80))"""
+                plot => plot.data && plot.data.some(trace => trace.x?.length > 80))"""
         )
         assert "Traceback" not in page.content()
         ARTIFACTS.mkdir(exist_ok=True)
