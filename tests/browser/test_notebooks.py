@@ -68,6 +68,52 @@ def test_a_notebook_runs_without_an_error_and_draws_its_figures(lab, name):
                 plot => plot.data && plot.data.some(trace => trace.x || trace.z))"""
         )
         lab.picture(ARTIFACTS / f"{name[:2]}.png")
+        lab.page.wait_for_function(
+            "() => document.querySelectorAll('.noUi-handle:not([aria-label])').length === 0"
+        )
+
+
+def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
+    """Guess, film, folded controls, and a click on the map."""
+    name = "04_adversarial_feature_overfitting.ipynb"
+    lab.open(name)
+    lab.run_all()
+    assert lab.errors() == []
+    lab.button("Both fall").click()
+    lab.output.get_by_text("Not so: In the training set it falls").wait_for()
+
+    lab.scroll_to(".widget-hslider")
+    training = lab.output.get_by_role("slider", name="training", exact=True)
+    training.focus()
+    for _ in range(4):
+        lab.page.keyboard.press("ArrowRight")
+    lab.output.get_by_text("both pictures get better").wait_for()
+    lab.page.keyboard.press("End")
+    lab.output.get_by_text("Too far.").wait_for()
+    lab.picture(ARTIFACTS / "scores.png")
+    noise = lab.output.get_by_role("slider", name="noise σ_B").first
+    assert not noise.is_visible()
+    lab.button("6 more").first.focus()
+    lab.page.keyboard.press("Space")
+    noise.wait_for()
+
+    place = lab.page.evaluate_handle(
+        """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].find(
+            plot => plot.data.some(trace => trace.name === 'rise'))"""
+    )
+    place.scroll_into_view_if_needed()
+    x, y = place.evaluate(
+        """plot => {
+            const box = plot.getBoundingClientRect(), {xaxis, yaxis} = plot._fullLayout;
+            return [box.x + xaxis._offset + xaxis.d2p(0.4), box.y + yaxis._offset + yaxis.d2p(0.2)];
+        }"""
+    )
+    lab.page.mouse.move(x - 5, y)
+    lab.page.mouse.move(x, y, steps=5)
+    lab.page.wait_for_function("() => document.querySelector('.hoverlayer .hovertext')")
+    lab.page.mouse.click(x, y)
+    lab.until("abs(map_.values['epsilon'] - 0.4) < 0.02")
+    assert lab.ask("round(map_.values['eta'], 1)") == 0.2
 
 
 def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
