@@ -348,7 +348,7 @@ def more(*folded: widgets.Widget) -> tuple[widgets.ToggleButton, widgets.Box]:
     """Return a button that shows the widgets and hides them again, and the box of them, hidden."""
     box = grid(*folded)
     box.layout.display = "none"
-    button = widgets.ToggleButton(value=False, description=f"{len(folded)} more", icon="sliders")
+    button = widgets.ToggleButton(value=False, description=f"{len(folded)} more")
     button.observe(lambda c: setattr(box.layout, "display", "grid" if c.new else "none"), "value")
     return button, box
 

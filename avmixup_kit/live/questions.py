@@ -74,7 +74,7 @@ def check(
         solved = answer is not ... and bool(right(answer))
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         solved, hints = False, [f"The answer could not be used: {error}", *hints]
-    button = widgets.Button(description="Hint", icon="lightbulb-o")
+    button = widgets.Button(description="Hint")
     left = list(hints)
     asked = Question("check", *([] if solved or not left else [button]))
     if solved:

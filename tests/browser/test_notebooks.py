@@ -65,7 +65,7 @@ def test_a_notebook_runs_without_an_error_and_draws_its_figures(lab, name):
         # A live figure that came up blank has axes but no traces.
         lab.page.wait_for_function(
             """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].some(
-                plot => plot.data && plot.data.some(trace => trace.x || trace.z))"""
+                plot => plot.data?.some(trace => trace.x || trace.z))"""
         )
         lab.picture(ARTIFACTS / f"{name[:2]}.png")
         lab.page.wait_for_function(
@@ -79,10 +79,11 @@ def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
     lab.open(name)
     lab.run_all()
     assert lab.errors() == []
+    lab.show("live.predict(")
     lab.button("Both fall").click()
     lab.output.get_by_text("Not so: In the training set it falls").wait_for()
 
-    lab.scroll_to(".widget-hslider")
+    lab.show("live.scores()")
     training = lab.output.get_by_role("slider", name="training", exact=True)
     training.focus()
     for _ in range(4):
@@ -97,10 +98,15 @@ def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
     lab.page.keyboard.press("Space")
     noise.wait_for()
 
+    lab.show("live.phase_map()")
+    lab.page.wait_for_function(
+        """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].some(
+            plot => plot.data?.some(trace => trace.name === 'rise'))"""
+    )
     place = lab.page.evaluate_handle(
         """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].find(
-            plot => plot.data.some(trace => trace.name === 'rise'))"""
-    )
+            plot => plot.data?.some(trace => trace.name === 'rise'))"""
+    ).as_element()
     place.scroll_into_view_if_needed()
     x, y = place.evaluate(
         """plot => {
@@ -159,7 +165,7 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     # The interface answers while training runs.
     lab.page.wait_for_function(
         """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].some(
-            plot => plot.data.some(trace => trace.meta === 'PGD10, validation'
+            plot => plot.data?.some(trace => trace.meta === 'PGD10, validation'
                 && trace.x?.length > 1))"""
     )
     lab.picture(ARTIFACTS / "dashboard-light.png")
@@ -193,7 +199,7 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     lab.until(f"lab.training.step > {forked + 2}")
     lab.page.wait_for_function(
         """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].some(
-            plot => plot.data.filter(trace => trace.meta === 'loss' && trace.x?.length > 1)
+            plot => plot.data?.filter(trace => trace.meta === 'loss' && trace.x?.length > 1)
                 .length === 2)"""
     )
     lab.theme("JupyterLab Dark")
@@ -292,7 +298,7 @@ def test_the_dashboard_works_in_voila_and_in_notebook_7(browser, tmp_path, progr
         page.get_by_text("run 1 has ended").wait_for()
         page.wait_for_function(
             """() => [...document.querySelectorAll('.js-plotly-plot')].some(
-                plot => plot.data && plot.data.some(trace => trace.x?.length > 80))"""
+                plot => plot.data?.some(trace => trace.x?.length > 80))"""
         )
         assert "Traceback" not in page.content()
         ARTIFACTS.mkdir(exist_ok=True)

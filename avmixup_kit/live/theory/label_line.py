@@ -33,9 +33,9 @@ def label_line(**start: Any) -> Explorer:
     first = preset_values("S1")
     controls = [
         Number("gamma", "vertex γ", 0.25, 4, 2.0, step=0.05),
-        Number("lambda2", "label at the vertex λ₂", 0, 0.95, 0.5, step=0.01),
-        Number("epsilon", "adversary's push ε", 0.01, 0.6, first["epsilon"], step=0.01),
-        Number("lambda1", "label at the image λ₁", 0.51, 1, 1.0, step=0.01),
+        Number("lambda2", "vertex label λ₂", 0, 0.95, 0.5, step=0.01),
+        Number("epsilon", "push ε", 0.01, 0.6, first["epsilon"], step=0.01),
+        Number("lambda1", "clean label λ₁", 0.51, 1, 1.0, step=0.01),
         *feature_controls(first),
     ]
     opened = ("gamma", "lambda2", "epsilon")

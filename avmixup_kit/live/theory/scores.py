@@ -38,7 +38,7 @@ def scores(**start: Any) -> Explorer:
     first = preset_values("S1")
     controls = [
         Number("frame", "training", 0, _FRAMES, 0, whole=True, play=True),
-        Number("epsilon", "adversary's push ε", 0, 0.6, first["epsilon"], step=0.01),
+        Number("epsilon", "push ε", 0, 0.6, first["epsilon"], step=0.01),
         *feature_controls(first),
         Number("trained_at", "push in training", 0, 0.6, first["epsilon"], step=0.01),
     ]

@@ -32,8 +32,8 @@ def two_bells(**start: Any) -> Explorer:
         start: values to open with: epsilon, nu, n, d, sigma_s as in `gaussian.typical_z`.
     """
     controls = [
-        Number("epsilon", "adversary's push ε", 0, 1, 0.15, step=0.005),
-        Number("nu", "quieter by ν = σᵣ/σₛ", 0.05, 1, 0.5, step=0.01),
+        Number("epsilon", "push ε", 0, 1, 0.15, step=0.005),
+        Number("nu", "ratio ν = σᵣ/σₛ", 0.05, 1, 0.5, step=0.01),
         Number("n", "examples n", 1, 1000, 25, log=True, whole=True),
         Number("sigma_s", "noise σₛ", 0.5, 40, 5.0, log=True),
         Number("d", "dimension d", 1, 10**4, 100, log=True, whole=True),
