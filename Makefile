@@ -12,7 +12,8 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python -m avmixup_kit demo
 
 lab: $(VENV)/.installed-notebooks
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --notebook-dir=notebooks $(AS_ROOT)
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. \
+		--LabApp.default_url=/lab/tree/notebooks/06_start_here.ipynb $(AS_ROOT)
 
 # Every part runs, whatever the parts before it said; which ones failed stands at the end.
 test: $(VENV)/.installed-test

@@ -1,4 +1,4 @@
-"""The README's code runs, in the order in which it stands."""
+"""The README's code runs, and after it that of docs/library.md, in the order in which it stands."""
 
 import re
 import tomllib
@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CODE = README + (ROOT / "docs" / "library.md").read_text()
 
 
 def test_its_blocks_train_judge_and_report(tmp_path, monkeypatch, capsys):
     pytest.importorskip("pyautoattack")
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    blocks = re.findall(r"```python\n(.*?)```", CODE, re.S)
     ours = [block for block in blocks if "flowers" not in block and "runs/mine" not in block]
     assert len(ours) == len(blocks) - 2  # those two need a folder of one's own
     monkeypatch.chdir(tmp_path)
@@ -31,15 +33,22 @@ def test_its_blocks_train_judge_and_report(tmp_path, monkeypatch, capsys):
 
 
 def test_its_table_of_notebooks_is_one_table():
-    (table,) = re.findall(r"\| notebook \| question \|\n(?:\|.*\n)+", README)
-    folder = Path(__file__).parents[1] / "notebooks"
-    assert re.findall(r"\(notebooks/(.*?)\)", table) == sorted(
-        p.name for p in folder.glob("*.ipynb")
+    (table,) = re.findall(r"\| notebook \| question \| minutes \|\n(?:\|.*\n)+", README)
+    rows = re.findall(r"\(notebooks/(.*?)\) \| .* \| (\d+) \|", table)
+    assert [name for name, _ in rows] == sorted(
+        path.name for path in (ROOT / "notebooks").glob("*.ipynb")
     )
+    for name, minutes in rows:  # those that the notebook itself promises
+        book = (ROOT / "notebooks" / name).read_text()
+        assert f"{minutes} minutes to read" in book, name
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) <= 150
 
 
 def test_its_line_for_pip_names_extras_that_there_are():
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (named,) = re.findall(r"`pip install '\.\[([\w,]+)\]'`; further", README)
     extras = {*named.split(","), *re.findall(r"further extras are `(\w+)` and\n`(\w+)`", README)[0]}
     assert extras == project["optional-dependencies"].keys() - {"test"}

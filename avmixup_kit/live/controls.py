@@ -8,6 +8,7 @@ beside the control that was moved.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +21,8 @@ from avmixup_kit.live.figures import LiveFigure
 
 _F = TypeVar("_F", bound=BaseFigure)
 _LABEL = {"description_width": "8.5em"}
+_IN_VIEW = 3
+_NOTE = "4.5em"  # room for the longest note, so that nothing below moves while a film plays
 _WIDE = widgets.Layout(width="15em", flex="0 0 auto")
 
 
@@ -220,7 +223,11 @@ class Explorer(widgets.VBox):
         blank: a figure with every trace that `draw` fills, by name.
         draw: from the controls' values, by name, to a View. A ValueError or RuntimeError is shown.
         start: values to open with instead of the controls' own.
-        presets: settings by name, each some of the values; a menu of them comes first.
+        presets: settings by name, each some of the values; a menu of them is called "preset".
+        opened: the controls in view, by name; a button unfolds the others. The first three if None,
+            the presets' menu counted first.
+        clicks: the two controls, by name, that a click on a trace of that name sets to the x and y
+            of the point clicked on.
 
     Raises:
         ValueError: `start` or a preset names no control, or `draw` refuses the first values.
@@ -234,6 +241,8 @@ class Explorer(widgets.VBox):
         draw: Callable[..., View],
         start: Mapping[str, Any] | None = None,
         presets: Mapping[str, Mapping[str, Any]] | None = None,
+        opened: Sequence[str] | None = None,
+        clicks: Mapping[str, tuple[str, str]] | None = None,
     ):
         self.name, self.draw, self.blank = name, draw, blank
         self.controls = {control.name: control for control in controls}
@@ -242,15 +251,25 @@ class Explorer(widgets.VBox):
             "preset", "preset", {"(your own)": None, **{name: name for name in presets or {}}}, None
         )
         self._assign(start or {})
+        for name, preset in (presets or {}).items():
+            if self.values.items() >= preset.items():
+                self.presets.value = name
         view = draw(**self.values)
-        first = fill(go.Figure(blank), view)
-        self.figure = LiveFigure(first.update_layout(uirevision="keep", autosize=True))
-        self.note = widgets.HTML(view.note)
+        filled = fill(go.Figure(blank), view)
+        self.figure = LiveFigure(filled.update_layout(uirevision="keep", autosize=True))
+        self.note = widgets.HTML(view.note, layout={"min_height": _NOTE})
         for control in controls:
             control.listen(self._moved_by_hand)
+        for name, controlled in (clicks or {}).items():
+            trace: Any = next(self.figure.select_traces({"name": name}))
+            trace.on_click(partial(self._clicked, controlled))
         self.presets.listen(lambda menu: menu.value and self.set(**(presets or {})[menu.value]))
-        shown = [self.presets, *controls] if presets else controls
-        super().__init__([grid(*shown), self.figure, self.note])
+        every = {"preset": self.presets, **self.controls} if presets else self.controls
+        first = list(every)[:_IN_VIEW] if opened is None else opened
+        self.folded = [control for name, control in every.items() if name not in first]
+        self.unfold, box = more(*self.folded)
+        controlling = [grid(*(every[name] for name in first)), self.unfold, box]
+        super().__init__([*controlling[: None if self.folded else 1], self.figure, self.note])
 
     @property
     def values(self) -> dict[str, Any]:
@@ -281,6 +300,11 @@ class Explorer(widgets.VBox):
             self.presets.value = None
             self._moved(control)
 
+    def _clicked(self, names: tuple[str, str], trace: Any, points: Any, state: Any) -> None:
+        if points.xs:
+            self.presets.value = None
+            self.set(**dict(zip(names, (points.xs[0], points.ys[0]), strict=True)))
+
     def _moved(self, control: Control) -> None:
         for other in self.controls.values():
             other.complain("")
@@ -292,6 +316,7 @@ class Explorer(widgets.VBox):
             view = self.draw(**values)
         except (ValueError, RuntimeError) as error:
             suspect.complain(str(error))
+            self.unfold.value |= suspect in self.folded
         else:
             self._show(view)
 
@@ -317,6 +342,15 @@ def grid(*children: widgets.Widget, least: str = "24em") -> widgets.Box:
             display="grid", grid_template_columns=f"repeat(auto-fit, minmax({least}, 1fr))"
         ),
     )
+
+
+def more(*folded: widgets.Widget) -> tuple[widgets.ToggleButton, widgets.Box]:
+    """Return a button that shows the widgets and hides them again, and the box of them, hidden."""
+    box = grid(*folded)
+    box.layout.display = "none"
+    button = widgets.ToggleButton(value=False, description=f"{len(folded)} more")
+    button.observe(lambda c: setattr(box.layout, "display", "grid" if c.new else "none"), "value")
+    return button, box
 
 
 def inside(widget: widgets.Widget) -> Iterator[widgets.Widget]:

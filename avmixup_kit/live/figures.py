@@ -36,6 +36,16 @@ async function load(model) {
   return figure;
 }
 
+// ipywidgets names no slider's handle, and plotly's buttons would be eleven stops of the Tab key
+function accessible(el) {
+  for (const button of el.querySelectorAll(".modebar-btn")) button.tabIndex = -1;
+  const whole = el.closest(".jp-OutputArea-output") ?? document.body;
+  for (const handle of whole.querySelectorAll(".noUi-handle:not([aria-label])")) {
+    const label = handle.closest(".widget-hbox")?.querySelector("label");
+    if (label?.textContent) handle.setAttribute("aria-label", label.textContent);
+  }
+}
+
 export default () => {
   let loading;
   return {
@@ -51,6 +61,7 @@ export default () => {
           if (el.clientWidth) {
             placed.disconnect();
             window.dispatchEvent(new Event("resize"));
+            setTimeout(() => accessible(el), 0);
           }
         });
         placed.observe(el);
@@ -98,7 +109,7 @@ class LiveFigure(go.FigureWidget):
     def __init__(self, figure: go.Figure):
         super().__init__(figure)
         self._library_id = library().model_id
-        self._config = {"responsive": True}
+        self._config = {"responsive": True, "displaylogo": False, "showSendToCloud": False}
         self._model_id = self._own_id = uuid4().hex
         self._whole = True
         self.open()

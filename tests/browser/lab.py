@@ -242,6 +242,17 @@ class Lab:
         there.evaluate("e => e.scrollIntoView({block: 'start'})")
         self.painted()
 
+    def show(self, source: str) -> None:
+        """Scroll to the first cell that contains this; far ones are no part of the page."""
+        self.page.evaluate(
+            """async source => { const book = window.jupyterapp.shell.currentWidget.content;
+            const at = book.widgets.findIndex(one => one.model.sharedModel.source.includes(source));
+            book.activeCellIndex = at;
+            await book.scrollToItem(at, 'start'); }""",
+            source,
+        )
+        self.painted()
+
     def painted(self) -> None:
         """Wait until the page has been drawn as it is now."""
         self.page.evaluate(

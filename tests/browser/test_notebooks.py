@@ -65,9 +65,61 @@ def test_a_notebook_runs_without_an_error_and_draws_its_figures(lab, name):
         # A live figure that came up blank has axes but no traces.
         lab.page.wait_for_function(
             """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].some(
-                plot => plot.data && plot.data.some(trace => trace.x || trace.z))"""
+                plot => plot.data?.some(trace => trace.x || trace.z))"""
         )
         lab.picture(ARTIFACTS / f"{name[:2]}.png")
+        lab.page.wait_for_function(
+            "() => document.querySelectorAll('.noUi-handle:not([aria-label])').length === 0"
+        )
+
+
+def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
+    """Guess, film, folded controls, and a click on the map."""
+    name = "04_adversarial_feature_overfitting.ipynb"
+    lab.open(name)
+    lab.run_all()
+    assert lab.errors() == []
+    lab.show("live.predict(")
+    lab.button("Both fall").click()
+    lab.output.get_by_text("Not so: In the training set it falls").wait_for()
+
+    lab.show("live.scores()")
+    training = lab.output.get_by_role("slider", name="training", exact=True)
+    training.focus()
+    for _ in range(4):
+        lab.page.keyboard.press("ArrowRight")
+    lab.output.get_by_text("both pictures get better").wait_for()
+    lab.page.keyboard.press("End")
+    lab.output.get_by_text("Too far.").wait_for()
+    lab.picture(ARTIFACTS / "scores.png")
+    noise = lab.output.get_by_role("slider", name="noise σ_B").first
+    assert not noise.is_visible()
+    lab.button("6 more").first.focus()
+    lab.page.keyboard.press("Space")
+    noise.wait_for()
+
+    lab.show("live.phase_map()")
+    lab.page.wait_for_function(
+        """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].some(
+            plot => plot.data?.some(trace => trace.name === 'rise'))"""
+    )
+    place = lab.page.evaluate_handle(
+        """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].find(
+            plot => plot.data?.some(trace => trace.name === 'rise'))"""
+    ).as_element()
+    place.scroll_into_view_if_needed()
+    x, y = place.evaluate(
+        """plot => {
+            const box = plot.getBoundingClientRect(), {xaxis, yaxis} = plot._fullLayout;
+            return [box.x + xaxis._offset + xaxis.d2p(0.4), box.y + yaxis._offset + yaxis.d2p(0.2)];
+        }"""
+    )
+    lab.page.mouse.move(x - 5, y)
+    lab.page.mouse.move(x, y, steps=5)
+    lab.page.wait_for_function("() => document.querySelector('.hoverlayer .hovertext')")
+    lab.page.mouse.click(x, y)
+    lab.until("abs(map_.values['epsilon'] - 0.4) < 0.02")
+    assert lab.ask("round(map_.values['eta'], 1)") == 0.2
 
 
 def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
@@ -113,7 +165,7 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     # The interface answers while training runs.
     lab.page.wait_for_function(
         """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].some(
-            plot => plot.data.some(trace => trace.meta === 'PGD10, validation'
+            plot => plot.data?.some(trace => trace.meta === 'PGD10, validation'
                 && trace.x?.length > 1))"""
     )
     lab.picture(ARTIFACTS / "dashboard-light.png")
@@ -147,7 +199,7 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     lab.until(f"lab.training.step > {forked + 2}")
     lab.page.wait_for_function(
         """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].some(
-            plot => plot.data.filter(trace => trace.meta === 'loss' && trace.x?.length > 1)
+            plot => plot.data?.filter(trace => trace.meta === 'loss' && trace.x?.length > 1)
                 .length === 2)"""
     )
     lab.theme("JupyterLab Dark")
@@ -246,7 +298,7 @@ def test_the_dashboard_works_in_voila_and_in_notebook_7(browser, tmp_path, progr
         page.get_by_text("run 1 has ended").wait_for()
         page.wait_for_function(
             """() => [...document.querySelectorAll('.js-plotly-plot')].some(
-                plot => plot.data && plot.data.some(trace => trace.x?.length > 80))"""
+                plot => plot.data?.some(trace => trace.x?.length > 80))"""
         )
         assert "Traceback" not in page.content()
         ARTIFACTS.mkdir(exist_ok=True)

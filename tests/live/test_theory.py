@@ -16,6 +16,7 @@ pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
 
 import plotly.graph_objects as go
+from plotly.callbacks import InputDeviceState, Points
 
 from avmixup_kit import gaussian, live
 from avmixup_kit.live import controls, figures
@@ -31,6 +32,9 @@ NAMES = (
     "phase_map",
     "drawn_data",
     "soft_labels",
+    "scores",
+    "label_line",
+    "two_bells",
 )
 # One move's calls of functions, of Python's and of C's, and the bytes it allocates at most: twice
 # what each explorer needs, for other versions of numpy and scipy. 60 000 calls take about 0.1 s.
@@ -42,6 +46,9 @@ WORK = {
     "phase_map": (1_000, 900_000),
     "drawn_data": (30_000, 4_000_000),
     "soft_labels": (60_000, 800_000),
+    "scores": (75_000, 200_000),
+    "label_line": (60_000, 760_000),
+    "two_bells": (1_000, 80_000),
 }
 NUMBERS_SENT = 5_000
 # one slider end in all of them is illegal on its own: c = 10 features do not fit into d = 2
@@ -66,7 +73,7 @@ def forget() -> None:
 
 
 def clear() -> None:
-    cached = ("_drawn", "_path", "_run", "_end", "_rule")
+    cached = ("_drawn", "_path", "_run", "end", "_rule")
     for name in NAMES:
         module = sys.modules[getattr(live, name).__module__]
         for function in filter(None, (getattr(module, one, None) for one in cached)):
@@ -168,7 +175,13 @@ def test_slider_at_both_ends_draws_once_at_little_work_and_moves_the_figure(
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("overfitting", "frame"), ("overfitting", "epsilon_test"), ("drawn_data", "frame")],
+    [
+        ("overfitting", "frame"),
+        ("overfitting", "epsilon_test"),
+        ("drawn_data", "frame"),
+        ("scores", "frame"),
+        ("scores", "epsilon"),
+    ],
 )
 def test_time_s_slider_draws_from_the_path_that_is_there(name: str, number: str) -> None:
     """A film plays at 150 ms a frame: it cannot train again for each."""
@@ -236,6 +249,132 @@ def test_importing_the_kit_loads_neither_widgets_nor_plotting() -> None:
     assert run.stdout.strip() == "[]"
 
 
+# ------------------------------------------------------------------------- what the pictures say
+
+
+def area(figure: Any, name: str, of: str) -> float:
+    """The area under one trace as a share of the area under another."""
+    by_name = {trace.name: trace for trace in traces(figure)}
+    parts = (by_name[one] for one in (name, of))
+    wrong, whole = (np.trapezoid(np.asarray(one.y), np.asarray(one.x)) for one in parts)
+    return float(wrong / whole)
+
+
+@pytest.mark.parametrize(("frame", "push"), [(0, 0.2), (30, 0.35), (80, 0.2), (60, 0.0)])
+def test_area_past_zero_is_the_robust_error(frame: int, push: float) -> None:
+    explorer = live.scores(frame=frame, epsilon=push)
+    model = gaussian.PRESETS["S1"].model
+    bars = {trace.name: trace for trace in traces(explorer.figure)}["weight"].y
+    assert sum(bars) == pytest.approx(1)
+    for space, under in (("", "observed"), (" ", "true")):
+        error = float(model.robust_error(bars[2], push, under))
+        drawn_area = area(explorer.figure, "wrong" + space, "one class, pushed" + space)
+        assert drawn_area == pytest.approx(error, abs=2e-4)
+        assert f"{error:.1%}" in explorer.note.value
+
+
+def test_film_of_scores_starts_at_equal_weights_and_passes_the_best() -> None:
+    model, epsilon = gaussian.PRESETS["S1"]
+    explorer = live.scores()
+    shares = []
+    for frame in range(81):
+        explorer.set(frame=frame)
+        shares.append({trace.name: trace for trace in traces(explorer.figure)}["weight"].y[2])
+    errors = model.robust_error(np.array(shares), epsilon)
+    assert shares[0] == pytest.approx(model.uniform_share)
+    assert (np.diff(shares) <= 0).all()
+    assert np.abs(np.diff(errors)).max() < 0.1 * np.ptp(errors)  # no frame leaps
+    best = int(errors.argmin())
+    assert 10 < best < 70  # both halves of the story have frames
+    assert shares[best] == pytest.approx(model.robust_optimum(epsilon), abs=0.03)
+
+
+def test_axes_of_the_score_picture_stand_while_it_plays_and_is_pushed() -> None:
+    explorer = live.scores()
+    before = explorer.figure.layout.xaxis.range
+    for values in ({"frame": 40}, {"frame": 80}, {"epsilon": 0.5}):
+        explorer.set(**values)
+        assert explorer.figure.layout.xaxis.range == before
+        assert explorer.figure.layout.xaxis3.range == before
+    assert explorer.figure.layout.yaxis.range == (0, 1.3)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"frame": 0}, "all 101 weights are alike"),
+        ({"frame": 10}, "both pictures get better"),
+        ({"frame": 80}, "Too far"),
+        ({"frame": 80, "c": 0}, "No feature only looks robust"),
+        ({"frame": 80, "epsilon": 0.3, "trained_at": 0.3}, "training is right"),
+    ],
+)
+def test_score_picture_says_what_it_shows(values: dict[str, float], words: str) -> None:
+    assert words in live.scores(**values).note.value
+
+
+def test_four_moments_are_told_from_start_to_end() -> None:
+    model, epsilon = gaussian.PRESETS["S1"]
+    figure = live.moments(model, epsilon)
+    weak = [trace.y[2] for trace in traces(figure) if trace.type == "bar"]
+    assert weak[0] == pytest.approx(model.uniform_share)
+    assert weak[1] == pytest.approx(model.robust_optimum(epsilon), abs=0.03)
+    assert weak == sorted(weak, reverse=True)
+    said = " ".join(one.text or "" for one in figure.layout.annotations)
+    for B in weak:
+        assert f"{100 * float(model.robust_error(B, epsilon)):.1f} %" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [({}, "helps"), ({"epsilon": 0.5}, "harms"), ({"lambda2": 0.1}, "harms")],
+)
+def test_label_line_crosses_where_training_ends(values: dict[str, float], verdict: str) -> None:
+    explorer = live.label_line(**values)
+    at = {"gamma": 2.0, "lambda2": 0.5, "epsilon": 0.2} | values
+    model = gaussian.PRESETS["S1"].model
+    method = gaussian.AVmixup(at["gamma"], 1.0, at["lambda2"])
+    end = gaussian.stationary_point(model, at["epsilon"], method, None)
+    by_name = {trace.name: trace for trace in traces(explorer.figure)}
+    (crossing,) = by_name["the crossing"].x
+    line = by_name["what is learned (mean)"]
+    x, y = np.asarray(line.x), np.asarray(line.y)
+    assert crossing == pytest.approx(float(model.mean(end.B, "observed")) / at["epsilon"])
+    slope = (y[-1] - y[0]) / (x[-1] - x[0])
+    assert x[0] - y[0] / slope == pytest.approx(crossing)
+    assert slope == pytest.approx(-end.norm * at["epsilon"])
+    asked = by_name["label asked for"]
+    assert 1 / (1 + np.exp(-asked.y[-1])) == pytest.approx(at["lambda2"])
+    hard = gaussian.stationary_point(model, at["epsilon"], "logistic", None).B
+    for space, B in (("", end.B), (" ", hard)):
+        error = float(model.robust_error(B, at["epsilon"]))
+        drawn_area = area(explorer.figure, "wrong" + space, "pushed" + space)
+        assert drawn_area == pytest.approx(error, abs=2e-4)
+    assert f"the soft label {verdict} here" in explorer.note.value
+
+
+def test_two_bells_have_one_area_at_the_exact_radius_alone() -> None:
+    exact = float(gaussian.epsilon_exact(25, 5.0, 0.5))
+    areas = {}
+    for push in (0.15, exact, 0.8):
+        figure = live.two_bells(epsilon=push).figure
+        areas[push] = [
+            area(figure, f"wrong, {name}", name)
+            for name in ("noisy data, no push", "quiet data, pushed by ε")
+        ]
+        assert areas[push][0] == pytest.approx(
+            float(gaussian.error_at(gaussian.typical_z(100, 25, 5.0))), abs=2e-4
+        )
+        assert areas[push][1] == pytest.approx(
+            float(gaussian.error_at(gaussian.typical_z(100, 25, 2.5, push))), abs=2e-4
+        )
+    assert areas[0.15][1] < areas[0.15][0] < areas[0.8][1]
+    assert areas[exact][0] == pytest.approx(areas[exact][1], abs=2e-4)
+    marked = {trace.name: trace.x[0] for trace in traces(live.two_bells().figure)}
+    assert marked["the tight condition"] == float(gaussian.epsilon_tight(25, 5.0, 0.5))
+    assert marked["the paper's condition (5)"] == float(gaussian.epsilon_paper(25, 5.0, 0.5))
+
+
 # ------------------------------------------------------------------------------ what is refused
 
 
@@ -295,6 +434,55 @@ def test_view_of_a_trace_that_is_not_there_fails() -> None:
 
 
 # ------------------------------------------------------------------------------- the controls
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_explorer_opens_with_three_controls_and_unfolds_the_others(name: str) -> None:
+    explorer = getattr(live, name)()
+    every = {*explorer.controls.values()}
+    if len(explorer.presets.options) > 1:
+        every.add(explorer.presets)
+    first, button, box = explorer.children[:3]
+    assert len(first.children) <= 3
+    assert {*first.children, *box.children} == every
+    assert button.description == f"{len(box.children)} more"
+    assert box.layout.display == "none"
+    button.value = True
+    assert box.layout.display == "grid"
+    button.value = False
+    assert box.layout.display == "none"
+
+
+def test_refusal_beside_a_folded_control_unfolds_it() -> None:
+    explorer = live.scores()
+    assert not explorer.unfold.value
+    number(explorer, "c").box.value = 60
+    assert "must be between 0 and 50, got 60" in explorer.controls["c"].error.value
+    assert explorer.unfold.value
+
+
+@pytest.mark.parametrize("name", ["overfitting", "drawn_data", "scores"])
+def test_films_open_at_their_first_frame(name: str) -> None:
+    explorer = getattr(live, name)()
+    assert explorer.controls["frame"].value == number(explorer, "frame").low == 0
+
+
+def test_preset_menu_names_what_an_explorer_opens_with() -> None:
+    assert live.overfitting().presets.value == "S1: falls, then rises as far"
+    assert live.overfitting(d=99).presets.value is None
+
+
+def test_click_on_the_map_moves_your_point() -> None:
+    explorer = live.phase_map()
+    heatmap = next(trace for trace in traces(explorer.figure) if trace.name == "rise")
+    points = Points(trace_name="rise", xs=[0.31], ys=[0.4], point_inds=[(0, 0)])
+    heatmap._dispatch_on_click(points, InputDeviceState())
+    assert (explorer.values["epsilon"], explorer.values["eta"]) == (0.31, 0.4)
+    point = next(trace for trace in traces(explorer.figure) if trace.name == "your point")
+    assert (point.x[0], point.y[0]) == (0.31, 0.4)
+    assert explorer.presets.value is None
+    heatmap._dispatch_on_click(Points(trace_name="rise"), InputDeviceState())
+    assert explorer.values["epsilon"] == 0.31
 
 
 def test_box_takes_exact_numbers_and_a_browser_rounding_the_slider_keeps_them() -> None:

@@ -30,7 +30,7 @@ def lottery(**start: Any) -> Explorer:
         Number("epsilon", "attack radius ε", 0, 1.5, 0.2, step=0.01),
         Number("density", "density of θ*", 0.01, 1, 1.0, log=True),
     ]
-    return Explorer("lottery", controls, _blank(), _draw, start)
+    return Explorer("lottery", controls, _blank(), _draw, start, opened=("d", "sigma", "epsilon"))
 
 
 def _blank() -> go.Figure:

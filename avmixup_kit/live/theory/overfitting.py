@@ -95,7 +95,8 @@ def overfitting(**start: Any) -> Explorer:
     presets = {f"{name}: {note}": preset_values(name) for name, note in notes.items()}
     for values in presets.values():
         values |= {"epsilon_test": values["epsilon"], "frame": 0}
-    return Explorer("overfitting", controls, _film_blank(), _film, start, presets)
+    opened = ("preset", "frame", "epsilon")
+    return Explorer("overfitting", controls, _film_blank(), _film, start, presets, opened)
 
 
 def _film_blank() -> go.Figure:
@@ -169,17 +170,28 @@ def _log(error: float) -> float:
 def phase_map(**start: Any) -> Explorer:
     """Return the map over (ε, η) of how far training past the best B raises the test error.
 
+    A click on the map moves your point there.
+
     Args:
         start: values to open with: d, c, eta, sigma_a, sigma_b, epsilon.
     """
     first = preset_values("S1")
     controls = [
-        *feature_controls(first),
         Number("epsilon", "radius ε", 0, 0.6, first["epsilon"], step=0.01),
+        *feature_controls(first),
     ]
     presets = {name: preset_values(name) for name in gaussian.PRESETS}
     presets["control: S1 with c = 0"] = preset_values("control")
-    return Explorer("phase_map", controls, _map_blank(), _map, start, presets)
+    return Explorer(
+        "phase_map",
+        controls,
+        _map_blank(),
+        _map,
+        start,
+        presets,
+        opened=("preset", "epsilon", "eta"),
+        clicks={"rise": ("epsilon", "eta")},
+    )
 
 
 def _map_blank() -> go.Figure:
@@ -203,7 +215,7 @@ def _map_blank() -> go.Figure:
             "tickvals": [0, 0.5, 1, 1.5, 2],
             "ticktext": ["×1", "×3", "×10", "×32", "×100+"],
         },
-        hovertemplate="ε %{x:.2f}, η %{y:.2f}: ×10^%{z:.2f}<extra></extra>",
+        hovertemplate="ε %{x:.2f}, η %{y:.2f}: ×%{customdata:.3~g}<extra></extra>",
     )
     curve(figure, "ε = η", COLOURS[4], "dash", x=[0, 0.6], y=[0, 0.6])
     marks(figure, "your point", COLOURS[1], 13, "x")
@@ -225,7 +237,7 @@ def _map(epsilon: float, **features: Any) -> View:
     here = float(gaussian.rise_factor(model.d, model.c, model.eta, *at, epsilon))
     best = model.robust_optimum(epsilon)
     traces = {
-        "rise": {"z": np.log10(np.minimum(rise, 100))},
+        "rise": {"z": np.log10(np.minimum(rise, 100)), "customdata": rise},
         "your point": {"x": [epsilon], "y": [model.eta]},
         "test error": {"x": SHARES, "y": model.robust_error(SHARES, epsilon)},
         "train error": {"x": SHARES, "y": model.robust_error(SHARES, epsilon, "observed")},
@@ -247,7 +259,7 @@ def drawn_data(**start: Any) -> Explorer:
     """
     first = {"d": 200, "c": 10, "eta": 0.1, "sigma_a": 0.6, "sigma_b": 0.9}
     controls = [
-        Number("frame", "time", 0, _RECORDS, _RECORDS, whole=True, play=True),
+        Number("frame", "time", 0, _RECORDS, 0, whole=True, play=True),
         Number("n", "examples n", 5, 400, 100, log=True, whole=True),
         Switch("planted", "plant Example 3", False),
         Number("seed", "seed", 0, 99, 0, whole=True),

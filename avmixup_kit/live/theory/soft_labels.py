@@ -53,7 +53,8 @@ def soft_labels(**start: Any) -> Explorer:
         "ε = η: S5, where softening harms": preset_values("S5"),
         "ε = 2η, where softening harms": harm,
     }
-    return Explorer("soft_labels", controls, _blank(), _draw, start, presets)
+    opened = ("preset", "gamma", "lambda2")
+    return Explorer("soft_labels", controls, _blank(), _draw, start, presets, opened)
 
 
 def _blank() -> go.Figure:
@@ -73,9 +74,10 @@ def _blank() -> go.Figure:
 
 
 @lru_cache(maxsize=64)
-def _end(
+def end(
     model: gaussian.FeatureModel, epsilon: float, loss: Any, scale: float | None
 ) -> gaussian.Stationary:
+    """Return where training ends, remembered."""
     return gaussian.stationary_point(model, epsilon, loss, scale)
 
 
@@ -106,8 +108,8 @@ def _draw(
         "label smoothing": "logistic" if scale is None else gaussian.LabelSmoothing(lam),
         "AVmixup": gaussian.AVmixup(gamma, lambda1, lambda2),
     }
-    ends = {name: _end(model, epsilon, loss, scale) for name, loss in losses.items()}
-    shares = {name: end.B for name, end in ends.items()}
+    ends = {name: end(model, epsilon, loss, scale) for name, loss in losses.items()}
+    shares = {name: one.B for name, one in ends.items()}
     shares["best B"] = best = model.robust_optimum(epsilon)
     errors = {name: float(model.robust_error(B, epsilon)) for name, B in shares.items()}
     traces: dict[str, dict[str, Any]] = {

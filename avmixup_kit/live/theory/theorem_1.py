@@ -46,7 +46,8 @@ def theorem_1(**start: Any) -> Explorer:
             "nu",
         ),
     ]
-    return Explorer("theorem_1", controls, _blank(), _draw, start)
+    opened = ("nu", "sigma_s", "n")
+    return Explorer("theorem_1", controls, _blank(), _draw, start, opened=opened)
 
 
 def _blank() -> go.Figure:
