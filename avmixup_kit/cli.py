@@ -343,8 +343,7 @@ class Search:
     plugin: Plugins = ()
 
     def __call__(self) -> None:
-        if self.seeds < 0:
-            raise ValueError(f"seeds = {self.seeds} is not allowed: 0 or more")
+        check.whole("seeds", self.seeds, 0)
         shared = {f.name for f in fields(tuning.Plan)} & {f.name for f in fields(self)}
         plan = tuning.Plan(**{name: getattr(self, name) for name in shared})
         options = self.data

@@ -41,12 +41,13 @@ def check_epsilon(epsilon: float, norm: Norm = "linf") -> None:
     """Raise ValueError unless epsilon is a radius in units of [0, 1] pixels, the norm a norm."""
     check.one_of("norm", norm, get_args(Norm))
     if norm == "l2":
-        fine = 0.0 < epsilon < float("inf")
-        check.that(fine, "epsilon", epsilon, "the length of a vector of [0, 1] pixels, above 0")
+        allowed = "the length of a vector of [0, 1] pixels, above 0"
+        check.number("epsilon", epsilon, "(0, inf)", allowed)
         return
-    hint = f"; in pixels of 0..255 write {epsilon:g} / 255" if epsilon > 1 else ""
+    large = check.is_number(epsilon) and epsilon > 1
+    hint = f"; in pixels of 0..255 write {epsilon:g} / 255" if large else ""
     allowed = f"pixels live in [0, 1], so 0 < epsilon <= 1{hint}"
-    check.that(0.0 < epsilon <= 1.0, "epsilon", epsilon, allowed)
+    check.number("epsilon", epsilon, "(0, 1]", allowed)
 
 
 def ball(x: Images, epsilon: float) -> tuple[Images, Images]:
@@ -219,10 +220,14 @@ class Attack:
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
+        check.settle(self)
         check_epsilon(self.epsilon, self.norm)
-        fine = self.step_size is None or 0.0 < self.step_size < float("inf")
         allowed = "a positive number, or None for epsilon / 4"
-        check.that(fine, "step_size", self.step_size, allowed)
+        check.number("step_size", self.step_size, "(0, inf)", allowed, none=True)
+        fine = callable(self.objective) and callable(getattr(self.objective, "reference", None))
+        fine = fine and not isinstance(self.objective, type)
+        check.that(fine, "objective", self.objective, "an Objective, such as Margin()")
+        check.flag("clip_start", self.clip_start)
         check.whole("steps", self.steps)
         check.whole("restarts", self.restarts)
         check.one_of("start", self.start, get_args(Start))

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from avmixup_kit._base import plugins
+from avmixup_kit._base import check, plugins
 from avmixup_kit._base.shapes import Images
 from avmixup_kit._base.texts import NetworkAbsentError, network_of, text
 from avmixup_kit.methods import attacks, losses, mixing, sources
@@ -48,6 +48,13 @@ class Method:
     mix: Mix = Adversarial()  # noqa: RUF009
     loss: Loss = CrossEntropy()  # noqa: RUF009
 
+    def __post_init__(self) -> None:
+        for name in _STAGES:
+            stage = getattr(self, name)
+            fine = callable(stage) and not isinstance(stage, type)
+            check.that(fine, name, stage, "a stage, which is called with (model, batch)")
+            object.__setattr__(self, name, plain(stage))
+
     @property
     def parameters(self) -> dict[str, Any]:
         """Every setting of the three stages by name; these are what ``replace`` accepts.
@@ -76,9 +83,22 @@ class Method:
                 new[name] = _turned(stage, {key: changes.pop(key) for key in mine})
         if changes:
             allowed = ", ".join([*_STAGES, *self.parameters])
-            unknown = ", ".join(f"{key} = {value!r}" for key, value in changes.items())
+            unknown = ", ".join(f"{key} = {check.said(value)}" for key, value in changes.items())
             raise ValueError(f"{unknown} is not allowed: this method has {allowed}")
         return dataclasses.replace(self, **new)
+
+
+def plain(value: Any) -> Any:
+    """Return a setting or a stage with numbers of numpy and torch (0-d) as Python's."""
+    if type(value) is tuple:
+        each = tuple(map(plain, value))
+        return each if any(new is not old for new, old in zip(each, value, strict=True)) else value
+    if not _is_stage(value):
+        return check.plain(value)
+    old = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+    new = {name: plain(held) for name, held in old.items()}
+    differ = {name: held for name, held in new.items() if held is not old[name]}
+    return dataclasses.replace(value, **differ) if differ else value
 
 
 def _is_stage(value: Any) -> bool:
@@ -167,9 +187,10 @@ def check_saved(name: str, value: Any, networks: Iterable[nn.Module] = ()) -> No
         fine = False
     if not fine:
         raise ValueError(
-            f"{name} = {text(value)} is not allowed: it cannot be saved and found again; a "
+            f"{name} = {check.said(value)} is not allowed: it cannot be saved and found again; a "
             "stage is a frozen dataclass at the top of a module, its settings are Python numbers, "
-            "texts, tuples, stages, and as source a network that the Dial was given (without a Dial, a Method may hold anything that can be called)"
+            "texts, tuples, stages, and as source a network that the Dial was given (without "
+            "a Dial, a Method may hold anything that can be called)"
         )
 
 
@@ -206,16 +227,16 @@ def parse(
         raise ValueError
 
     try:
-        return build_node(ast.parse(code, mode="eval").body)
+        return build_node(check.expression(code))
     except NetworkAbsentError:
         raise
-    except (ValueError, TypeError, SyntaxError) as error:
-        reason = f" ({error})" if str(error) else ""
-        raise ValueError(f"{code!r} does not describe a method{reason}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = f" ({check.cut(str(error))})" if str(error) else ""
+        raise ValueError(f"{check.said(code)} does not describe a method{reason}") from error
 
 
 def _found(name: str, home: str) -> type:
-    value = plugins.find(home)
+    value = plugins.found(home)
     if not (isinstance(value, type) and dataclasses.is_dataclass(value)):
         raise ValueError(f"{name} is {home}, which is not there: {plugins.remedy(home)}")
     return value

@@ -67,8 +67,7 @@ def content(architecture: str | None, state: dict[str, Any]) -> dict[str, Any]:
 
 def check_piece_mib(piece_mib: int | None) -> None:
     """Raise ValueError unless it is None or a size in MiB, 1 or more."""
-    if piece_mib is not None:
-        check.whole("piece_mib", piece_mib, what="MiB a file, a whole number")
+    check.whole("piece_mib", piece_mib, what="MiB a file, a whole number", none=True)
 
 
 def _is_piece(ending: str) -> bool:

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from avmixup_kit._base import check
 from avmixup_kit._base.texts import text
-from avmixup_kit.methods.method import Method, check_saved, networks_of, own_stages, parse
+from avmixup_kit.methods.method import Method, check_saved, networks_of, own_stages, parse, plain
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class Dial:
         networks: Iterable[nn.Module] = (),
     ) -> None:
         if not isinstance(method, Method):
-            raise TypeError(f"method = {method!r} is not allowed: a Method, such as avmixup()")
+            raise TypeError(
+                f"method = {check.said(method)} is not allowed: a Method, such as avmixup()"
+            )
         self.networks = (*networks, *networks_of(method).values())
         check_saved("method", method, self.networks)
         self.initial = method
@@ -81,9 +84,8 @@ class Dial:
         self._ahead = sorted(turns, key=lambda turn: turn.step)
         self._next_step = 0
         self._lock = threading.Lock()
-        check = method
         for turn in self._ahead:
-            check = _apply(check, turn.change)
+            method = _apply(method, turn.change)
 
     @property
     def method(self) -> Method:
@@ -101,6 +103,7 @@ class Dial:
         ``dial.turn(gamma=3.0)``; ``dial.turn(method=methods.pgd())`` swaps the method. A refused
         value, or one that could not be saved, raises ValueError and leaves everything as it was.
         """
+        change = {name: plain(value) for name, value in change.items()}
         with self._lock:
             method = _apply(self._method, change)
             for name, value in change.items():

@@ -194,8 +194,8 @@ def log(
     """
     check.whole("checkpoint_every", checkpoint_every)
     check.whole("curves_every", curves_every)
-    fine = minutes is None or 0 < minutes < float("inf")
-    check.that(fine, "minutes", minutes, "a positive number, or None")
+    check.number("minutes", minutes, "(0, inf)", "a positive number, or None", none=True)
+    check.whole("keep_every", keep_every, none=True)
     check_piece_mib(piece_mib)
     check.that(best is None or curves is not None, "best", best, "curves are missing to choose by")
     describe(training)  # what cannot be saved is told before a step is taken

@@ -260,7 +260,7 @@ class LiveRun:
         """Return the model's evaluation on test images under FGSM, PGD20 and CW20."""
         if self.data is None:
             raise ValueError("there are no test images: show(training, data=data) brings them")
-        check.that(images >= 1, "images", images, "1 or more")
+        check.whole("images", images)
         ladder = [
             attacks.fgsm(self.epsilon),
             attacks.pgd(steps=20, epsilon=self.epsilon),
