@@ -236,7 +236,7 @@ def parse(
 
 
 def _found(name: str, home: str) -> type:
-    value = plugins.found(home)
+    value = plugins.found(home) if isinstance(home, str) else None
     if not (isinstance(value, type) and dataclasses.is_dataclass(value)):
-        raise ValueError(f"{name} is {home}, which is not there: {plugins.remedy(home)}")
+        raise ValueError(f"{name} is {home}, which is not there: {plugins.remedy(str(home))}")
     return value

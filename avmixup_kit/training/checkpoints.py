@@ -95,6 +95,19 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
         return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
 
 
+def training_of(path: Path, saved: Any) -> dict[str, Any]:
+    """Return the training's state of a run folder's checkpoint.
+
+    Raises:
+        ValueError: it has none.
+    """
+    state = saved.get("training") if isinstance(saved, dict) else None
+    needed = {"step", "model", "optimiser", "generator", "settings", "data", "dial"}
+    if not isinstance(state, dict) or not needed <= state.keys() or "architecture" not in saved:
+        raise ValueError(f"{path} holds no training of a run folder")
+    return state
+
+
 def _joined(path: Path, pieces: list[dict[str, str]]) -> bytes:
     contents = []
     for about in pieces:

@@ -128,12 +128,11 @@ class Updates:
         """
         if text == self.texts[name]:
             return self.made_of[name]
-        value = found(name, text)
-        kind = _parts(value)[0] if callable(value) else None
+        kind = plugins.found(text.partition("(")[0])
         fine = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
         allowed = "a file's word is not called; begin with a training that has it, then load"
-        check.that(isinstance(value, str) or fine, name, text, allowed)
-        return value
+        check.that(":" not in text or fine, name, text, allowed)
+        return found(name, text)
 
     def goes_on(self, steps: int, done: int) -> None:
         """Raise ValueError unless the first steps would have been the same in a run of ``steps``.

@@ -28,7 +28,7 @@ from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.method import Method
-from avmixup_kit.training import checkpoints, runs
+from avmixup_kit.training import checkpoints, folders, runs
 from avmixup_kit.training.dial import Dial, step_of
 from avmixup_kit.training.loop import Record, Training
 from avmixup_kit.training.settings import Settings
@@ -322,17 +322,19 @@ class LiveRun:
         networks = self.dial.networks
         about = runs.about(folder, networks)
         content = checkpoints.load_checkpoint(folder / "latest.pt")
-        state, here = content["training"], self.training
+        state, here = checkpoints.training_of(folder / "latest.pt", content), self.training
+        with files.blamed(folder / "latest.pt", "is damaged"):
+            settings = Settings(**state["settings"])
+        folders.check_threads(about, here.device, folder)
         dial = Dial(about["method"], networks=networks)
         if content["architecture"] is None:
             model = copy.deepcopy(here.model)
         else:
             model = models.from_architecture(content["architecture"]).to(here.device)
-        saved = state["settings"] | {"decay_at": tuple(state["settings"]["decay_at"])}
         options = {"average": about.get("average"), "teacher": here.teacher}
         for key in ("optimizer", "schedule"):
             options |= {key: here.updates.recalled(key, about[key])} if key in about else {}
-        training = Training(model, here.split, dial, settings=Settings(**saved), **options)
+        training = Training(model, here.split, dial, settings=settings, **options)
         training.load_state_dict(state)
         dial.expect(runs.turns_of(folder, networks)[len(dial.turns) :])
         run = LiveRun(name, training, self.data, self.probe_images)
