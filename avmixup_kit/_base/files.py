@@ -10,6 +10,8 @@ from typing import Any
 
 import filelock
 
+from avmixup_kit._base import check
+
 # What reading a file raises that was cut, altered or written by something else.
 DAMAGE = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
@@ -36,15 +38,24 @@ def write_atomic(path: str | Path, content: bytes) -> None:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return a log's records; a last line torn by a kill is left out."""
+    """Return a log's records; a last line torn by a kill is left out.
+
+    Raises:
+        ValueError: another line is no record; the message says which.
+    """
     records = []
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines):
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines) - 1:
-                raise ValueError(f"line {number + 1} of {path} is not JSON: {error}") from error
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number < len(lines):
+                reason = check.cut(str(error))
+                raise ValueError(f"line {number} of {path} is not JSON: {reason}") from error
+            continue
+        if not isinstance(record, dict):
+            raise ValueError(f"line {number} of {path} is no record: {check.said(record)}")
+        records.append(record)
     return records
 
 
