@@ -1,10 +1,11 @@
 """Files that are written whole or not at all, and logs that a kill may have torn."""
 
+import errno
 import json
 import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ DAMAGE = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all; once this returns, no power loss takes it.
 
     Raises:
         OSError: it could not be written (a full disk); what stood there before is kept.
@@ -29,20 +30,54 @@ def write_atomic(path: str | Path, content: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only disk it fails, too, and would hide what failed
+            part.unlink(missing_ok=True)
         raise OSError(
             error.errno, f"could not write {path} ({error.strerror}); the file before it is kept"
         ) from error
+    settle(path.parent)
+
+
+def settle(folder: Path) -> None:
+    """Have a folder's names on disk, so that no power loss undoes what was renamed or removed."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return  # a folder to write into that may not be listed: nobody can do more
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of disks that know no such thing
+            raise
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make a folder, and those above it, unless it is there; no power loss takes it again."""
+    folder = Path(folder).absolute()
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        settle(folder.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there, before anything that comes after."""
+    path.unlink(missing_ok=True)
+    settle(path.parent)
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return a log's records; a last line torn by a kill is left out."""
+    """Return a log's records; what a kill or a power loss has torn at its end is left out."""
     records = []
     lines = path.read_text().splitlines()
     for number, line in enumerate(lines):
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError as error:
+            if "\0" in line:
+                break  # never came to the disk; what follows it was not on disk for good either
             if number < len(lines) - 1:
                 raise ValueError(f"line {number + 1} of {path} is not JSON: {error}") from error
     return records

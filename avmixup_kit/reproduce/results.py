@@ -349,7 +349,9 @@ def origin(
 
 def save(result: Result, evaluation: Evaluation) -> None:
     """Write a row's file and its verdicts, each whole or not at all."""
-    result.path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(result.path.parent)
+    # It never stands beside verdicts of another; those of both are kept in the run folder.
+    files.remove(result.path)
     evaluation.save(result.path.with_suffix(".npz"))
     files.write_atomic(result.path, (json.dumps(result.about, indent=1) + "\n").encode())
 
@@ -357,6 +359,6 @@ def save(result: Result, evaluation: Evaluation) -> None:
 def write_table(assembled: Assembled, results: str | Path) -> Path:
     """Write table.md and return its path."""
     path = folder_of(results, assembled.plan) / "table.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     files.write_atomic(path, assembled.markdown().encode())
     return path

@@ -159,7 +159,7 @@ class Found:
     def save(self, folder: str | Path, *, page: bool = True) -> None:
         """Write summary.json and report.html."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         text = json.dumps(self.summary(), indent=1)
         files.write_atomic(folder / "summary.json", text.encode())
         if page:

@@ -55,7 +55,7 @@ class Worker:
             ValueError: a study of this name is there and is another search.
         """
         optuna, plan, place = optuna_package(), self.plan, self.place
-        (place.folder / "trials").mkdir(parents=True, exist_ok=True)
+        files.make_folder(place.folder / "trials")
         pruner = optuna.pruners.NopPruner()
         if plan.prune:
             pruner = optuna.pruners.SuccessiveHalvingPruner(plan.rungs[0], PRUNED_TO)
@@ -165,6 +165,7 @@ class Worker:
         with quiet():
             finished = state == optuna.trial.TrialState.COMPLETE
             study.tell(trial, value if finished else None, state)
+        self.place.settle()
         path.unlink(missing_ok=True)
         if self.say:
             words = ", ".join(f"{k} {short(v)}" for k, v in trial.params.items())
@@ -175,6 +176,7 @@ class Worker:
         while training.step < step:
             next(training)
             if training.step % self.checkpoint_every == 0 or training.step == step:
+                self.place.settle()
                 checkpoints.save_checkpoint(path, training.state_dict())
 
 
@@ -282,6 +284,10 @@ def search(
     worker(opened)  # what a process that died beside this one has left
     with place.claiming(), quiet():  # processes that end together write one after the other
         found = Found.of(opened, plan, data)
+        if not found.running:
+            # Of processes that died between telling the study and removing their trial's state.
+            for left in (place.folder / "trials").glob("*.pt*"):
+                left.unlink(missing_ok=True)
         if found.finished:
             found.save(folder)
     return found

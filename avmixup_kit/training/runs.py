@@ -17,8 +17,8 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -140,6 +140,7 @@ def save_evaluation(folder: str | Path, evaluation: Savable) -> None:
     folder = Path(folder)
     buffer = io.BytesIO()
     evaluation.save(buffer)
+    files.remove(folder / "evaluation.json")  # it never stands beside verdicts of another
     write_atomic(folder / "correct.npz", buffer.getvalue())
     text = json.dumps(evaluation.to_json() | {"provenance": provenance()}, indent=2)
     write_atomic(folder / "evaluation.json", text.encode())
@@ -221,6 +222,7 @@ class _Run:
     highest: float = float("-inf")
     logged_turns: int = 0
     writes: bool = field(default_factory=lambda: distributed.rank() == 0)
+    file: IO[str] | None = None
     waiting: list[Record] = field(default_factory=list)
     new_signs: list[Sign] = field(default_factory=list)
 
@@ -231,9 +233,12 @@ class _Run:
         with ExitStack() as held:
 
             def hold() -> None:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                files.make_folder(self.folder)
                 lock = files.held(self.folder / "lock", what=f"the run folder {self.folder}")
                 held.enter_context(lock)
+                # A killed run's, of checkpoints whose name will not be written again.
+                for part in self.folder.glob(".*.pt*.part"):
+                    part.unlink()
 
             distributed.from_rank_0(hold)
             self._take_up() if resume else self._begin()
@@ -362,8 +367,10 @@ class _Run:
     def _log_turns(self) -> None:
         if self.training.dial is not None:
             turns = self.training.dial.turns
-            for turn in turns[self.logged_turns :]:
-                self._write(turn.to_json())
+            if new := turns[self.logged_turns :]:
+                for turn in new:
+                    self._write(turn.to_json())
+                self._settle()
             self.logged_turns = len(turns)
 
     def _log_steps(self) -> None:
@@ -376,11 +383,31 @@ class _Run:
 
     def _write(self, record: dict[str, Any]) -> None:
         self._log_steps()
-        self.file.write(json.dumps(record) + "\n")
+        assert self.file is not None
+        with self._blaming_the_log():
+            self.file.write(json.dumps(record) + "\n")
+
+    def _settle(self) -> None:
+        """Have the log on disk, where no power loss takes it."""
+        if self.writes and self.file is not None:
+            with self._blaming_the_log():
+                os.fsync(self.file.fileno())
+
+    @contextmanager
+    def _blaming_the_log(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"could not write {self.folder / 'log.jsonl'} ({error.strerror}); the last "
+                "checkpoint is kept",
+            ) from error
 
     def _checkpoint(self, name: str) -> None:
         # A checkpoint without the log that led to it would be taken up with a gap.
         self._log_steps()
+        self._settle()
         architecture = getattr(self.training.model, "architecture", None)
         try:
             saved = content(architecture, self.training.state_dict())

@@ -276,7 +276,8 @@ class LiveRun:
         Raises:
             FileExistsError: the folder holds a run that did not come from here.
             ValueError: a weight is not finite.
-            OSError: it could not be written; what stood there is kept.
+            OSError: it could not be written; what stood there is kept. BlockingIOError where
+                another process is using the folder.
         """
         training = self.training
         if (folder / "run.json").exists() and folder.resolve() not in self.folders:
@@ -288,17 +289,19 @@ class LiveRun:
             made = {k: checkpoints.content(about["architecture"], v) for k, v in states.items()}
         except FloatingPointError as error:
             raise ValueError(f"{error}: such weights are never saved") from None
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folders.add(folder.resolve())
         about |= runs.remember(training)
-        for name, content in made.items():
-            checkpoints.save_checkpoint(folder / name, content)
-        text = "".join(json.dumps(line) + "\n" for line in self._log())
-        files.write_atomic(folder / "log.jsonl", text.encode())
         about |= provenance.provenance() | {"command": "avmixup_kit.live", "run": self.name}
-        files.write_atomic(folder / "run.json", json.dumps(about, indent=2).encode())
-        if self.evaluation is not None and self.evaluation[0] == training.step:
-            runs.save_evaluation(folder, self.evaluation[1])
+        text = "".join(json.dumps(line) + "\n" for line in self._log())
+        files.make_folder(folder)
+        with files.held(folder / "lock", what=f"the run folder {folder}"):
+            self.folders.add(folder.resolve())
+            # What is taken up must lie within the log, and be all there once it is called a run.
+            files.write_atomic(folder / "log.jsonl", text.encode())
+            for name, content in made.items():
+                checkpoints.save_checkpoint(folder / name, content)
+            files.write_atomic(folder / "run.json", json.dumps(about, indent=2).encode())
+            if self.evaluation is not None and self.evaluation[0] == training.step:
+                runs.save_evaluation(folder, self.evaluation[1])
 
     def _log(self) -> list[dict[str, Any]]:
         """Return turns and curves, thinned as they are, as lines of a run folder's log."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from avmixup_kit._base import check
+from avmixup_kit._base import check, files
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.live.lab.run import LiveRun, Status
@@ -376,7 +376,7 @@ class Trainer:
         return run
 
     def _export(self, path: Path) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(path.parent)
         runs.export_turns(self.dial, path)
         self.news = f"Wrote {len(self.dial.turns)} turns to {path}."
         return path
