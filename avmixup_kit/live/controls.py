@@ -20,7 +20,7 @@ from avmixup_kit.live.figures import LiveFigure
 
 _F = TypeVar("_F", bound=BaseFigure)
 _LABEL = {"description_width": "8.5em"}
-_WIDE = widgets.Layout(width="15em", flex="0 0 auto")
+_WIDE = {"width": "15em", "flex": "0 0 auto"}  # each box has its own layout, to close with it
 
 
 class Control(widgets.HBox):
@@ -324,6 +324,20 @@ def inside(widget: widgets.Widget) -> Iterator[widgets.Widget]:
     for child in getattr(widget, "children", ()):
         yield from inside(child)
         yield child
+
+
+def close(widget: widgets.Widget) -> None:
+    """Close all that is inside a widget, and the looks of it all; the widget itself stays.
+
+    ipywidgets keeps every widget that is open, layouts and styles too, in a list of its own.
+    """
+    parts = list(inside(widget))
+    for part in [*parts, widget]:
+        for look in (getattr(part, "layout", None), getattr(part, "style", None)):
+            if isinstance(look, widgets.Widget):
+                look.close()
+    for part in parts:
+        part.close()
 
 
 def stored(bundle: dict[str, Any] | None, name: str, what: str) -> dict[str, Any]:
