@@ -33,7 +33,8 @@ from avmixup_kit.live.lab.run import Curve, LiveRun
 from avmixup_kit.live.lab.trainer import Trainer
 from avmixup_kit.live.lab.words import turned
 from avmixup_kit.training import checkpoints
-from tests.live.widgets import number, synced, traces
+from tests.live.widgets import number as number_of
+from tests.live.widgets import synced, traces
 
 EPSILON = 0.15
 STEPS = 40
@@ -715,7 +716,7 @@ def test_a_closed_dashboard_leaves_no_widget_behind(digits):
     assert len(registered() - before) > 100
     lab.close()
     assert registered() == before
-    number(other, "gamma").box.value = 3.0
+    number_of(other, "gamma").box.value = 3.0
     assert other.controls["gamma"].value == 3.0
 
 
