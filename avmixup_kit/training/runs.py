@@ -275,7 +275,7 @@ class _Run:
     def _take_up(self) -> None:
         state, records = distributed.from_rank_0(self._saved)
         logged = [Turn.from_json(record) for record in records if "change" in record]
-        self.training.load_state_dict(state)
+        self.training.load_state_dict(state["training"])
         step = self.training.step
         self._tell_steps()
         dial = self.training.dial
@@ -286,7 +286,8 @@ class _Run:
         kept = [r for r in records if step_of(r) < step + bool(measured & r.keys())]
         self.signs.replay(kept)
         scores = [r["curves"][self.best] for r in kept if self.best in r.get("curves", {})]
-        self.highest = max(scores, default=self.highest)
+        seen = max(scores, default=self.highest)
+        self.highest = state.get("best", {}).get(self.best, seen)  # checkpoints have a checksum
         if self.writes:
             text = "".join(json.dumps(record) + "\n" for record in kept)
             write_atomic(self.folder / "log.jsonl", text.encode())
@@ -299,7 +300,7 @@ class _Run:
             write_atomic(path, json.dumps(about, indent=2).encode())
 
     def _saved(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Return the training's state and the log of the folder's run."""
+        """Return the checkpoint and the log of the folder's run."""
         if not (self.folder / "run.json").exists():
             raise FileNotFoundError(f"{self.folder} holds no run to resume")
         was = json.loads((self.folder / "run.json").read_text())
@@ -309,7 +310,7 @@ class _Run:
         del now["settings"]  # ``load_state_dict`` looks at them
         check.same(usual | was, now, f"{self.folder} holds another run")
         state = load_checkpoint(self.folder / "latest.pt")
-        return state["training"], json_lines(self.folder / "log.jsonl")
+        return state, json_lines(self.folder / "log.jsonl")
 
     def _train(self) -> Generator[Record, None, None]:
         training = self.training
@@ -416,6 +417,8 @@ class _Run:
                 f"{error} after step {self.training.step - 1}: training stopped, the checkpoint "
                 "before it is kept"
             ) from None
+        if self.best is not None:
+            saved["best"] = {self.best: self.highest}
         distributed.from_rank_0(
             lambda: save_checkpoint(self.folder / name, saved, piece_mib=self.piece_mib)
         )

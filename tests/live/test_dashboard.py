@@ -603,6 +603,26 @@ def test_a_folder_that_holds_another_run_is_not_overwritten(digits, tmp_path):
         lab.load(tmp_path / "nowhere")
 
 
+def test_a_saved_run_that_went_on_elsewhere_or_is_in_use_is_not_overwritten(digits, tmp_path):
+    lab = show(digits)
+    lab.start()
+    at_step(lab, 3)
+    lab.pause()
+    lab.save(tmp_path)
+    lab.save(tmp_path)
+    records = runs.log(new(digits), tmp_path, resume=True)
+    next(records)
+    with pytest.raises(BlockingIOError, match=f"the run folder {tmp_path} is in use by another"):
+        lab.save(tmp_path)
+    for _ in records:
+        pass
+    with pytest.raises(FileExistsError, match="already holds a run: choose another folder"):
+        lab.save(tmp_path)
+    assert checkpoints.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == STEPS
+    lab.load(tmp_path)
+    lab.save(tmp_path)
+
+
 def test_a_run_of_other_images_is_not_loaded(digits, tmp_path):
     fewer = Training(
         av.small_cnn(digits, base_channels=4), digits.train.subset(100),
