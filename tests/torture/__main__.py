@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -132,6 +133,8 @@ def tried(kind: Kind, seed: int, number: int, work: Path) -> dict[str, Any]:
     began = time.monotonic()
     chance = random.Random(f"{seed} {kind.what} {number}")
     folder = work / "try"
+    if folder.is_mount():  # of a torture that was killed
+        subprocess.run(["umount", str(folder)], check=False)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(folder.with_name("try-said"), ignore_errors=True)
     folder.mkdir(parents=True)

@@ -83,7 +83,13 @@ def row(result: dict[str, Any]) -> str:
 
 
 def save(result: dict[str, Any], folder: Path) -> None:
-    """Write result.json and README.md."""
+    """Write result.json and README.md; the project's own also into the project's README."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "README.md").write_text(markdown(result))
+    if folder.resolve() == RESULT.parent:
+        readme = ROOT / "README.md"
+        lines = readme.read_text().splitlines(keepends=True)
+        ours = row(result).split("|")[1]
+        written = [row(result) + "\n" if line.startswith(f"|{ours}|") else line for line in lines]
+        readme.write_text("".join(written))
