@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +53,16 @@ def write_atomic(path: str | Path, content: bytes) -> None:
         raise OSError(
             error.errno, f"could not write {path} ({error.strerror}); the file before it is kept"
         ) from error
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise OSError unless files can be written into a folder, before work is done to fill them."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(2**16))
+    except OSError as error:
+        reason = f"nothing can be written into {folder} ({error.strerror})"
+        raise OSError(error.errno, f"{reason}: make room there, or work on a copy") from error
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
