@@ -17,7 +17,7 @@ import torch
 from avmixup_kit._base import check
 from avmixup_kit._base.plugins import home_of
 from avmixup_kit._base.registry import Registry
-from avmixup_kit.data.archives import IMAGE_SUFFIXES, Decoder, agree, files, members
+from avmixup_kit.data.archives import IMAGE_SUFFIXES, Decoder, agree, files, members, readable
 from avmixup_kit.data.cache import Decoded, cached
 from avmixup_kit.data.splits import Augmentation, Data, Origin, Split, choose, select
 
@@ -241,7 +241,7 @@ def image_folder(
         option="" if size is None else f"{size[0]}x{size[1]}",
         folder=cache,
     )
-    name = path.name.split(".")[0]
+    name = readable(path.name.split(".")[0])
     return _data(name, decoded, validation, seed, augmentation, device)
 
 
@@ -301,7 +301,7 @@ def decode_folder(path: Path, size: tuple[int, int] | None) -> Decoded:
                         f"{path}: {name} stands in no class folder: "
                         f"allowed is {part}/<class>/<image>"
                     )
-                decoder.add(part, name.parts[depth + 1], str(name), content)
+                decoder.add(part, readable(name.parts[depth + 1]), str(name), content)
                 break
     found = {split: set(decoder.labels(split)) for split in decoder.splits}
     if "train" not in found or not found.keys() & {"test", "val"}:

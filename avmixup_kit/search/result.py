@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-DAMAGED = "is damaged or of another version"
-
-
 @dataclass(frozen=True)
 class Trial:
     """One trial: settings, robust validation accuracy after so many steps, how it ended.
@@ -177,8 +174,8 @@ class Found:
         path = folder / "summary.json"
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no search: there is no {path}")
-        with files.blamed(path, DAMAGED):
-            read = json.loads(path.read_text())
+        read = files.read_json(path)
+        with files.blamed(path, files.DAMAGED):
             names = {name: tuple(of_name) for name, of_name in read["again"].items()}
             found = cls(
                 read["searched"],
@@ -191,8 +188,7 @@ class Found:
             )
         again: dict[str, tuple[Evaluation, ...]] = {}
         for name, path in ((n, folder / "again" / file) for n in names for file in names[n]):
-            with files.blamed(path, DAMAGED):
-                again[name] = (*again.get(name, ()), Evaluation.load(path))
+            again[name] = (*again.get(name, ()), Evaluation.load(path))
         return dataclasses.replace(found, again=again)
 
     def comparisons(self) -> list[Comparison]:

@@ -106,13 +106,14 @@ class Worker:
                     except BlockingIOError:
                         continue
                     # Its process may have finished it since the trials were read.
-                    if study.get_trials(deepcopy=False)[frozen.number].state == running:
-                        return self._mark(taken_up(study, frozen), token), held
+                    now = study.get_trials(deepcopy=False)[frozen.number]
+                    if now.state == running:
+                        self._sample_as_before(study, now)
+                        return self._mark(taken_up(study, now), token), held
                     held.lock.release()
             if sum(t.state not in (waiting, failed) for t in every) >= self.trials:
                 return None
-            sequence = np.random.SeedSequence((self.plan.settings.seed, len(every)))
-            study.sampler = optuna.samplers.TPESampler(seed=int(sequence.generate_state(1)[0]))
+            study.sampler = self._sampler(len(every))
             trial = study.ask()
             held = files.held(self.place.lock(trial.number), -1)
             self._mark(trial, token)
@@ -123,6 +124,25 @@ class Worker:
             held.lock.release()
             return None
         return trial, held
+
+    def _sampler(self, there: int) -> "optuna.samplers.TPESampler":
+        """Return the sampler of a trial that is asked for when so many are there."""
+        sequence = np.random.SeedSequence((self.plan.settings.seed, there))
+        return optuna_package().samplers.TPESampler(seed=int(sequence.generate_state(1)[0]))
+
+    def _sample_as_before(self, study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> None:
+        """Put the study's sampler where the process left it that died while marking the trial."""
+        # A trial that waited was there when it was asked for; what it fixes was not drawn.
+        fixed = trial.system_attrs.get("fixed_params")
+        there = trial.number + (fixed is not None)
+        sampler = self._sampler(there)
+        space = sampler.infer_relative_search_space(study, trial)
+        # These are drawn together, again at the first suggestion: the others one by one.
+        known = {**(fixed or {}), **sampler.sample_relative(study, trial, space)}
+        study.sampler = self._sampler(there)
+        for name, distribution in trial.distributions.items():
+            if name not in known and not distribution.single():
+                study.sampler.sample_independent(study, trial, name, distribution)
 
     def _mark(self, trial: "optuna.Trial", token: str) -> "optuna.Trial":
         trial.set_user_attr("folder", token)
