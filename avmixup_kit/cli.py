@@ -345,8 +345,7 @@ class Search:
     plugin: Plugins = ()
 
     def __call__(self) -> None:
-        if self.seeds < 0:
-            raise ValueError(f"seeds = {self.seeds} is not allowed: 0 or more")
+        check.whole("seeds", self.seeds, 0)
         shared = {f.name for f in fields(tuning.Plan)} & {f.name for f in fields(self)}
         plan = tuning.Plan(**{name: getattr(self, name) for name in shared})
         options = self.data
@@ -448,6 +447,12 @@ def main() -> None:
             "search": Search,
         }
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m avmixup_kit")()
+    except KeyboardInterrupt:
+        fresh = words[:1] == ["train"] and "--resume" not in words
+        goes_on = {"train", "search", "reproduce"} & set(words[:1])
+        how = f": the same command{' with --resume' if fresh else ''} goes on" if goes_on else ""
+        print(f"\ninterrupted{how}", file=sys.stderr)
+        raise SystemExit(130) from None
     except torch.OutOfMemoryError as error:
         _end(str(error).splitlines()[0])
     except FloatingPointError as error:

@@ -98,17 +98,26 @@ def check_writable(folder: str | Path) -> None:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return a log's records; what a kill or a power loss has torn at its end is left out."""
+    """Return a log's records; what a kill or a power loss has torn at its end is left out.
+
+    Raises:
+        ValueError: another line is no record; the message says which.
+    """
     records = []
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines):
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if "\0" in line:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if b"\0" in line:
                 break  # never came to the disk; what follows it was not on disk for good either
-            if number < len(lines) - 1:
-                raise ValueError(f"line {number + 1} of {path} is not JSON: {error}") from error
+            if number < len(lines):
+                reason = check.cut(str(error))
+                raise ValueError(f"line {number} of {path} is not JSON: {reason}") from error
+            continue
+        if not isinstance(record, dict):
+            raise ValueError(f"line {number} of {path} is no record: {check.said(record)}")
+        records.append(record)
     return records
 
 

@@ -1,7 +1,8 @@
 """Python files of one's own, run by name because the user said so."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -46,15 +47,6 @@ def load_plugin(path: Path) -> None:
     LOADED[name] = path.resolve()
 
 
-def find(home: str) -> Any:
-    """Return what ``module:qualname`` names in a module that is imported; None where it is not."""
-    module, _, qualname = home.partition(":")
-    value: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        value = getattr(value, part, None)
-    return value
-
-
 def remedy(home: str) -> str:
     """Return what to do about a ``module:qualname`` that was not found."""
     module = home.partition(":")[0]
@@ -75,20 +67,27 @@ def home_of(value: Any) -> str | None:
     return None if "<" in name or not module else f"{module}:{name}"
 
 
-def found(home: str) -> Any:
-    """Return the function or class at a ``home_of``, where its module is imported already, or None.
+@cache
+def _installed() -> Mapping[str, list[str]]:
+    return packages_distributions()
+
+
+def found(home: str, mine: Any = None) -> Any:
+    """Return the function or class at ``module:qualname`` where that is imported already, or None.
 
     What a run folder names is looked up and never imported. Python's own library is not looked in,
     and of installed packages classes alone are found: their functions are not a file's to call.
+    What the caller holds himself, ``mine``, is found wherever it has this name.
     """
     module, _, name = home.partition(":")
     top = module.split(".")[0]
-    kinds = (type,) if top in packages_distributions() else (type, FunctionType)
+    kinds = (type,) if top in _installed() else (type, FunctionType)
     for holder in (sys.modules.get(module), sys.modules["__main__"]):
         value: Any = holder
         for part in name.split("."):
             value = getattr(value, part, None)
-        fine = isinstance(value, kinds) and home_of(value) == home
-        if fine and top not in sys.stdlib_module_names:
+        fine = isinstance(value, kinds) and top not in sys.stdlib_module_names
+        fine = fine and home in (home_of(value), f"{value.__module__}:{value.__qualname__}")
+        if fine or (mine is not None and value is mine):
             return value
     return None

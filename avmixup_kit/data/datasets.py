@@ -279,7 +279,7 @@ def recalled(loader: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, 
 def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    pair = size if isinstance(size, tuple | list) else (size, size)
+    pair = check.plain(tuple(size) if isinstance(size, list | tuple) else (size, size))
     fine = len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)
     check.that(fine, "size", size, "an integer > 0, or (height, width), or None")
     return pair[0], pair[1]
@@ -356,7 +356,7 @@ def _data(
 
 def _count(validation: float | int | None, available: int) -> int:
     """How many of `available` training images to hold out; None is a tenth."""
-    validation = 0.1 if validation is None else validation
+    validation = 0.1 if validation is None else check.plain(validation)
     if isinstance(validation, float) and 0 <= validation < 1:
         return round(validation * available)
     fine = type(validation) is int and 0 <= validation < available

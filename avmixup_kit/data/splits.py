@@ -32,8 +32,9 @@ class Augmentation:
     flip: bool = False
 
     def __post_init__(self) -> None:
+        check.settle(self)
         check.whole("pad", self.pad, 0, "a whole number of pixels a side")
-        check.that(isinstance(self.flip, bool), "flip", self.flip, "True or False")
+        check.flag("flip", self.flip)
 
 
 # What `Split.of`, and with it whatever takes images, accepts.
@@ -429,9 +430,8 @@ class Data:
                 split.num_classes,
                 f"the same names in the same order as the {train.num_classes} of {train.name}",
             )
-        check.that(
-            0 < self.epsilon <= 1, "epsilon", self.epsilon, "0 < epsilon <= 1 (8 is 8 / 255)"
-        )
+        check.settle(self)
+        check.number("epsilon", self.epsilon, "(0, 1]", "0 < epsilon <= 1 (8 is 8 / 255)")
 
     @property
     def classes(self) -> tuple[str, ...]:

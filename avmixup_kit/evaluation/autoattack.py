@@ -77,6 +77,7 @@ class AutoAttack:
         return text_of(self, "norm")
 
     def __post_init__(self) -> None:
+        check.settle(self)
         check_epsilon(self.epsilon, self.norm)
         unknown = [name for name in self.attacks if name not in TITLES]
         fine = self.attacks and not unknown and len(set(self.attacks)) == len(self.attacks)

@@ -39,6 +39,7 @@ class RandomSearch:
         return text_of(self, "norm")
 
     def __post_init__(self) -> None:
+        check.settle(self)
         check_epsilon(self.epsilon, self.norm)
         check.whole("queries", self.queries)
 

@@ -10,7 +10,7 @@ stage of training methods and the columns of an evaluation.
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, get_type_hints
 
 import torch
@@ -41,12 +41,13 @@ def check_epsilon(epsilon: float, norm: Norm = "linf") -> None:
     """Raise ValueError unless epsilon is a radius in units of [0, 1] pixels, the norm a norm."""
     check.one_of("norm", norm, get_args(Norm))
     if norm == "l2":
-        fine = 0.0 < epsilon < float("inf")
-        check.that(fine, "epsilon", epsilon, "the length of a vector of [0, 1] pixels, above 0")
+        allowed = "the length of a vector of [0, 1] pixels, above 0"
+        check.number("epsilon", epsilon, "(0, inf)", allowed)
         return
-    hint = f"; in pixels of 0..255 write {epsilon:g} / 255" if epsilon > 1 else ""
+    large = check.is_number(epsilon) and epsilon > 1
+    hint = f"; in pixels of 0..255 write {epsilon:g} / 255" if large else ""
     allowed = f"pixels live in [0, 1], so 0 < epsilon <= 1{hint}"
-    check.that(0.0 < epsilon <= 1.0, "epsilon", epsilon, allowed)
+    check.number("epsilon", epsilon, "(0, 1]", allowed)
 
 
 def ball(x: Images, epsilon: float) -> tuple[Images, Images]:
@@ -195,14 +196,16 @@ class Attack:
         clip_start: whether the start is first clipped to valid pixels (Feature Scatter: no).
         restarts: how often to start anew; the best perturbation of each example is kept.
         batch_norm: how batch norm works while crafting; evaluation always uses ``"eval"``.
-        source: another model whose gradients are followed instead (transfer attack).
+        source: another model whose gradients are followed instead (transfer attack). The repr holds
+            its weights' checksum.
         norm: ``"linf"`` bounds every pixel's change and steps by the gradient's sign; ``"l2"``
             bounds the change's length and steps along the gradient, which is one of length
             ``step_size``. Radii differ: 8 / 255 and 0.5 are usual for CIFAR-10.
 
     Raises:
         ValueError: epsilon outside (0, 1] (l2: not positive), step_size not positive, steps < 1,
-            restarts < 1, an unknown start, norm or batch-norm mode.
+            restarts < 1, an unknown start, norm or batch-norm mode, a source that is no network
+            or whose running averages crafting would change.
     """
 
     objective: Objective = LabelCrossEntropy()  # noqa: RUF009 (frozen, no state)
@@ -213,21 +216,30 @@ class Attack:
     clip_start: bool = True
     restarts: int = 1
     batch_norm: BatchNorm = "eval"
-    source: nn.Module | None = field(default=None, repr=False)
+    source: nn.Module | None = None
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
+        check.settle(self)
         check_epsilon(self.epsilon, self.norm)
-        fine = self.step_size is None or 0.0 < self.step_size < float("inf")
         allowed = "a positive number, or None for epsilon / 4"
-        check.that(fine, "step_size", self.step_size, allowed)
+        check.number("step_size", self.step_size, "(0, inf)", allowed, none=True)
+        fine = callable(self.objective) and callable(getattr(self.objective, "reference", None))
+        fine = fine and not isinstance(self.objective, type)
+        check.that(fine, "objective", self.objective, "an Objective, such as Margin()")
+        check.flag("clip_start", self.clip_start)
         check.whole("steps", self.steps)
         check.whole("restarts", self.restarts)
         check.one_of("start", self.start, get_args(Start))
         check.one_of("batch_norm", self.batch_norm, get_args(BatchNorm))
+        fine = self.source is None or isinstance(self.source, nn.Module)
+        check.that(fine, "source", self.source, "a network, or None")
+        fine = self.source is None or self.batch_norm != "train"
+        allowed = "it would change the running averages of source; 'eval', or 'batch'"
+        check.that(fine, "batch_norm", self.batch_norm, allowed)
 
     def __repr__(self) -> str:
-        return text_of(self, "norm")
+        return text_of(self, "source", "norm")
 
     @property
     def step(self) -> float:

@@ -27,4 +27,4 @@ def smooth(y: Labels, lam: float) -> Labels:
 def check_lambda(name: str, value: float) -> None:
     """Raise ValueError unless value, the probability left on the true class, lies in [0, 1]."""
     allowed = "it is the probability kept on the true class, a number from 0 to 1"
-    check.that(0.0 <= value <= 1.0, name, value, allowed)
+    check.number(name, value, "[0, 1]", allowed)

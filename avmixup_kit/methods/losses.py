@@ -65,8 +65,8 @@ class Trades:
     beta: float = 6.0
 
     def __post_init__(self) -> None:
-        fine = 0.0 <= self.beta < float("inf")
-        check.that(fine, "beta", self.beta, "a finite number, 0 or more")
+        check.settle(self)
+        check.number("beta", self.beta, "[0, inf)", "a finite number, 0 or more")
 
     def __call__(self, model: nn.Module, batch: Batch) -> Scalar:
         clean = model(batch.x)
@@ -124,8 +124,8 @@ class Margin(_WithoutReference):
     name: ClassVar[str] = "CW"
 
     def __post_init__(self) -> None:
-        fine = 0.0 <= self.kappa < float("inf")
-        check.that(fine, "kappa", self.kappa, "a finite number, 0 or more")
+        check.settle(self)
+        check.number("kappa", self.kappa, "[0, inf)", "a finite number, 0 or more")
 
     def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         return -F.relu(margin(logits, y) + self.kappa)
@@ -149,6 +149,7 @@ class TargetedCrossEntropy(_FromCleanLogits):
     name: ClassVar[str] = "Targeted"
 
     def __post_init__(self) -> None:
+        check.settle(self)
         check.whole("rank", self.rank)
         if self.target is not None:
             check.whole("target", self.target, 0, "None, or the number of a class")
@@ -204,6 +205,10 @@ class TransportDistance(_FromCleanLogits):
     iterations: int = 100
     tolerance: float | None = 0.1
     name: ClassVar[str] = "FS"
+
+    def __post_init__(self) -> None:
+        check.settle(self)
+        transport.check_sinkhorn(self.regularisation, self.iterations, self.tolerance)
 
     def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         assert reference is not None

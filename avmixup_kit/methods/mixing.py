@@ -24,9 +24,10 @@ class Mix(Protocol):
     def __call__(self, model: nn.Module, batch: Batch, /) -> tuple[Images, Labels]: ...
 
 
-def _check_weight(name: str, value: float | None) -> None:
-    fine = value is None or 0.0 <= value <= 1.0
-    check.that(fine, name, value, "a fixed mixing weight is a number from 0 to 1, None draws it")
+def _check_weights(mix: "Mixup | AVmixup") -> None:
+    allowed = "a fixed mixing weight is a number from 0 to 1, None draws it"
+    check.number("alpha", mix.alpha, "[0, 1]", allowed, none=True)
+    check.flag("per_example", mix.per_example)
 
 
 def _weights(
@@ -49,6 +50,7 @@ class Adversarial:
     lam: float = 1.0
 
     def __post_init__(self) -> None:
+        check.settle(self)
         check_lambda("lam", self.lam)
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Images, Labels]:
@@ -69,8 +71,9 @@ class Mixup:
     alpha: float | None = None
 
     def __post_init__(self) -> None:
-        check.that(self.a > 0, "a", self.a, "Beta(a, a) needs a > 0")
-        _check_weight("alpha", self.alpha)
+        check.settle(self)
+        check.number("a", self.a, "(0, inf)", "Beta(a, a) needs a > 0")
+        _check_weights(self)
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Images, Labels]:
         x, y, rng = batch.x + batch.need("delta"), batch.y, batch.drawn_from()
@@ -113,12 +116,13 @@ class AVmixup:
     alpha: float | None = None
 
     def __post_init__(self) -> None:
-        fine = 1.0 <= self.gamma < float("inf")
+        check.settle(self)
         allowed = "the vertex lies at gamma >= 1 times the perturbation (Definition 5)"
-        check.that(fine, "gamma", self.gamma, allowed)
+        check.number("gamma", self.gamma, "[1, inf)", allowed)
         check_lambda("lambda1", self.lambda1)
         check_lambda("lambda2", self.lambda2)
-        _check_weight("alpha", self.alpha)
+        check.flag("clip_vertex", self.clip_vertex)
+        _check_weights(self)
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Images, Labels]:
         x, y = batch.x, batch.y

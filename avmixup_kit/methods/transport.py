@@ -35,6 +35,13 @@ def cost(logits: Tensor, logits_adv: Tensor) -> Tensor:
     return (1 - (rows.unsqueeze(1) * columns).sum(2)).clamp_min(0)
 
 
+def check_sinkhorn(regularisation: float, iterations: int, tolerance: float | None) -> None:
+    """Raise ValueError unless ``sinkhorn`` takes these arguments."""
+    check.number("regularisation", regularisation, "(0, inf)", "a number > 0")
+    check.whole("iterations", iterations)
+    check.number("tolerance", tolerance, "[0, inf)", "a number >= 0, or None", none=True)
+
+
 def sinkhorn(
     cost: Tensor,
     regularisation: float = 0.01,
@@ -60,11 +67,7 @@ def sinkhorn(
         ValueError: regularisation <= 0, iterations < 1, tolerance < 0, cost not a matrix or, with a
             tolerance, not finite.
     """
-    fine = 0 < regularisation < float("inf")
-    check.that(fine, "regularisation", regularisation, "a number > 0")
-    check.whole("iterations", iterations)
-    fine = tolerance is None or tolerance >= 0
-    check.that(fine, "tolerance", tolerance, "a number >= 0, or None")
+    check_sinkhorn(regularisation, iterations, tolerance)
     fine = cost.ndim == 2 and cost.numel() > 0
     check.that(fine, "shape of cost", tuple(cost.shape), "(N, M), N and M >= 1")
     if tolerance is not None and not bool(cost.isfinite().all()):

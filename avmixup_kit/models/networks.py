@@ -20,10 +20,12 @@ class Normalise(nn.Module):
     def __init__(self, mean: Channels, std: Channels, in_channels: int) -> None:
         super().__init__()
         for name, value in (("mean", mean), ("std", std)):
-            values = torch.as_tensor(value, dtype=torch.float32).flatten()
-            fine = len(values) in (1, in_channels) and bool(values.isfinite().all())
             allowed = f"one finite number, or one for each of the {in_channels} channels"
+            given = value if isinstance(value, tuple) else (value,)
+            fine = len(given) in (1, in_channels) and all(map(check.is_number, given))
             check.that(fine, name, value, allowed)
+            values = torch.tensor(given, dtype=torch.float32)
+            check.that(bool(values.isfinite().all()), name, value, allowed)
             check.that(
                 name == "mean" or bool(values.min() > 0), name, value, "every entry must be > 0"
             )

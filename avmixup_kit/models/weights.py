@@ -1,27 +1,45 @@
 """Saved weights into a network, or not at all; networks whose weights are no float32."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from avmixup_kit._base import check
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy saved weights into a model.
 
     Raises:
-        ValueError: they belong to another architecture; the model is left as it was.
+        ValueError: as ``check_weights``; the model is left as it was.
     """
+    check_weights(model, weights)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Raise ValueError unless saved weights are this architecture's."""
     mine = model.state_dict()
+    fine = isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights)
+    check.that(fine, "weights", weights, "tensors by name")
     wrong = [
         name
         for name in sorted(mine.keys() | weights.keys())
-        if name not in mine or name not in weights or mine[name].shape != weights[name].shape
+        if name not in mine or name not in weights or not _alike(mine[name], weights[name])
     ]
     if wrong:
         raise ValueError(
             f"the checkpoint is of another architecture: {len(wrong)} of {len(mine)} tensors "
             f"differ, the first is {wrong[0]}"
         )
-    model.load_state_dict(weights)
+
+
+def _alike(mine: Any, saved: Any) -> bool:
+    if not isinstance(mine, Tensor) or not isinstance(saved, Tensor):
+        return type(mine) is type(saved)
+    return mine.shape == saved.shape and mine.is_floating_point() == saved.is_floating_point()
 
 
 def first_answer(model: nn.Module, x: Tensor) -> Tensor:

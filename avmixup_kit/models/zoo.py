@@ -41,6 +41,8 @@ NAMES = NETWORKS  # its name in version 0.1
 
 Normalisation = Literal["per_image"] | tuple[Channels, Channels]
 
+LARGEST = 4096  # side of an image, and width of a network: more is a slip, not a network
+
 ZERO_ONE_TO_MINUS_ONE_ONE: Normalisation = (0.5, 0.5)
 
 
@@ -89,9 +91,10 @@ def wide_resnet(
     Raises:
         ValueError: depth is not 6 n + 4, width < 1, num_classes < 2, unknown variant.
     """
-    fine = isinstance(depth, int) and depth >= 10 and (depth - 4) % 6 == 0
-    check.that(fine, "depth", depth, "6 n + 4 with n >= 1 (10, 16, 22, ...)")
-    check.whole("width", width)
+    allowed = "6 n + 4 with n >= 1 (10, 16, 22, ...)"
+    depth = check.whole("depth", depth, 10, allowed, most=LARGEST)
+    check.that((depth - 4) % 6 == 0, "depth", depth, allowed)
+    width = check.whole("width", width, most=LARGEST)
     check.one_of("variant", variant, ("standard", "authors"))
     authors = variant == "authors"
     if normalisation is None:
@@ -141,7 +144,7 @@ def preact_resnet18(
     ``base_channels``: of the first of four stages, each next one twice as wide. The other arguments
     are ``wide_resnet``'s.
     """
-    check.whole("base_channels", base_channels)
+    base_channels = check.whole("base_channels", base_channels, most=LARGEST)
     settings = _sizes(data, num_classes, in_channels)
     settings |= {"base_channels": base_channels, "normalisation": normalisation}
     with _seeded(seed):
@@ -169,13 +172,14 @@ def small_cnn(
     channels without data are one. ``base_channels`` are the first convolution's, each next one has
     twice as many. The other arguments are ``wide_resnet``'s.
     """
-    check.whole("base_channels", base_channels)
+    base_channels = check.whole("base_channels", base_channels, most=LARGEST)
     settings = _sizes(data, num_classes, in_channels, default_channels=1)
     _, told = _told(data)
-    asked = None if image_size is None else tuple(image_size)
-    size_of = _agreed("image_size", told and told[1:], asked, (8, 8))
-    fine = len(size_of) == 2 and all(isinstance(side, int) and side >= 1 for side in size_of)
-    check.that(fine, "image_size", size_of, "(H, W), whole numbers >= 1")
+    asked = tuple(image_size) if isinstance(image_size, list) else check.plain(image_size)
+    size_of = check.plain(_agreed("image_size", told and told[1:], asked, (8, 8)))
+    fine = isinstance(size_of, tuple) and len(size_of) == 2
+    fine = fine and all(type(side) is int and 1 <= side <= LARGEST for side in size_of)
+    check.that(fine, "image_size", size_of, f"(H, W), whole numbers from 1 to {LARGEST}")
     settings |= {"image_size": size_of, "base_channels": base_channels}
     settings |= {"normalisation": normalisation}
     with _seeded(seed):
@@ -221,16 +225,16 @@ def from_architecture(text: str, *, seed: int = 0) -> nn.Module:
             module of that function is not imported.
     """
     complaint = (
-        f"architecture = {text!r} is not allowed: a call such as "
+        f"architecture = {check.said(text)} is not allowed: a call such as "
         "wide_resnet(depth=34, width=10, num_classes=10, in_channels=3), of a registered function "
         "at the top of a module, with numbers, texts and tuples"
     )
     try:
-        call = ast.parse(text, mode="eval").body
+        call = check.expression(text)
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError(complaint)
         settings = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(complaint) from error
     builder, names = ast.unparse(call.func), {_text_of(name): name for name in NETWORKS}
     module = builder.rpartition(".")[0]
@@ -293,6 +297,7 @@ def _residual(
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Draw weights on the CPU from this seed alone; no generator is touched."""
+    seed = check.whole("seed", seed, 0, most=2**64 - 1)
     # Not torch.manual_seed: it would also seed the generators of all accelerators.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
@@ -311,7 +316,8 @@ def _network(
     Convolutions: N(0, sqrt(2 / (k k out))); the last layer: U(-b, b) with b = head_bound /
     sqrt(its inputs), bias zero.
     """
-    normalisation, in_channels = settings["normalisation"], settings["in_channels"]
+    settings["normalisation"] = normalisation = check.plain(settings["normalisation"])
+    in_channels = settings["in_channels"]
     if normalisation == "per_image":
         normalise: nn.Module = Standardise()
     else:
@@ -332,6 +338,7 @@ def _network(
 
 def _told(data: ImageShape | int | None) -> tuple[int | None, tuple[int, ...] | None]:
     """Return what is known of (classes, (C, H, W)) from the data."""
+    data = check.plain(data)
     if data is None or isinstance(data, int):
         return data, None
     if not hasattr(data, "shape") or not hasattr(data, "num_classes"):
@@ -353,9 +360,10 @@ def _sizes(
     told, shape = _told(data)
     classes = _agreed("num_classes", told, num_classes, 10)
     channels = _agreed("in_channels", shape and shape[0], in_channels, default_channels)
-    check.whole("num_classes", classes, 2)
-    check.whole("in_channels", channels)
-    return {"num_classes": classes, "in_channels": channels}
+    return {
+        "num_classes": check.whole("num_classes", classes, 2, most=10**6),
+        "in_channels": check.whole("in_channels", channels, most=LARGEST),
+    }
 
 
 def _agreed(name: str, told: Any, asked: Any, default: Any) -> Any:

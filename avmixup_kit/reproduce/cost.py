@@ -87,7 +87,7 @@ def evaluation_macs(network: Macs, attacks: Iterable[object], images: int) -> fl
 
 def hours(macs: float, tflops: float) -> float:
     """Return how many hours so many multiply-adds take at ``tflops`` 10^12 operations a second."""
-    check.that(tflops > 0, "tflops", tflops, "a positive number")
+    check.number("tflops", tflops, "(0, inf)", "a positive number")
     return 2 * macs / (tflops * 1e12) / 3600
 
 

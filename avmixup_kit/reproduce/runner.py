@@ -37,7 +37,7 @@ class Clock:
     """Tells whether the minutes are over; without minutes they never are."""
 
     def __init__(self, minutes: float | None = None) -> None:
-        check.that(minutes is None or minutes > 0, "minutes", minutes, "a positive number")
+        check.number("minutes", minutes, "(0, inf)", "a positive number", none=True)
         self.end = None if minutes is None else time.monotonic() + 60 * minutes
 
     @property

@@ -1,7 +1,6 @@
 """What is searched, and how one trial trains and is judged."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter
@@ -81,16 +80,31 @@ class Plan:
     ranges: Mapping[str, Range] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in (*SEARCHED, "also"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        check.settle(self)
         check.one_of("method", self.method, methods.METHODS)
         check.one_of("network", self.network, models.NETWORKS)
         options = [name for name, s in self._takes.items() if isinstance(s.default, bool)]
+        check.that(
+            isinstance(self.also, tuple), "also", self.also, f"some of {options}, in a tuple"
+        )
         for option in self.also:
             check.one_of("also", option, options)
-        if self.images is not None:
-            check.whole("images", self.images)
+        for name in ("images", "attack_steps", "base_channels"):
+            check.whole(name, getattr(self, name), none=True)
+        check.flag("prune", self.prune)
+        if self.epsilon is not None:
+            attacks.check_epsilon(self.epsilon)
+        fine = isinstance(self.settings, Settings)
+        check.that(fine, "settings", self.settings, "Settings of one trial, such as Settings(360)")
+        fine = isinstance(self.ranges, Mapping)
+        check.that(fine, "ranges", self.ranges, "(lowest, highest) by name of a setting")
         self.judge(self.epsilon or 0.1)
         self.build({}, self.epsilon or 0.1)
         for name in SEARCHED:
+            _check_pair(name, getattr(self, name))
             kept = name in self._takes or getattr(self, name) == vars(Plan)[name]
             check.that(kept, name, getattr(self, name), f"no setting of {self.method}")
         for name, limits in self.space.items():
@@ -100,10 +114,8 @@ class Plan:
 
     def _check_range(self, name: str, limits: Range) -> None:
         check.one_of("ranges", name, self._takes)
-        low, high = limits
-        fine = -math.inf < low <= high < math.inf
-        check.that(fine, name, limits, "lowest and highest, two finite numbers")
-        for value in limits:
+        _check_pair(name, limits)
+        for value in map(float, limits):  # what is drawn between them is no whole number
             try:
                 self.build({name: value}, self.epsilon or 0.1)
             except ValueError as error:
@@ -117,7 +129,8 @@ class Plan:
     def space(self) -> dict[str, Range]:
         """The lowest and highest value of every number that is searched."""
         own = {name: getattr(self, name) for name in SEARCHED if name in self._takes}
-        return own | dict(self.ranges)
+        given = ((k, tuple(v) if isinstance(v, list) else v) for k, v in self.ranges.items())
+        return own | {name: check.plain(limits) for name, limits in given}
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -208,6 +221,12 @@ class Plan:
             "settings": repr(self.settings),
             "prune": self.prune,
         }
+
+
+def _check_pair(name: str, limits: Any) -> None:
+    fine = isinstance(limits, tuple) and len(limits) == 2
+    fine = fine and all(map(check.is_number, limits)) and limits[0] <= limits[1]
+    check.that(fine, name, limits, "lowest and highest, two finite numbers")
 
 
 def _check_not_fooled(fine: bool, name: str) -> None:

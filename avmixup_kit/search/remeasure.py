@@ -47,7 +47,8 @@ def remeasure(
     Raises:
         ValueError: the findings are of another plan or of other images; no seeds.
     """
-    check.that(bool(seeds), "seeds", seeds, "one or more whole numbers")
+    check.that(len(seeds) > 0, "seeds", seeds, "one or more whole numbers")
+    seeds = [check.whole("seeds", seed, 0, most=2**64 - 1) for seed in seeds]
     plan = Plan() if plan is None else plan
     folder = Path(folder)
     check.same(

@@ -74,8 +74,10 @@ class Worker:
                 raise ValueError(f"{where} a study {self.name!r} that avmixup_kit did not make")
             else:
                 study.set_user_attr("plan", self.identity)
+                start = {name: self.published[name] for name in plan.space}
+                numbers = all(map(check.is_number, start.values()))
                 ranges = plan.space.items()
-                if all(low <= self.published[name] <= high for name, (low, high) in ranges):
+                if numbers and all(low <= start[name] <= high for name, (low, high) in ranges):
                     study.enqueue_trial(self.published, skip_if_exists=True)
         return study
 

@@ -67,8 +67,7 @@ def content(architecture: str | None, state: dict[str, Any]) -> dict[str, Any]:
 
 def check_piece_mib(piece_mib: int | None) -> None:
     """Raise ValueError unless it is None or a size in MiB, 1 or more."""
-    if piece_mib is not None:
-        check.whole("piece_mib", piece_mib, what="MiB a file, a whole number")
+    check.whole("piece_mib", piece_mib, what="MiB a file, a whole number", none=True)
 
 
 def _is_piece(ending: str) -> bool:
@@ -94,6 +93,19 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
         if bad is not None:
             raise ValueError(f"checksum of {bad} does not match")
         return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+
+
+def training_of(path: Path, saved: Any) -> dict[str, Any]:
+    """Return the training's state of a run folder's checkpoint.
+
+    Raises:
+        ValueError: it has none.
+    """
+    state = saved.get("training") if isinstance(saved, dict) else None
+    needed = {"step", "model", "optimiser", "generator", "settings", "data", "dial"}
+    if not isinstance(state, dict) or not needed <= state.keys() or "architecture" not in saved:
+        raise ValueError(f"{path} holds no training of a run folder")
+    return state
 
 
 def _joined(path: Path, pieces: list[dict[str, str]]) -> bytes:

@@ -2,7 +2,8 @@
 
 import inspect
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +19,18 @@ from avmixup_kit.data.datasets import load, recalled
 from avmixup_kit.data.splits import Data, Split
 from avmixup_kit.methods.method import parse
 from avmixup_kit.models.weights import load_weights
-from avmixup_kit.training.checkpoints import load_checkpoint
+from avmixup_kit.training.checkpoints import load_checkpoint, training_of
 from avmixup_kit.training.dial import Turn, step_of
 from avmixup_kit.training.settings import Settings
 
 NO_RUN = "is damaged or no run's: take another folder"
+# What run.json, its images and a line of log.jsonl hold under these names, where they are there.
+TEXTS = "settings method data checksum augmentation network architecture optimizer schedule"
+ABOUT: dict[str, Any] = dict.fromkeys(TEXTS.split(), str)
+ABOUT |= {"stages": dict, "networks": dict, "images": dict, "threads": int, "average": int | float}
+IMAGES = {"loader": str, "arguments": dict, "classes": list, "checksums": dict}
+LINE: dict[str, Any] = {"step": int, "before_step": int, "loss": int | float, "lr": int | float}
+LINE |= {"curves": dict, "change": dict, "stages": dict, "sign": str, "words": str}
 # A network of one's own: itself, what makes it, or that as "module:qualname".
 Own = nn.Module | Callable[[], nn.Module] | str | None
 Weights = Literal["averaged", "trained"]
@@ -62,10 +70,12 @@ def _network(path: Path, state: Any, network: Own, weights: Weights = "averaged"
         model = models.from_architecture(state["architecture"])
     else:
         if network is None and (path.parent / "run.json").exists():
-            network = _read(path.parent).get("network")
+            network = read(path.parent).get("network")
         model = _own_network(path, network)
     trained = weights == "trained" and "training" in state
-    load_weights(model, (state["training"] if trained else state)["model"])
+    with files.blamed(path, "holds no weights", (KeyError, TypeError)):
+        saved = (state["training"] if trained else state)["model"]
+    load_weights(model, saved)
     return model
 
 
@@ -130,7 +140,7 @@ class Run:
         A pandas DataFrame if pandas is installed, else a list of dicts; a row has what there was.
         """
         rows: dict[int, dict[str, Any]] = {}
-        for line in json_lines(self.folder / "log.jsonl"):
+        for line in log_of(self.folder / "log.jsonl"):
             if "sign" in line:
                 continue
             step = step_of(line) - ("curves" in line)  # curves are of the step that has just ended
@@ -175,48 +185,111 @@ def open(
         ValueError: as ``load_model``.
     """
     folder = Path(folder)
-    about, path = _read(folder), folder / f"{checkpoint}.pt"
+    about, path = read(folder), folder / f"{checkpoint}.pt"
     state = load_checkpoint(path, device)
     model = _network(path, state, network).to(device).eval()
-    training: dict[str, Any] = state["training"]
-    settings: dict[str, Any] = training["settings"]
-    settings |= {name: tuple(v) for name, v in settings.items() if isinstance(v, list)}
-    return Run(folder, about, model, Settings(**settings), training["step"])
+    training = training_of(path, state)
+    with files.blamed(path, "is damaged"):
+        settings, step = Settings(**training["settings"]), check.whole("step", training["step"], 0)
+    return Run(folder, about, model, settings, step)
 
 
-def about(folder: str | Path) -> dict[str, Any]:
+def about(folder: str | Path, networks: Iterable[nn.Module] = ()) -> dict[str, Any]:
     """Return run.json with its method made again, from text that is parsed and never run.
+
+    ``networks``: those that the method may name, as its attack's source.
 
     Raises:
         FileNotFoundError: the folder holds no run.
-        ValueError: it is damaged, or names a stage of one's own that is not there.
+        ValueError: it is damaged, or names a stage of one's own or a network that is not there.
     """
-    told = _read(folder)
+    told = read(folder)
     with files.blamed(Path(folder) / "run.json", NO_RUN):
         text = told["method"]
-    return told | {"method": parse(text, told.get("stages"))}
+    return told | {"method": parse(text, told.get("stages"), networks)}
 
 
-def _read(folder: str | Path) -> dict[str, Any]:
+def read(folder: str | Path) -> dict[str, Any]:
+    """Return run.json.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: it is damaged.
+    """
     path = Path(folder) / "run.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no run: there is no {path.name}")
-    with files.blamed(path, NO_RUN):
-        return dict(json.loads(path.read_text()))
+    with files.blamed(path, NO_RUN, (*files.DAMAGE, RecursionError)):
+        told = json.loads(path.read_bytes())
+        _check_kinds(told, ABOUT)
+        if told.get("images"):
+            _check_kinds(told["images"], IMAGES)
+        return told
 
 
-def turns_of(path: str | Path) -> list[Turn]:
-    """Return the dial's turns recorded in a run folder, a log or an exported file, oldest first."""
+def _check_kinds(told: Any, kinds: Mapping[str, Any]) -> None:
+    if not isinstance(told, dict):
+        raise TypeError(f"{check.said(told)} is no record")
+    for name, kind in kinds.items():
+        value = told.get(name)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise TypeError(f"{name} = {check.said(value)}")
+
+
+def log_of(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a run folder's log.jsonl, a last line torn by a kill left out.
+
+    Raises:
+        ValueError: a line is none of a run's.
+    """
+    records = json_lines(path)
+    for number, record in enumerate(records, 1):
+        with files.blamed(path, f"is damaged or no run's: line {number}"):
+            _check_kinds(record, LINE)
+            step_of(record)
+            curves = record.get("curves", {})
+            _check_kinds(curves, dict.fromkeys(curves, LINE["loss"]))
+    return records
+
+
+def turns_in(
+    records: Iterable[dict[str, Any]], path: Path, networks: Iterable[nn.Module] = ()
+) -> list[Turn]:
+    """Return the turns among a log's records, by their steps."""
+    try:
+        turns = [Turn.from_json(line, networks) for line in records if "change" in line]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return sorted(turns, key=lambda turn: turn.step)
+
+
+def check_threads(about: Mapping[str, Any], device: torch.device, folder: Path) -> None:
+    """Warn where a run on a CPU is taken up under another number of threads than it began with."""
+    was, now = about.get("threads"), torch.get_num_threads()
+    if device.type == "cpu" and was not in (None, now):
+        warnings.warn(
+            f"{folder}: its run began with {was} threads, now there are {now}: weights will differ "
+            f"in their last digits from those of an unbroken run; torch.set_num_threads({was}), or "
+            f"OMP_NUM_THREADS={was}, keeps them the same",
+            stacklevel=2,
+        )
+
+
+def turns_of(path: str | Path, networks: Iterable[nn.Module] = ()) -> list[Turn]:
+    """Return the dial's turns recorded in a run folder, a log or an exported file, oldest first.
+
+    ``networks``: those that a turn may name, as its attack's source.
+    """
     path = Path(path)
     if path.is_dir():
         path = path / "log.jsonl"
-    return [Turn.from_json(line) for line in json_lines(path) if "change" in line]
+    return turns_in(log_of(path), path, networks)
 
 
 def curves_of(folder: str | Path) -> dict[str, tuple[list[int], list[float]]]:
     """Return each curve of a run folder as (steps, values)."""
     curves: dict[str, tuple[list[int], list[float]]] = {}
-    for line in json_lines(Path(folder) / "log.jsonl"):
+    for line in log_of(Path(folder) / "log.jsonl"):
         for name, value in line.get("curves", {}).items():
             steps, values = curves.setdefault(name, ([], []))
             steps.append(line["step"])
@@ -231,8 +304,9 @@ def images_of(folder: str | Path) -> tuple[str, dict[str, Any]]:
         FileNotFoundError: the folder holds no run.
         ValueError: the run does not say, or its loader is one's own and not registered now.
     """
-    told = _read(folder)
-    images = told.get("images") or {"loader": told["data"].split("/")[0]}
+    told = read(folder)
+    with files.blamed(Path(folder) / "run.json", NO_RUN):
+        images = told.get("images") or {"loader": told["data"].split("/")[0]}
     if images.get("loader") in (None, "image_folder") and "arguments" not in images:
         raise ValueError(
             f"{folder} does not say how its images are loaded, they came from no data set of "
@@ -249,10 +323,11 @@ def check_images(folder: str | Path, split: Split, part: str, remedy: str = "") 
     Raises:
         ValueError: other classes or images; the message says which, and the remedy.
     """
-    images = _read(folder).get("images")
+    images = read(folder).get("images")
     if images is None:
         return
-    names, checksum = images["classes"], images["checksums"].get(part)
+    with files.blamed(Path(folder) / "run.json", NO_RUN):
+        names, checksum = images["classes"], images["checksums"].get(part)
     was: dict[str, Any] = {"number of classes": len(names)}
     now: dict[str, Any] = {"number of classes": split.num_classes}
     both = zip(names, split.classes, strict=False)

@@ -13,12 +13,13 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from avmixup_kit._base import check, distributed
+from avmixup_kit._base.texts import checksum
 from avmixup_kit.data.splits import Source, Split, split_for
 from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.methods.batch import Batch, Networks
-from avmixup_kit.methods.method import Method
+from avmixup_kit.methods.method import Method, networks_of
 from avmixup_kit.methods.named import METHODS
-from avmixup_kit.models.weights import first_answer, load_weights
+from avmixup_kit.models.weights import check_weights, first_answer, load_weights
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.precision import float32_products, native_bf16, native_tf32
 from avmixup_kit.training.settings import Settings
@@ -161,7 +162,11 @@ class Training(Iterator[Record]):
         settings: Settings | None = None,
         **changes: Any,
     ) -> None:
-        _check_arguments(method, changes, split)
+        _check_arguments(model, method, changes, split)
+        check.flag("compile", compile)
+        check.flag("sync_batch_norm", sync_batch_norm)
+        fine = teacher is None or isinstance(teacher, nn.Module)
+        check.that(fine, "teacher", teacher, "a network, or None")
         if settings is None:
             if steps is None:
                 raise ValueError("steps is missing: how many optimiser steps to train")
@@ -197,10 +202,10 @@ class Training(Iterator[Record]):
             self._network = Compiled(self.model)
         self._updated = distributed.wrapped(self._network)
         self.teacher = None if teacher is None else teacher.to(self.device).eval()
+        allowed = "from 0 up to 1, such as 0.995, or None"
+        average = check.number("average", average, "[0, 1)", allowed, none=True)
         self.average, self._average = average, None
         if average is not None:
-            allowed = "from 0 up to 1, such as 0.995, or None"
-            check.that(0 <= average < 1, "average", average, allowed)
             self._average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(average))
             self._average.requires_grad_(False).eval()
         self._watch = Watch(self.device)
@@ -265,6 +270,16 @@ class Training(Iterator[Record]):
         if self._average is None and self.teacher is None:
             return network
         return Networks(network, self.averaged, self.teacher)
+
+    @property
+    def networks(self) -> dict[str, str]:
+        """Checksums of the fixed networks that the training asks, by where they stand.
+
+        Those of a Dial's method stand in its text.
+        """
+        held = {} if self.dial else networks_of(self.method)
+        held |= {} if self.teacher is None else {"teacher": self.teacher}
+        return {name: checksum(network) for name, network in held.items()}
 
     @property
     def step(self) -> int:
@@ -367,6 +382,7 @@ class Training(Iterator[Record]):
             "settings": _plain(asdict(self.settings)),
             **self.updates.texts,
             "data": self.split.checksum,
+            "networks": self.networks,
             "dial": self.dial.state_dict() if self.dial else None,
             "average": None if self._average is None else copy.deepcopy(self._average.state_dict()),
         }
@@ -376,24 +392,41 @@ class Training(Iterator[Record]):
 
         More steps than it had are allowed where the learning rate of those done does not depend on
         their number. ``new_settings=True`` allows settings and schedule to differ (to fork a run);
-        data and optimizer never may.
+        data, optimizer and fixed networks never may.
 
         Raises:
-            ValueError: other settings, other training images, or weights of another architecture.
+            ValueError: other settings, training images, source or teacher, or weights of another
+                architecture.
         """
+        try:
+            self._load(state, new_settings)
+        except (KeyError, TypeError, AttributeError, LookupError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {check.cut(str(error))}"
+            raise ValueError(f"this is no training's state, or a damaged one ({reason})") from error
+
+    def _load(self, state: dict[str, Any], new_settings: bool) -> None:
         saved = {"optimizer": "sgd", "schedule": "steps"} | state
         was: dict[str, Any] = dict(state["settings"])
+        step = check.whole("step", state["step"], 0, most=check.whole("steps", was["steps"]))
         was |= {name: saved[name] for name in self.updates.texts}
         mine: dict[str, Any] = _plain(asdict(self.settings)) | self.updates.texts
         if new_settings:
             mine = {"optimizer": mine["optimizer"]}
         elif was["steps"] < mine["steps"] and mine | {"steps": was["steps"]} == was:
-            self.updates.goes_on(was["steps"], int(state["step"]))
+            self.updates.goes_on(was["steps"], step)
             del mine["steps"]
         check.same(was, mine, "the saved training had other settings")
         images = {"checksum of the images": self.split.checksum}
         was["checksum of the images"] = state["data"]
         check.same(was, images, f"the saved training used other images than {self.split.name}")
+        old, new = state.get("networks", self.networks), self.networks
+        old, new = ({key: each.get(key) for key in {**old, **new}} for each in (old, new))
+        check.same(old, new, "the saved training asked other networks")
+        average = state.get("average")
+        if self._average is not None and average is not None:
+            check_weights(self._average, average)
+        check_weights(self.model, state["model"])
+        generator = Generator(device=self.device).set_state(state["generator"].cpu())
         optimiser, dial = copy.deepcopy(self.optimiser.state_dict()), self.dial
         before = dial.state_dict() if dial else None
         try:
@@ -401,6 +434,7 @@ class Training(Iterator[Record]):
             if dial and state["dial"]:
                 dial.load_state_dict(state["dial"])
             self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+            self.updates.check_loaded(optimiser["param_groups"], new_settings)
             load_weights(self.model, state["model"])
         except Exception:
             self.optimiser.load_state_dict(optimiser)
@@ -408,17 +442,21 @@ class Training(Iterator[Record]):
                 dial.load_state_dict(before)
             raise
         if self._average is not None:
-            if state.get("average") is not None:
-                self._average.load_state_dict(state["average"])
+            if average is not None:
+                self._average.load_state_dict(average)
             else:
                 self._average.module.load_state_dict(state["model"])
-        self.rng.set_state(state["generator"].cpu())
-        self._next_step = int(state["step"])
+        self.rng.set_state(generator.get_state())
+        self._next_step = step
 
 
-def _check_arguments(method: Any, changes: dict[str, Any], given: Source) -> None:
+def _check_arguments(model: Any, method: Any, changes: dict[str, Any], given: Source) -> None:
     """Raise TypeError where ``Training`` was given what it cannot train with."""
-    allowed, said = "", repr(method)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model = {check.said(model)} is not allowed: a network, an nn.Module")
+    trained = any(parameter.requires_grad for parameter in model.parameters())
+    check.that(trained, "model", model, "it has no weights that can be trained")
+    allowed, said = "", check.said(method)
     if isinstance(method, Attack):
         allowed, said = "an attack is a stage of a method, such as av.pgd_training()", method.name
     elif method in METHODS.values() or isinstance(method, type):
@@ -432,12 +470,12 @@ def _check_arguments(method: Any, changes: dict[str, Any], given: Source) -> Non
         if name == "epochs":
             split, size = Split.of(given), changes.get("batch_size", Settings(1).batch_size)
             raise TypeError(
-                f"epochs = {value!r} is not allowed: training counts steps; an epoch of "
+                f"epochs = {check.said(value)} is not allowed: training counts steps; an epoch of "
                 f"{split.name} in batches of {size} is {len(split) // size} of them"
             )
         if name not in known:
             allowed = f"Training has no such setting; there are {', '.join(known)}"
-            raise TypeError(f"{name} = {value!r} is not allowed: {allowed}")
+            raise TypeError(f"{name} = {check.said(value)} is not allowed: {allowed}")
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from avmixup_kit._base import check, distributed, files, plugins
-from avmixup_kit._base.files import json_lines, write_atomic
+from avmixup_kit._base.files import write_atomic
 from avmixup_kit._base.provenance import provenance
 from avmixup_kit.methods.method import own_stages
 from avmixup_kit.training.checkpoints import (
@@ -35,17 +35,22 @@ from avmixup_kit.training.checkpoints import (
     content,
     load_checkpoint,
     save_checkpoint,
+    training_of,
 )
-from avmixup_kit.training.dial import Dial, Turn, step_of
+from avmixup_kit.training.dial import Dial, step_of
 from avmixup_kit.training.folders import (
     Own,
     Run,
     about,
     check_images,
+    check_threads,
     curves_of,
     images_of,
     load_model,
+    log_of,
     open,
+    read,
+    turns_in,
     turns_of,
 )
 from avmixup_kit.training.loop import Record, Training, TrainingDiverged
@@ -73,7 +78,7 @@ __all__ = [
 ]
 
 # What a run has unless its run.json says otherwise.
-USUAL = {"stages": None, "average": None, "optimizer": "sgd", "schedule": "steps"}
+USUAL = {"stages": None, "networks": {}, "average": None, "optimizer": "sgd", "schedule": "steps"}
 
 Curves = Callable[[nn.Module], Mapping[str, float]]
 
@@ -90,6 +95,7 @@ def describe(training: Training) -> dict[str, Any]:
     """
     training.updates.check_saved()
     more = {"stages": own_stages(training.method), "average": training.average}
+    more["networks"] = training.networks
     more |= training.updates.texts
     return {name: value for name, value in more.items() if value and value != USUAL[name]} | {
         "settings": repr(training.settings),
@@ -194,8 +200,8 @@ def log(
     """
     check.whole("checkpoint_every", checkpoint_every)
     check.whole("curves_every", curves_every)
-    fine = minutes is None or 0 < minutes < float("inf")
-    check.that(fine, "minutes", minutes, "a positive number, or None")
+    check.number("minutes", minutes, "(0, inf)", "a positive number, or None", none=True)
+    check.whole("keep_every", keep_every, none=True)
     check_piece_mib(piece_mib)
     check.that(best is None or curves is not None, "best", best, "curves are missing to choose by")
     describe(training)  # what cannot be saved is told before a step is taken
@@ -233,6 +239,8 @@ class _Run:
         with ExitStack() as held:
 
             def hold() -> None:
+                if resume and not (self.folder / "run.json").exists():
+                    raise FileNotFoundError(f"{self.folder} holds no run to resume")
                 files.make_folder(self.folder)
                 lock = files.held(self.folder / "lock", what=f"the run folder {self.folder}")
                 held.enter_context(lock)
@@ -248,6 +256,7 @@ class _Run:
                 try:
                     yield from self._train()
                 finally:
+                    self._log_turns()
                     self._log_steps()
 
     def _begin(self) -> None:
@@ -274,20 +283,24 @@ class _Run:
 
     def _take_up(self) -> None:
         state, records = distributed.from_rank_0(self._saved)
-        logged = [Turn.from_json(record) for record in records if "change" in record]
+        dial = self.training.dial
+        networks = dial.networks if dial else ()
+        logged = turns_in(records, self.folder / "log.jsonl", networks)
         self.training.load_state_dict(state["training"])
         step = self.training.step
-        self._tell_steps()
-        dial = self.training.dial
-        if dial is not None:
-            dial.expect(logged[len(dial.turns) :])
-            self.logged_turns = sum(turn.step < step for turn in logged)
         measured = {"curves", "sign"}  # after so many steps; the others are about the step's own
         kept = [r for r in records if step_of(r) < step + bool(measured & r.keys())]
         self.signs.replay(kept)
+        # Checkpoints have a checksum, logs have none.
         scores = [r["curves"][self.best] for r in kept if self.best in r.get("curves", {})]
-        seen = max(scores, default=self.highest)
-        self.highest = state.get("best", {}).get(self.best, seen)  # checkpoints have a checksum
+        self.highest = state["best"].get(self.best, max(scores, default=self.highest))
+        self._tell_steps()
+        if dial is not None:
+            dial.expect(logged[len(dial.turns) :])
+            self.logged_turns = sum(turn.step < step for turn in dial.turns)
+            if len(logged) > len(dial.turns):
+                # The log is about to lose them; they must outlive a second kill.
+                self._checkpoint("latest.pt")
         if self.writes:
             text = "".join(json.dumps(record) + "\n" for record in kept)
             write_atomic(self.folder / "log.jsonl", text.encode())
@@ -296,21 +309,24 @@ class _Run:
         """Let run.json say how many steps the run is to have now."""
         path = self.folder / "run.json"
         if self.writes:
-            about = json.loads(path.read_text()) | {"settings": repr(self.training.settings)}
+            about = read(self.folder) | {"settings": repr(self.training.settings)}
             write_atomic(path, json.dumps(about, indent=2).encode())
 
     def _saved(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the checkpoint and the log of the folder's run."""
-        if not (self.folder / "run.json").exists():
-            raise FileNotFoundError(f"{self.folder} holds no run to resume")
-        was = json.loads((self.folder / "run.json").read_text())
+        was = read(self.folder)
         # Since version 0.2 alone.
         usual = USUAL | {"augmentation": repr(self.training.split.augmentation)}
         now = usual | describe(self.training)
-        del now["settings"]  # ``load_state_dict`` looks at them
+        del now["settings"], now["networks"]  # ``load_state_dict`` looks at them
         check.same(usual | was, now, f"{self.folder} holds another run")
-        state = load_checkpoint(self.folder / "latest.pt")
-        return state, json_lines(self.folder / "log.jsonl")
+        check_threads(was, self.training.device, self.folder)
+        path = self.folder / "latest.pt"
+        saved = load_checkpoint(path)
+        with files.blamed(path, "is damaged"):
+            best = {str(name): float(value) for name, value in saved.get("best", {}).items()}
+        state = {"training": training_of(path, saved), "best": best}
+        return state, log_of(self.folder / "log.jsonl")
 
     def _train(self) -> Generator[Record, None, None]:
         training = self.training

@@ -1,6 +1,5 @@
 """How weights are updated: SGD's numbers and the learning rate's schedule."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -40,16 +39,22 @@ class Settings:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0)):
-            check.whole(name, getattr(self, name), least)
-        check.that(0 < self.lr < math.inf, "lr", self.lr, "a positive number")
-        check.that(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 up to 1")
-        decay = self.weight_decay
-        check.that(0 <= decay < math.inf, "weight_decay", decay, "0 or more")
-        fine = all(0 < at <= 1 or (at > 1 and at == int(at)) for at in self.decay_at)
+        if isinstance(self.decay_at, list):
+            object.__setattr__(self, "decay_at", tuple(self.decay_at))
+        check.settle(self)
+        for name in ("steps", "batch_size"):
+            check.whole(name, getattr(self, name))
+        check.whole("seed", self.seed, 0, most=2**64 - 1)
+        check.number("lr", self.lr, "(0, inf)", "a positive number")
+        check.number("momentum", self.momentum, "[0, 1)", "from 0 up to 1")
+        check.number("weight_decay", self.weight_decay, "[0, inf)", "0 or more")
+        fine = isinstance(self.decay_at, tuple) and all(map(check.is_number, self.decay_at))
+        fine = fine and all(0 < at <= 1 or (at > 1 and at == int(at)) for at in self.decay_at)
         allowed = "fractions of the run, in (0, 1], or whole numbers of steps above 1"
         check.that(fine, "decay_at", self.decay_at, allowed)
-        check.that(0 < self.decay_factor <= 1, "decay_factor", self.decay_factor, "in (0, 1]")
+        check.number("decay_factor", self.decay_factor, "(0, 1]", "in (0, 1]")
+        check.flag("nesterov", self.nesterov)
+        check.flag("decay_all", self.decay_all)
         check.one_of("precision", self.precision, get_args(Precision))
 
     def lr_at(self, step: int) -> float:

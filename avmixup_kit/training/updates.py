@@ -41,6 +41,7 @@ class Updates:
     ) -> None:
         _check_choice("optimizer", optimizer, get_args(OptimizerName), PARTIAL)
         _check_choice("schedule", schedule, get_args(ScheduleName), "from step to learning rate")
+        optimizer, schedule = _settled(optimizer), _settled(schedule)
         self.schedule: Schedule = schedule
         self.texts = {"optimizer": _text(optimizer), "schedule": _text(schedule)}
         self.made_of = {"optimizer": optimizer, "schedule": schedule}
@@ -83,7 +84,8 @@ class Updates:
             if isinstance(value, str):
                 continue
             try:
-                fine = _parts(found(name, self.texts[name])) == _parts(value)
+                parts = _parts(value)
+                fine = _parts(found(name, self.texts[name], parts[0])) == parts
             except ValueError:
                 fine = False
             allowed = (
@@ -91,6 +93,29 @@ class Updates:
                 "module, or functools.partial of one with Python numbers, texts and tuples"
             )
             check.that(fine, name, value, allowed)
+
+    def check_loaded(self, groups: list[dict[str, Any]], new_settings: bool) -> None:
+        """Raise ValueError where the optimiser has loaded what no run of ours can have saved.
+
+        One's own may change its groups, and keep what it likes of a weight.
+
+        Args:
+            groups: its ``param_groups`` before.
+            new_settings: whether their numbers may differ.
+        """
+        if callable(self.made_of["optimizer"]):
+            return
+        for number, (was, group) in enumerate(
+            zip(self.optimiser.param_groups, groups, strict=True)
+        ):
+            kept = {} if new_settings else {k: v for k, v in group.items() if k in was}
+            kept = {k: v for k, v in kept.items() if k not in ("params", "lr")}
+            check.same(was, kept, f"the optimiser's saved group {number} is of another run")
+            for parameter in was["params"]:
+                for name, value in self.optimiser.state.get(parameter, {}).items():
+                    fine = value is None or isinstance(value, torch.Tensor)
+                    fine = fine and (value is None or value.shape in ((), parameter.shape))
+                    check.that(fine, f"the optimiser's {name}", value, "a tensor like its weight's")
 
     def recalled(self, name: str, text: str) -> Any:
         """Return the optimizer or schedule that another run's folder names.
@@ -103,12 +128,11 @@ class Updates:
         """
         if text == self.texts[name]:
             return self.made_of[name]
-        value = found(name, text)
-        kind = _parts(value)[0] if callable(value) else None
+        kind = plugins.found(text.partition("(")[0])
         fine = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
         allowed = "a file's word is not called; begin with a training that has it, then load"
-        check.that(isinstance(value, str) or fine, name, text, allowed)
-        return value
+        check.that(":" not in text or fine, name, text, allowed)
+        return found(name, text)
 
     def goes_on(self, steps: int, done: int) -> None:
         """Raise ValueError unless the first steps would have been the same in a run of ``steps``.
@@ -137,9 +161,8 @@ def rate(schedule: Schedule, settings: Settings, step: int, lr: float | None = N
     """
     if callable(schedule):
         given: Any = schedule(step)
-        fine = isinstance(given, int | float) and 0 <= given < math.inf
-        check.that(fine, f"schedule({step})", given, "a learning rate, a number, 0 or more")
-        return float(given)
+        allowed = "a learning rate, a number, 0 or more"
+        return float(check.number(f"schedule({step})", given, "[0, inf)", allowed))
     lr = settings.lr if lr is None else lr
     if schedule == "steps":
         return lr * settings.decayed_at(step)
@@ -149,8 +172,10 @@ def rate(schedule: Schedule, settings: Settings, step: int, lr: float | None = N
     return lr * float(np.interp(step, [-1, peak, settings.steps], [0, 1, 0]))
 
 
-def found(name: str, text: str) -> Any:
+def found(name: str, text: str, mine: Any = None) -> Any:
     """Return the optimizer or schedule that a run folder's text names.
+
+    ``mine``: the function or class that the caller holds himself.
 
     Raises:
         ValueError: it lives in a module that is not imported, or is no such text.
@@ -158,19 +183,27 @@ def found(name: str, text: str) -> Any:
     home, bracket, rest = text.partition("(")
     if ":" not in home:
         return text
-    value = plugins.find(home)
+    value = plugins.found(home, mine)
     if not callable(value):
         raise ValueError(f"{name} is {home}, which is not there: {plugins.remedy(home)}")
     if not bracket:
         return value
     try:
-        call: Any = ast.parse(f"f({rest}", mode="eval").body
+        call: Any = check.expression(f"f({rest}")
         arguments = map(ast.literal_eval, call.args)
         return partial(
             value, *arguments, **{k.arg: ast.literal_eval(k.value) for k in call.keywords}
         )
-    except (ValueError, SyntaxError) as error:
-        raise ValueError(f"{name} = {text!r} is no text of a run folder's") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{name} = {check.said(text)} is no text of a run folder's") from error
+
+
+def _settled(value: Any) -> Any:
+    """Return it with Python's numbers in place of numpy's and torch's, which a file can hold."""
+    if not isinstance(value, partial):
+        return value
+    named = {key: check.plain(given) for key, given in value.keywords.items()}
+    return partial(value.func, *check.plain(value.args), **named)
 
 
 def _text(value: Any) -> str:
@@ -233,6 +266,5 @@ def _own(optimizer: Any, model: nn.Module) -> torch.optim.Optimizer:
         )
     for group in made.param_groups:
         lr = group.get("lr")
-        fine = isinstance(lr, int | float | torch.Tensor) and 0 <= float(lr) < math.inf
-        check.that(fine, "lr of the optimizer", lr, "a number, which the schedule scales")
+        check.number("lr of the optimizer", lr, "[0, inf)", "a number, which the schedule scales")
     return made

@@ -812,7 +812,7 @@ def test_bad_arguments_are_named(digits):
     lab = show(digits)
     with pytest.raises(RuntimeError, match="run 1 was not started: there is nothing to wait for"):
         lab.join()
-    with pytest.raises(ValueError, match="images = 0 is not allowed: 1 or more"):
+    with pytest.raises(ValueError, match="images = 0 is not allowed: a whole number, 1 or more"):
         lab.evaluate(0)
 
 

@@ -76,7 +76,7 @@ def show(
         raise ValueError("dial is another one than the training's: pass the one it was made with")
     if data is not None and data.train.checksum != training.split.checksum:
         raise ValueError(f"data = {data.name} holds other training images than the training's")
-    check.that(period > 0, "period", period, "seconds, more than 0")
+    check.number("period", period, "(0, inf)", "seconds, more than 0")
     check_free(training, _open[name].trainer if name in _open else None)
     if name in _open:
         _open[name].close()

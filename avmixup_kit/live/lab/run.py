@@ -28,7 +28,7 @@ from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.method import Method
-from avmixup_kit.training import checkpoints, runs
+from avmixup_kit.training import checkpoints, folders, runs
 from avmixup_kit.training.dial import Dial, step_of
 from avmixup_kit.training.loop import Record, Training
 from avmixup_kit.training.settings import Settings
@@ -248,7 +248,8 @@ class LiveRun:
         there = step == training.step or step in self.kept
         check.that(there, "step", step, f"states were kept at steps {kept}")
         state = training.state_dict() if step == training.step else self.kept[step]
-        model, dial = copy.deepcopy(training.model), Dial(self.dial.initial)
+        model = copy.deepcopy(training.model)
+        dial = Dial(self.dial.initial, networks=self.dial.networks)
         options = {"average": training.average, "teacher": training.teacher}
         options |= training.updates.made_of
         twin = Training(model, training.split, dial, settings=training.settings, **options)
@@ -259,7 +260,7 @@ class LiveRun:
         """Return the model's evaluation on test images under FGSM, PGD20 and CW20."""
         if self.data is None:
             raise ValueError("there are no test images: show(training, data=data) brings them")
-        check.that(images >= 1, "images", images, "1 or more")
+        check.whole("images", images)
         ladder = [
             attacks.fgsm(self.epsilon),
             attacks.pgd(steps=20, epsilon=self.epsilon),
@@ -327,21 +328,24 @@ class LiveRun:
             FileNotFoundError: the folder holds no run.
             ValueError: its checkpoint is damaged or its run had other images.
         """
-        about, read = runs.about(folder), _state_of(folder)
+        networks, read = self.dial.networks, _state_of(folder)
+        about = runs.about(folder, networks)
         content = checkpoints.load_checkpoint(folder / "latest.pt")
-        state, here = content["training"], self.training
-        dial = Dial(about["method"])
+        state, here = checkpoints.training_of(folder / "latest.pt", content), self.training
+        with files.blamed(folder / "latest.pt", "is damaged"):
+            settings = Settings(**state["settings"])
+        folders.check_threads(about, here.device, folder)
+        dial = Dial(about["method"], networks=networks)
         if content["architecture"] is None:
             model = copy.deepcopy(here.model)
         else:
             model = models.from_architecture(content["architecture"]).to(here.device)
-        saved = state["settings"] | {"decay_at": tuple(state["settings"]["decay_at"])}
         options = {"average": about.get("average"), "teacher": here.teacher}
         for key in ("optimizer", "schedule"):
             options |= {key: here.updates.recalled(key, about[key])} if key in about else {}
-        training = Training(model, here.split, dial, settings=Settings(**saved), **options)
+        training = Training(model, here.split, dial, settings=settings, **options)
         training.load_state_dict(state)
-        dial.expect(runs.turns_of(folder)[len(dial.turns) :])
+        dial.expect(runs.turns_of(folder, networks)[len(dial.turns) :])
         run = LiveRun(name, training, self.data, self.probe_images)
         run.folders[folder.resolve()] = read
         for row, (steps, values) in runs.curves_of(folder).items():
