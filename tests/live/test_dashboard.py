@@ -719,8 +719,17 @@ def test_two_dashboards_run_side_by_side(digits):
 
 def test_a_dashboard_whose_trainer_is_closed_already_closes_at_once(digits):
     lab = show(digits)
+    changed, waits = lab.trainer.changed, []
+    wait = changed.wait
+
+    def watched(patience=None):
+        waits.append(patience)
+        return wait(patience)
+
+    changed.wait = watched
     lab.trainer.close()
-    until(lambda: not lab.trainer.changed.is_set())
+    waits.clear()
+    until(lambda: waits and waits[-1] is None and not changed.is_set())
     lab.close()
     assert not lab.thread.is_alive()
 

@@ -182,6 +182,16 @@ class Loss:
         return folder
 
 
+def one_loss(operations: list[Operation], chance: random.Random) -> Loss:
+    """Return one disk that a power loss after one of the operations may leave, drawn."""
+    disk, after = _Disk(), chance.randrange(len(operations) + 1)
+    for operation in operations[:after]:
+        if operation.kind != "promise":
+            disk.do(operation)
+    promised = tuple(one.path for one in operations[:after] if one.kind == "promise")
+    return Loss(after, promised, chance.choice(list(disk.lost(chance, 8))))
+
+
 def losses(operations: list[Operation], seed: int = 0, most: int = 16) -> Iterator[Loss]:
     """Yield every disk that a power loss after any of the operations may leave, each once.
 

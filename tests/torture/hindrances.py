@@ -2,10 +2,12 @@
 
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,10 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from avmixup_kit._base import files
 from tests.torture.children import Skipped, ended, in_child, start
-from tests.torture.disk import Loss
+from tests.torture.disk import one_loss
 from tests.torture.layer import Counter, Hindered, Operation, full, kill, read_only
-from tests.torture.power_loss import recorded, survive
+from tests.torture.power_loss import operations_of, survive
 from tests.torture.works import Broken, Work, go_on, refusal
 
 
@@ -56,8 +59,15 @@ class Reference:
         return {"made": self.work.made(whole), "seconds": seconds, "kinds": counter.kinds}
 
     @cached_property
-    def losses(self) -> list[Loss]:
-        return recorded(self.work, self.folder / "recorded")
+    def operations(self) -> list[Operation]:
+        """What it does to files; recorded once, by the first who asks."""
+        path = self.folder / "operations"
+        if not path.exists():
+            _ = self.told
+            with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+                done = operations_of(self.work, Path(folder) / "recorded")
+            files.write_atomic(path, pickle.dumps(done))
+        return pickle.loads(path.read_bytes())
 
 
 def _ends_alike(reference: Reference, folder: Path) -> None:
@@ -122,7 +132,7 @@ def on_a_read_only_disk(
 
 def without_power(reference: Reference, chance: random.Random, number: int, folder: Path) -> str:
     """Lose power after one operation, and with it what was not on disk for good."""
-    loss = chance.choice(reference.losses)
+    loss = one_loss(reference.operations, chance)
     return survive(reference.work, loss, folder, reference.made)
 
 

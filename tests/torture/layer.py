@@ -19,6 +19,10 @@ from typing import Any, Self
 KINDS = ("mkdir", "create", "write", "fsync", "rename", "unlink", "settle")
 
 
+def no_half() -> None:
+    """Do nothing: only a write can be half done."""
+
+
 @dataclass
 class Operation:
     """One operation on a file or folder below the root.
@@ -31,7 +35,7 @@ class Operation:
     data: bytes = b""
     offset: int = 0
     target: str = ""
-    half: Callable[[], None] = field(default=lambda: None, repr=False)
+    half: Callable[[], None] = field(default=no_half, repr=False)
 
 
 class Layer:

@@ -2,21 +2,28 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tests.torture.disk import Loss, Recorder, losses
+from tests.torture.layer import Operation, no_half
 from tests.torture.works import Broken, Work, go_on
 
 # What a work's processes write in C, unseen.
 FOREIGN = {"search": ("search/study.db",)}
 
 
-def recorded(work: Work, folder: Path, seed: int = 0, most: int = 8) -> list[Loss]:
-    """Return every disk that a power loss may leave of a work, which is done here, in a folder."""
+def operations_of(work: Work, folder: Path) -> list[Operation]:
+    """Return what a work, which is done here, did to files in a folder, and what it promised."""
     folder.mkdir(parents=True)
     with Recorder(folder, FOREIGN.get(work.name, ())) as recorder:
         work.run(folder, recorder.promise)
-    return list(losses(recorder.operations, seed, most))
+    return [replace(one, half=no_half) for one in recorder.operations]
+
+
+def recorded(work: Work, folder: Path, seed: int = 0, most: int = 8) -> list[Loss]:
+    """Return every disk that a power loss may leave of a work, which is done here, in a folder."""
+    return list(losses(operations_of(work, folder), seed, most))
 
 
 def survive(work: Work, loss: Loss, folder: Path, reference: dict[str, object]) -> str:
