@@ -35,6 +35,7 @@ from avmixup_kit.training.checkpoints import (
     content,
     load_checkpoint,
     save_checkpoint,
+    sweep,
     training_of,
 )
 from avmixup_kit.training.dial import Dial, step_of
@@ -244,9 +245,7 @@ class _Run:
                 files.make_folder(self.folder)
                 lock = files.held(self.folder / "lock", what=f"the run folder {self.folder}")
                 held.enter_context(lock)
-                # A killed run's, of checkpoints whose name will not be written again.
-                for part in self.folder.glob(".*.pt*.part"):
-                    part.unlink()
+                sweep(self.folder)
 
             distributed.from_rank_0(hold)
             self._take_up() if resume else self._begin()

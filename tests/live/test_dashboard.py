@@ -722,9 +722,9 @@ def test_a_dashboard_whose_trainer_is_closed_already_closes_at_once(digits):
     changed, waits = lab.trainer.changed, []
     wait = changed.wait
 
-    def watched(patience=None):
-        waits.append(patience)
-        return wait(patience)
+    def watched(timeout=None):
+        waits.append(timeout)
+        return wait(timeout)
 
     changed.wait = watched
     lab.trainer.close()
