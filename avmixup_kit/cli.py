@@ -17,6 +17,7 @@ from avmixup_kit._base import check, distributed, files
 from avmixup_kit._base.distributed import RankFailed, choose_device
 from avmixup_kit._base.plots import graph_objects
 from avmixup_kit._base.plugins import load_plugins
+from avmixup_kit._base.provenance import without_home
 from avmixup_kit.cli_options import (
     AttackNames,
     DataOptions,
@@ -257,7 +258,9 @@ class Evaluate:
         if talks:
             print(result, flush=True)  # whatever becomes of the files
             runs.save_evaluation(self.folder, result)
-        sources = {str(run): runs.load_model(run, split.device) for run in self.transfer_from}
+        sources = {
+            without_home(run): runs.load_model(run, split.device) for run in self.transfer_from
+        }
         for other, source in sources.items():
             attack = attacks.pgd(steps=20, epsilon=epsilon, norm=self.norm, source=source)
             transferred = judge([attack])

@@ -16,6 +16,7 @@ import torch
 
 from avmixup_kit._base import check
 from avmixup_kit._base.plugins import home_of
+from avmixup_kit._base.provenance import without_home
 from avmixup_kit._base.registry import Registry
 from avmixup_kit.data.archives import IMAGE_SUFFIXES, Decoder, agree, files, members, readable
 from avmixup_kit.data.cache import Decoded, cached
@@ -45,6 +46,10 @@ def _with_origin(data: Data, name: str, make: Callable[..., Any], given: dict[st
     loader = home_of(make) if own else name
     for elsewhere in ("device", "cache"):
         arguments.pop(elsewhere, None)
+    arguments = {
+        key: without_home(value) if isinstance(value, str | os.PathLike) else value
+        for key, value in arguments.items()
+    }
     try:
         arguments = json.loads(json.dumps(arguments, default=_plain))
     except TypeError:
@@ -265,7 +270,10 @@ def recalled(loader: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, 
     """
     for name, make in DATASETS.items():
         if loader == (home_of(make) if make.__module__ != __name__ else name):
-            options = dict(arguments)
+            options = {
+                key: os.path.expanduser(value) if str(value).startswith(f"~{os.sep}") else value
+                for key, value in arguments.items()
+            }
             if isinstance(options.get("augmentation"), dict):
                 options["augmentation"] = Augmentation(**options["augmentation"])
             return name, options

@@ -8,13 +8,13 @@ beside the control that was moved.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from html import escape
 from typing import Any, NamedTuple, TypeVar
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
+from avmixup_kit._base import html
 from avmixup_kit.live.drawing import ALARM
 from avmixup_kit.live.figures import LiveFigure
 
@@ -61,8 +61,8 @@ class Control(widgets.HBox):
 
     def complain(self, reason: str) -> None:
         """Show the reason beside the control; an empty one clears it."""
-        markup = f'<span role="alert" style="color:{ALARM}">{escape(reason)}</span>'
-        self.error.value = markup if reason else ""
+        shown = html.markup('<span role="alert" style="color:{}">{}</span>', ALARM, reason)
+        self.error.value = str(shown) if reason else ""
 
     def _changed(self, change: object = None) -> None:
         for listener in self.listeners:

@@ -265,11 +265,11 @@ class Found:
         ):
             marker = {"symbol": symbol, "size": size, "color": colour}
             figure.add_scatter(
-                x=[params[x]], y=[params[y]], mode="markers", marker=marker, name=name
+                x=[params[x]], y=[params[y]], mode="markers", marker=marker, name=plots.label(name)
             )
         figure.update_layout(legend={"orientation": "h", "y": -0.2})
         title = "Best robust validation accuracy in percent (how many trials)"
-        return plots.styled(figure, title, x, y)
+        return plots.styled(figure, title, plots.label(x), plots.label(y))
 
     @property
     def axes(self) -> list[str]:
@@ -323,7 +323,7 @@ class Found:
                 )
         plots.styled(figure, "Robust validation accuracy of each trial", "", "accuracy (%)")
         for column, name in enumerate(names, 1):
-            figure.update_xaxes(title_text=name, row=1, col=column)
+            figure.update_xaxes(title_text=plots.label(name), row=1, col=column)
         figure.update_layout(legend={"orientation": "h", "y": -0.25})
         return figure
 
@@ -332,7 +332,7 @@ class Found:
         figure = plots.graph_objects().Figure()
         figure.add_bar(
             x=list(self.importance.values()),
-            y=list(self.importance),
+            y=list(map(plots.label, self.importance)),
             orientation="h",
             marker_color=plots.COLOURS[0],
         )
@@ -351,7 +351,9 @@ class Found:
             rows=self._rows() if self.again else [],
             comparisons=self.comparisons(),
             heat_map=self.heat_map() if len(self.axes) == 2 else None,
-            slices=[self.slices(name).update_layout(title=name) for name in self._space],
+            slices=[
+                self.slices(name).update_layout(title=plots.label(name)) for name in self._space
+            ],
             importance=self.importance_figure() if self.importance else None,
             progress=progress({"this search": self}),
         )
@@ -377,7 +379,7 @@ def progress(searches: Mapping[str, Found]) -> "go.Figure":
         figure.add_scatter(
             x=spent[best > 0].tolist(),
             y=(100 * best[best > 0]).tolist(),
-            name=name,
+            name=plots.label(name),
             mode="lines",
             line={"shape": "hv", "color": plots.COLOURS[i], "dash": plots.DASHES[i]},
         )

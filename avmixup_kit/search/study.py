@@ -134,14 +134,12 @@ class Worker:
 
     def _sample_as_before(self, study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> None:
         """Put the study's sampler where the process left it that died while marking the trial."""
-        # A trial that waited was there when it was asked for; what it fixes was not drawn.
-        fixed = trial.system_attrs.get("fixed_params")
-        there = trial.number + (fixed is not None)
-        sampler = self._sampler(there)
+        sampler = self._sampler(trial.number)
         space = sampler.infer_relative_search_space(study, trial)
-        # These are drawn together, again at the first suggestion: the others one by one.
-        known = {**(fixed or {}), **sampler.sample_relative(study, trial, space)}
-        study.sampler = self._sampler(there)
+        # What was enqueued was not drawn; these are drawn together, again at the first suggestion.
+        fixed = trial.system_attrs.get("fixed_params", {})
+        known = fixed | sampler.sample_relative(study, trial, space)
+        study.sampler = self._sampler(trial.number)
         for name, distribution in trial.distributions.items():
             if name not in known and not distribution.single():
                 study.sampler.sample_independent(study, trial, name, distribution)

@@ -18,7 +18,7 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 
 from avmixup_kit import methods
-from avmixup_kit._base import check
+from avmixup_kit._base import check, html
 from avmixup_kit._base.plots import GREY
 from avmixup_kit.data import Data
 from avmixup_kit.live.controls import Choice, Control, Number, close, grid, row, stored
@@ -370,7 +370,8 @@ class Dashboard(widgets.VBox):
                     number.value = method.parameters[name]
                 number.complain("")
             else:
-                number.error.value = f'<span style="color:{GREY}">{title} has none</span>'
+                said = '<span style="color:{}">{} has none</span>'
+                number.error.value = str(html.markup(said, GREY, title))
         self.note.value = words.label_note(method)
 
     def _draw(self) -> None:
