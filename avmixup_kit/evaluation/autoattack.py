@@ -79,9 +79,11 @@ class AutoAttack:
     def __post_init__(self) -> None:
         check.settle(self)
         check_epsilon(self.epsilon, self.norm)
-        unknown = [name for name in self.attacks if name not in TITLES]
-        fine = self.attacks and not unknown and len(set(self.attacks)) == len(self.attacks)
-        check.that(bool(fine), "attacks", self.attacks, f"one or more of {', '.join(TITLES)}")
+        fine = isinstance(self.attacks, tuple) and len(self.attacks) > 0
+        fine = fine and all(isinstance(name, str) and name in TITLES for name in self.attacks)
+        fine = fine and len(set(self.attacks)) == len(self.attacks)
+        check.that(fine, "attacks", self.attacks, f"one or more of {', '.join(TITLES)}, in a tuple")
+        check.that(isinstance(self.title, str), "title", self.title, "the row's heading, a text")
         check.whole("targets", self.targets)
         check.whole("queries", self.queries)
         check.one_of("per", self.per, get_args(Randomness))

@@ -358,11 +358,12 @@ def _sizes(
 ) -> dict[str, Any]:
     """Return classes and channels: the data's, else the arguments', else 10 and the default."""
     told, shape = _told(data)
+    num_classes = check.whole("num_classes", num_classes, 2, most=10**6, none=True)
+    in_channels = check.whole("in_channels", in_channels, most=LARGEST, none=True)
     classes = _agreed("num_classes", told, num_classes, 10)
-    channels = _agreed("in_channels", shape and shape[0], in_channels, default_channels)
     return {
         "num_classes": check.whole("num_classes", classes, 2, most=10**6),
-        "in_channels": check.whole("in_channels", channels, most=LARGEST),
+        "in_channels": _agreed("in_channels", shape and shape[0], in_channels, default_channels),
     }
 
 

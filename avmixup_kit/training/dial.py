@@ -72,10 +72,7 @@ class Dial:
         turns: "list[Turn] | tuple[Turn, ...]" = (),
         networks: Iterable[nn.Module] = (),
     ) -> None:
-        if not isinstance(method, Method):
-            raise TypeError(
-                f"method = {check.said(method)} is not allowed: a Method, such as avmixup()"
-            )
+        _check_method(method)
         self.networks = (*networks, *networks_of(method).values())
         check_saved("method", method, self.networks)
         self.initial = method
@@ -153,9 +150,17 @@ class Dial:
             self._next_step = int(state["next_step"])
 
 
+def _check_method(method: Any) -> None:
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"method = {check.said(method)} is not allowed: a Method, such as avmixup()"
+        )
+
+
 def _apply(method: Method, change: dict[str, Any]) -> Method:
     if not change:
         raise ValueError("turn() needs a change, such as gamma=3.0")
     rest = dict(change)
     method = rest.pop("method", method)
+    _check_method(method)
     return method.replace(**rest) if rest else method

@@ -174,6 +174,8 @@ class Training(Iterator[Record]):
         elif steps is not None or changes:
             raise ValueError("pass either settings or steps and its companions, not both")
         if device is not None:
+            fine = isinstance(device, str | torch.device)
+            check.that(fine, "device", device, "'auto', 'cuda', 'cpu', or a torch.device")
             model = model.to(
                 distributed.choose_device(device) if isinstance(device, str) else device
             )

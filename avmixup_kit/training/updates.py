@@ -201,7 +201,7 @@ def found(name: str, text: str, mine: Any = None) -> Any:
 def _settled(value: Any) -> Any:
     """Return it with Python's numbers in place of numpy's and torch's, which a file can hold."""
     if not isinstance(value, partial):
-        return value
+        return check.plain(value) if isinstance(value, str) else value
     named = {key: check.plain(given) for key, given in value.keywords.items()}
     return partial(value.func, *check.plain(value.args), **named)
 

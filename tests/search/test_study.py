@@ -459,6 +459,26 @@ def test_trials_are_handed_out_one_at_a_time(tmp_path, monkeypatch, data, file):
         ({"also": ("beta",)}, "also = 'beta' is not allowed: one of clip_vertex, per_example"),
         ({"network": "resnet"}, "network = 'resnet' is not allowed: one of "),
         ({"images": 0}, "images = 0 is not allowed: a whole number, 1 or more"),
+        ({"images": True}, "images = True is not allowed: a whole number"),
+        ({"attack_steps": 0}, "attack_steps = 0 is not allowed: a whole number, 1 or more"),
+        ({"attack_steps": "3"}, "attack_steps = '3' is not allowed: a whole number"),
+        ({"attack_steps": 2.5}, "attack_steps = 2.5 is not allowed: a whole number"),
+        ({"base_channels": 0}, "base_channels = 0 is not allowed: a whole number, 1 or more"),
+        ({"prune": "no"}, "prune = 'no' is not allowed: True or False"),
+        ({"also": "clip_vertex"}, "also = 'clip_vertex' is not allowed: some of .*, in a tuple"),
+        ({"also": None}, "also = None is not allowed: some of"),
+        ({"gamma": 2.0}, "gamma = 2.0 is not allowed: lowest and highest, two finite numbers"),
+        ({"gamma": (1.0,)}, r"gamma = \(1.0,\) is not allowed: lowest and highest, two finite"),
+        ({"lambda1": ("0", "1")}, r"lambda1 = \('0', '1'\) is not allowed: lowest and highest"),
+        ({"lambda1": (False, True)}, r"lambda1 = \(False, True\) is not allowed: lowest and"),
+        ({"gamma": np.array([1, 2])}, r"gamma = array\(\[1, 2\]\) is not allowed: lowest"),
+        ({"ranges": {"steps": (1, 2)}}, r"steps = \(1, 2\) is not allowed: .* whole number"),
+        ({"ranges": {"clip_vertex": (0, 1)}}, r"clip_vertex = \(0, 1\) is .*: True or False"),
+        ({"ranges": [("alpha", 1)]}, "ranges = .* is not allowed: .lowest, highest. by name"),
+        ({"settings": 5}, "settings = 5 is not allowed: Settings of one trial"),
+        ({"epsilon": 0}, "epsilon = 0 is not allowed: pixels live in"),
+        ({"epsilon": "x"}, "epsilon = 'x' is not allowed: a number; pixels live in"),
+        ({"method": 5}, "method = 5 is not allowed: one of standard"),
         ({"epsilon": 8.0}, r"epsilon = 8.0 is not allowed.*8 / 255"),
         ({"objective": "hinge"}, "objective = 'hinge' is not allowed: one of cw, apgd-t, autoatt"),
         ({"objective": "pgd"}, "objective = 'pgd' is not allowed: soft labels flatten the cross-"),
@@ -475,6 +495,25 @@ def test_a_plan_that_cannot_be_is_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         plan(**changes)
     assert "\n" not in str(caught.value)
+
+
+def test_a_plan_of_numpys_numbers_is_the_same_plan(data):
+    held = plan(
+        gamma=np.array([1.0, 2.0]).tolist(), lambda1=tuple(np.array([0.25, 0.5], np.float32)),
+        epsilon=np.float64(0.1), attack_steps=np.int64(2), images=np.int32(8),
+        ranges={"step_size": [np.float32(0.125), 0.25]},
+    )  # fmt: skip
+    plain = plan(
+        gamma=(1.0, 2.0), lambda1=(0.25, 0.5), epsilon=0.1, attack_steps=2, images=8,
+        ranges={"step_size": (0.125, 0.25)},
+    )  # fmt: skip
+    assert json.dumps(held.identity(data)) == json.dumps(plain.identity(data))
+
+
+def test_a_setting_without_a_number_as_default_can_be_searched(data, tmp_path):
+    chosen = plan(ranges={"step_size": (0.02, 0.05)}, prune=False)
+    result = tuning.search(data, tmp_path, trials=1, plan=chosen)
+    assert 0.02 <= result.trials[0].params["step_size"] <= 0.05
 
 
 def test_a_search_on_three_classes_ends_with_a_result_and_is_measured_again(data, tmp_path):
