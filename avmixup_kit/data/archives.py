@@ -266,10 +266,11 @@ class Decoder:
             ValueError: the file is not an 8-bit image of IMAGE_FORMATS, is truncated, or has
                 another size; images of more pixels than the limits above.
         """
-        with _blamed(name):
+        said = name if name.isprintable() else ascii(name)  # a message is one line
+        with _blamed(said):
             image = Image.open(BytesIO(content), formats=IMAGE_FORMATS)
-        self._admit(name, image)
-        with _blamed(name):
+        self._admit(said, image)
+        with _blamed(said):
             rgb = image if image.mode == "RGB" else image.convert("RGB")
             rgb.load()
         if self.size is not None:

@@ -44,7 +44,7 @@ class Kind:
     patience: float = 600
 
 
-def kinds(work: Path, cycles: int) -> Iterator[Kind]:
+def kinds(work: Path, cycles: int, seed: int) -> Iterator[Kind]:
     """Yield everything that is done to the kit; ``work`` is a folder for what they share."""
     # Whatever else keeps files for later (a cache of downloads) is one more work here.
     every = {one.name: Reference(one, work / "whole" / one.name) for one in works.WORKS}
@@ -76,7 +76,8 @@ def kinds(work: Path, cycles: int) -> Iterator[Kind]:
     )
     yield Kind("verdicts under other circumstances", _judged(work), 1.5)
     yield Kind("dashboards opened, turned, closed", _dashboards(cycles), 100.0, 1, 3600)
-    yield Kind("settings drawn over every registry", _settings, 100.0, 1, 3600)
+    draws = 10_000 // others.DRAWN
+    yield Kind("settings drawn over every registry", _settings(seed), 3.0, draws)
 
 
 def _on(reference: Reference, hinder: Any) -> Try:
@@ -123,9 +124,11 @@ def _dashboards(cycles: int) -> Try:
     return attempt
 
 
-def _settings(chance: random.Random, number: int, folder: Path) -> dict[str, Any]:
-    worked, refused = others.settings(chance.randrange(2**31), 10_000)
-    return {"many": {"survived": worked, "refused": refused}}
+def _settings(seed: int) -> Try:
+    def attempt(chance: random.Random, number: int, folder: Path) -> dict[str, Any]:
+        return {"many": others.settings(seed, number)}
+
+    return attempt
 
 
 def tried(kind: Kind, seed: int, number: int, work: Path) -> dict[str, Any]:
@@ -166,7 +169,7 @@ def main() -> int:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     _warm_up()
-    every = [one for one in kinds(asked.work, asked.cycles) if asked.only in one.what]
+    every = [one for one in kinds(asked.work, asked.cycles, asked.seed) if asked.only in one.what]
     if asked.number is not None:
         for kind in every:
             print(json.dumps(tried(kind, asked.seed, asked.number, asked.work), indent=1))

@@ -2,11 +2,13 @@
 
 import gc
 import importlib
+import itertools
 import os
 import random
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tests.torture.works import EPSILON, Broken, Lab, digits, one_thread
 
 IMAGES = 40
 CYCLES = 500
+DRAWN = 100  # settings a try
 # Megabytes that a process may grow over so many dashboards: Python's and torch's own allocators.
 GROWTH = 40
 
@@ -136,14 +139,22 @@ def dashboards(
     return grown
 
 
-def settings(seed: int, count: int) -> tuple[int, int]:
-    """Return how many settings, drawn over every registry, worked and were refused.
+def settings(seed: int, number: int) -> dict[str, int]:
+    """Return what became of so many settings: the next ``DRAWN`` of ``properties.draws``.
 
     Raises:
+        Broken: a draw is neither refused in one clear line nor goes on bit for bit.
         Skipped: the property test that draws them is not there.
     """
     try:
-        drawn = importlib.import_module("tests.test_settings")
-        return drawn.torture(seed, count)
-    except (ImportError, AttributeError) as error:
-        raise Skipped(f"the property test of settings cannot be called: {error}") from error
+        properties = importlib.import_module("tests.properties")
+    except ImportError as error:
+        raise Skipped(f"there is no property test of settings: {error}") from error
+    counts = Counter[str]()
+    first = number * DRAWN
+    for draw in itertools.islice(properties.draws(first + DRAWN, seed), first, None):
+        verdict, words = properties.judge(draw)
+        if verdict == "failed":
+            raise Broken(f"{draw}: {words}")
+        counts["survived" if verdict == "survived" else "refused"] += 1
+    return dict(counts)

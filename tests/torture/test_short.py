@@ -67,8 +67,8 @@ def test_failures_are_counted_and_told_and_never_rounded_away():
     assert table.row(result) == "| `make torture` | 503 | 501 | 1 | 1 |"
 
 
-@pytest.mark.parametrize("name", ["tar: ..", "zip: absolute", "tar: symbolic link"])
-def test_a_hostile_archive_writes_nothing_elsewhere(name, tmp_path):
+@pytest.mark.parametrize("name", ["tar: ..", "zip: absolute", "tar: symbolic link", "tar: newline"])
+def test_a_hostile_archive_is_refused_in_one_line_and_writes_nothing_elsewhere(name, tmp_path):
     number = list(hostile.CASES).index(name)
     assert hostile.attempted(random.Random(0), number, tmp_path)
 
