@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Jupyter asks whoever is root, in a container say, to say so.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: demo test portable lab cuda clean
+.PHONY: demo test torture portable lab cuda clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m avmixup_kit demo
@@ -25,6 +25,11 @@ test: $(VENV)/.installed-test
 	part $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS); \
 	part $(BIN)/pytest --nbval notebooks -n 2 --dist loadfile $(PYTEST_ARGS); \
 	[ -z "$$failed" ] || { printf "FAILED:$$failed\n"; exit 1; }
+
+# Kills, full disks, power losses, damaged and hostile files, for half an hour; killed itself, the
+# same command goes on. Its table is committed with the commit it is about.
+torture: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(TORTURE_ARGS)
 
 # Everything that trains, as other CPUs would round it. About two hours on two cores.
 portable: $(VENV)/.installed-test

@@ -13,10 +13,11 @@ import torch
 
 from avmixup_kit import methods, models
 from avmixup_kit import search as tuning
-from avmixup_kit._base import check, distributed
+from avmixup_kit._base import check, distributed, files
 from avmixup_kit._base.distributed import RankFailed, choose_device
 from avmixup_kit._base.plots import graph_objects
 from avmixup_kit._base.plugins import load_plugins
+from avmixup_kit._base.provenance import without_home
 from avmixup_kit.cli_options import (
     AttackNames,
     DataOptions,
@@ -60,9 +61,9 @@ def _train_command(words: Sequence[str], seen: Namespace) -> type:
         ValueError: an unknown method, or a setting that it does not have.
     """
     if seen.method not in methods.METHODS:
-        files = f"; {', '.join(map(str, seen.plugin))} does not register it" if seen.plugin else ""
+        them = f"; {', '.join(map(str, seen.plugin))} does not register it" if seen.plugin else ""
         allowed = ", ".join(methods.METHODS)
-        raise ValueError(f"method = {seen.method!r} is not allowed: one of {allowed}{files}")
+        raise ValueError(f"method = {seen.method!r} is not allowed: one of {allowed}{them}")
     mine = method_options(seen.method)
     foreign = {f.name for name in methods.METHODS for f in fields(method_options(name))} - {
         f.name for f in fields(mine)
@@ -240,7 +241,10 @@ class Evaluate:
             parent, alone = self.html.resolve().parent, distributed.world() == 1
             check.that(parent.is_dir(), "html", str(self.html), f"{parent} is no folder; make it")
             check.that(alone, "html", str(self.html), "one process writes a page; start only one")
-        loaded = self.data.of(self.folder)
+            files.check_writable(parent)
+        loaded, talks = self.data.of(self.folder), distributed.rank() == 0
+        if talks:
+            files.check_writable(self.folder)
         split = getattr(loaded, self.split)
         if not self.anyway:
             runs.check_images(self.folder, split, self.split, " (--anyway to insist)")
@@ -251,11 +255,12 @@ class Evaluate:
         given = {"batch_size": self.batch_size, "seed": self.seed, "draws": self.draws}
         judge = partial(evaluate, network, split, **given)
         result = judge(self._rows(epsilon), rule=self.rule, progress=sys.stderr.isatty())
-        talks = distributed.rank() == 0
         if talks:
+            print(result, flush=True)  # whatever becomes of the files
             runs.save_evaluation(self.folder, result)
-            print(result)
-        sources = {str(run): runs.load_model(run, split.device) for run in self.transfer_from}
+        sources = {
+            without_home(run): runs.load_model(run, split.device) for run in self.transfer_from
+        }
         for other, source in sources.items():
             attack = attacks.pgd(steps=20, epsilon=epsilon, norm=self.norm, source=source)
             transferred = judge([attack])

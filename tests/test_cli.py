@@ -1,8 +1,10 @@
 """The command line does what the notebooks do, headless, and parses nothing that it ignores."""
 
+import io
 import json
 import re
 import sys
+import tempfile
 from typing import Literal
 
 import numpy as np
@@ -95,6 +97,41 @@ def test_evaluate_takes_attacks_by_name_those_of_a_plugin_too(monkeypatch, run, 
     with pytest.raises(SystemExit):
         call(monkeypatch, "evaluate", run, "--attacks", "dlr")
     assert "dlr" in capsys.readouterr().err
+
+
+def test_evaluate_says_before_it_begins_that_it_cannot_save(monkeypatch, run, tmp_path, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli, "evaluate", lambda *_, **__: pytest.fail("it was evaluated"))
+    before = sorted(run.iterdir())
+    (tmp_path / "pages").mkdir()
+    for folder, more in ((run, ()), (tmp_path / "pages", ("--html", tmp_path / "pages/a.html"))):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                tempfile,
+                "TemporaryFile",
+                lambda dir, its=folder: full() if dir == its else io.BytesIO(),
+            )
+            with pytest.raises(SystemExit) as stop:
+                call(monkeypatch, "evaluate", run, "--images", "10", *more)
+        assert stop.value.code == 2
+        said = f"nothing can be written into {folder} (No space left on device): make room"
+        assert said in capsys.readouterr().err
+    assert sorted(run.iterdir()) == before
+
+
+def test_evaluate_prints_what_it_then_cannot_save(monkeypatch, run, capsys):
+    def full(*_, **__):
+        raise OSError(28, "could not write (No space left on device)")
+
+    monkeypatch.setattr(runs, "save_evaluation", full)
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "evaluate", run, "--images", "10", "--attacks", "fgsm")
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert re.search(r"^FGSM +\d", said.out, re.MULTILINE)
+    assert "No space left" in said.err
 
 
 def test_evaluate_runs_autoattack_and_writes_the_page(monkeypatch, run, tmp_path, capsys):

@@ -1,23 +1,41 @@
-"""Files that are written whole or not at all, and logs that a kill may have torn."""
+"""Files written whole or not at all, read whole or blamed; logs that a kill may have torn."""
 
+import errno
+import io
 import json
 import os
+import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
+import numpy as np
 
 from avmixup_kit._base import check
 
-# What reading a file raises that was cut, altered or written by something else.
-DAMAGE = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+T = TypeVar("T")
+
+# What making sense of a file raises that was cut, altered or written by something else.
+DAMAGE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    EOFError,
+    MemoryError,
+    RecursionError,
+    zipfile.BadZipFile,
+)
+DAMAGED = "is damaged or of another version"
+LARGEST = 2**30  # bytes of a matrix of verdicts, unpacked: 100 attacks on ten million images
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all; once this returns, no power loss takes it.
 
     Raises:
         OSError: it could not be written (a full disk); what stood there before is kept.
@@ -31,14 +49,56 @@ def write_atomic(path: str | Path, content: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only disk it fails, too, and would hide what failed
+            part.unlink(missing_ok=True)
         raise OSError(
             error.errno, f"could not write {path} ({error.strerror}); the file before it is kept"
         ) from error
+    settle(path.parent)
+
+
+def settle(folder: Path) -> None:
+    """Have a folder's names on disk, so that no power loss undoes what was renamed or removed."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return  # a folder to write into that may not be listed: nobody can do more
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of disks that know no such thing
+            raise
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make a folder, and those above it, unless it is there; no power loss takes it again."""
+    folder = Path(folder).absolute()
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        settle(folder.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there, before anything that comes after."""
+    path.unlink(missing_ok=True)
+    settle(path.parent)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise OSError unless files can be written into a folder, before work is done to fill them."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(2**16))
+    except OSError as error:
+        reason = f"nothing can be written into {folder} ({error.strerror})"
+        raise OSError(error.errno, f"{reason}: make room there, or work on a copy") from error
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return a log's records; a last line torn by a kill is left out.
+    """Return a log's records; what a kill or a power loss has torn at its end is left out.
 
     Raises:
         ValueError: another line is no record; the message says which.
@@ -49,6 +109,8 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
+            if b"\0" in line:
+                break  # never came to the disk; what follows it was not on disk for good either
             if number < len(lines):
                 reason = check.cut(str(error))
                 raise ValueError(f"line {number} of {path} is not JSON: {reason}") from error
@@ -71,8 +133,49 @@ def blamed(
     try:
         yield
     except errors as error:
-        reason = (str(error) or "it ends too early").splitlines()[0]
+        bare = "it is too large" if isinstance(error, MemoryError) else "it ends too early"
+        reason = (str(error).strip() or bare).splitlines()[0][:200]
         raise ValueError(f"{path} {words} ({type(error).__name__}: {reason})") from error
+
+
+def read_json(path: str | Path, kind: type[T] = dict, words: str = DAMAGED) -> T:
+    """Return what a JSON file holds, of the given kind.
+
+    What its fields hold is the caller's to check, best inside ``blamed``.
+
+    Raises:
+        OSError: it cannot be read; FileNotFoundError where there is none.
+        ValueError: "path words (reason)": it is cut, altered, no JSON in UTF-8, or of another kind.
+    """
+    path = Path(path)
+    content = path.read_bytes()
+    with blamed(path, words):
+        found = json.loads(content.decode())
+        if not isinstance(found, kind):
+            raise TypeError(f"it holds a {type(found).__name__}, not a {kind.__name__}")
+        return found
+
+
+def read_npz(path: str | Path, words: str = DAMAGED) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file by name; nothing in it is unpickled.
+
+    Raises:
+        OSError: it cannot be read; FileNotFoundError where there is none.
+        ValueError: "path words (reason)": it is cut, altered, no .npz file, or larger than LARGEST.
+    """
+    path = Path(path)
+    # From memory: numpy leaves a damaged file open that it opened itself.
+    content = io.BytesIO(path.read_bytes())
+    # What it may raise is past listing: errors of zlib, struct, tokenize, zipfile's RuntimeErrors.
+    with blamed(path, words, Exception):
+        with zipfile.ZipFile(content) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+        check.that(size <= LARGEST, "its size, unpacked", size, f"at most {LARGEST} bytes")
+        with np.load(content, allow_pickle=False) as file:
+            arrays = dict(file)
+        for name, array in arrays.items():
+            check.that(isinstance(array, np.ndarray), name, type(array).__name__, "an array")
+        return arrays
 
 
 def held(path: Path, patience: float = 0.0, what: str = "") -> filelock.AcquireReturnProxy:

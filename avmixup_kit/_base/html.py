@@ -8,11 +8,13 @@ import hashlib
 import io
 import re
 from functools import cache
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
 
 from avmixup_kit._base.plots import graph_objects
 
@@ -36,7 +38,15 @@ def png(image: "Tensor") -> bytes:
 def part(name: str, *given: Any, template: str = "_base/parts.html.j2", **named: Any) -> str:
     """Return what the macro ``name`` of a template makes of its arguments."""
     made = getattr(_templates().get_template(template).module, name)(*given, **named)
-    return str(made).strip()
+    return _readable(str(made).strip())
+
+
+def markup(template: str, *given: object, **named: object) -> Markup:
+    """Return a format string's markup filled with values that are escaped, quotes included.
+
+    What is already ``Markup`` goes in as it is.
+    """
+    return Markup(template).format(*given, **named)
 
 
 def page(template: str, title: str, **fields: Any) -> str:
@@ -59,7 +69,12 @@ def page(template: str, title: str, **fields: Any) -> str:
     scripts = [get_plotlyjs(), (PACKAGE / "_base" / "page.js").read_text(encoding="utf-8")]
     hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
     about = {"title": title, "scripts": scripts, "hashes": hashes, "contents": []}
-    return _templates().get_template(template).render(about | fields)
+    return _readable(_templates().get_template(template).render(about | fields))
+
+
+def _readable(text: str) -> str:
+    """Return text that UTF-8 can hold: bytes of file names that are not UTF-8 as \\udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @cache
@@ -75,6 +90,7 @@ def _templates() -> Environment:
         "base64_png": lambda image: base64.b64encode(png(image)).decode(),
         "figure_json": lambda figure: htmlsafe_json_dumps(figure, lambda given: given.to_json()),
         "pieces": lambda text: re.findall(r"\S{12}(?=\S)|.+?(?=\S{13})|.+", text, re.DOTALL),
+        "plain": unescape,
         "percent": "{:.1%}".format,
         "short": "{:.4g}".format,
     }

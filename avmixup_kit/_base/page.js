@@ -32,16 +32,22 @@ function sortTables() {
 
 const colour = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
 
+/* Names come as plotly reads them, escaped: a line must not end inside an entity. */
+const plain = (text) =>
+  text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
+const escaped = (text) =>
+  text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
 /* Words in lines of at most so many letters: plotly cuts off what is too long. */
 function wrapped(text, letters) {
   const lines = [""];
   const pieces = new RegExp(`\\S{1,${letters}}`, "g");
-  for (const word of text.match(pieces) ?? []) {
+  for (const word of plain(text).match(pieces) ?? []) {
     const longer = `${lines.at(-1)} ${word}`.trim();
     if (lines.at(-1) && longer.length > letters) lines.push(word);
     else lines[lines.length - 1] = longer;
   }
-  return lines.join("<br>");
+  return lines.map(escaped).join("<br>");
 }
 
 function fitted(plot, { data, layout }) {
@@ -50,7 +56,7 @@ function fitted(plot, { data, layout }) {
   const letters = narrow ? 14 : 24;
   for (const letter of ["x", "y"]) {
     const labels = data.flatMap((trace) => (Array.isArray(trace[letter]) ? trace[letter] : []));
-    const long = labels.filter((label) => typeof label === "string" && label.length > letters);
+    const long = labels.filter((label) => typeof label === "string" && plain(label).length > letters);
     for (const [name, axis] of Object.entries(layout)) {
       if (!name.startsWith(`${letter}axis`)) continue;
       axis.automargin = true;

@@ -2,6 +2,7 @@
 a dash of its own; transparent grounds and grey text read in light and dark themes."""
 
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ METHOD_COLOURS = {
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 GREY = "#808080"
 GRID = "rgba(128,128,128,0.3)"
+
+
+def label(name: str) -> str:
+    """Return a name as plotly's texts show it as it is: in them, tags make links and entities."""
+    return escape(name, quote=False)
 
 
 def graph_objects():

@@ -1,5 +1,6 @@
-"""Where a result was made."""
+"""Where a result was made, without saying by whom."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -11,7 +12,10 @@ import torch
 
 
 def provenance() -> dict[str, Any]:
-    """Return where a result was made: commit, whether the tree was dirty, versions, machine."""
+    """Return where a result was made: commit, whether the tree was dirty, versions, machine.
+
+    Of the machine only what computes: no names of users, hosts or folders.
+    """
 
     def git(*words: str) -> str | None:
         try:
@@ -36,6 +40,15 @@ def provenance() -> dict[str, Any]:
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "threads": torch.get_num_threads(),
     }
+
+
+def without_home(path: str | os.PathLike[str]) -> str:
+    """Return a path as it is written into files: one in the home folder, user's name and all, as ~.
+
+    ``os.path.expanduser`` leads there again, for whoever has the files in a home of their own.
+    """
+    text, home = os.fspath(path), os.path.expanduser("~").rstrip(os.sep)
+    return f"~{text[len(home) :]}" if home and text.startswith(home + os.sep) else text
 
 
 def _processor() -> str:

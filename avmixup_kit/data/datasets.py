@@ -16,8 +16,9 @@ import torch
 
 from avmixup_kit._base import check
 from avmixup_kit._base.plugins import home_of
+from avmixup_kit._base.provenance import without_home
 from avmixup_kit._base.registry import Registry
-from avmixup_kit.data.archives import IMAGE_SUFFIXES, Decoder, agree, files, members
+from avmixup_kit.data.archives import IMAGE_SUFFIXES, Decoder, agree, files, members, readable
 from avmixup_kit.data.cache import Decoded, cached
 from avmixup_kit.data.splits import Augmentation, Data, Origin, Split, choose, select
 
@@ -45,6 +46,10 @@ def _with_origin(data: Data, name: str, make: Callable[..., Any], given: dict[st
     loader = home_of(make) if own else name
     for elsewhere in ("device", "cache"):
         arguments.pop(elsewhere, None)
+    arguments = {
+        key: without_home(value) if isinstance(value, str | os.PathLike) else value
+        for key, value in arguments.items()
+    }
     try:
         arguments = json.loads(json.dumps(arguments, default=_plain))
     except TypeError:
@@ -241,7 +246,7 @@ def image_folder(
         option="" if size is None else f"{size[0]}x{size[1]}",
         folder=cache,
     )
-    name = path.name.split(".")[0]
+    name = readable(path.name.split(".")[0])
     return _data(name, decoded, validation, seed, augmentation, device)
 
 
@@ -265,7 +270,10 @@ def recalled(loader: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, 
     """
     for name, make in DATASETS.items():
         if loader == (home_of(make) if make.__module__ != __name__ else name):
-            options = dict(arguments)
+            options = {
+                key: os.path.expanduser(value) if str(value).startswith(f"~{os.sep}") else value
+                for key, value in arguments.items()
+            }
             if isinstance(options.get("augmentation"), dict):
                 options["augmentation"] = Augmentation(**options["augmentation"])
             return name, options
@@ -301,7 +309,7 @@ def decode_folder(path: Path, size: tuple[int, int] | None) -> Decoded:
                         f"{path}: {name} stands in no class folder: "
                         f"allowed is {part}/<class>/<image>"
                     )
-                decoder.add(part, name.parts[depth + 1], str(name), content)
+                decoder.add(part, readable(name.parts[depth + 1]), str(name), content)
                 break
     found = {split: set(decoder.labels(split)) for split in decoder.splits}
     if "train" not in found or not found.keys() & {"test", "val"}:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision import datasets as tv
 from torchvision.datasets.utils import calculate_md5, download_url
 
-from avmixup_kit.data.archives import Decoder, agree, members
+from avmixup_kit.data.archives import Decoder, agree, members, read_file
 from avmixup_kit.data.cache import Decoded
 
 # In the headers of Fashion-MNIST's original .gz files: 31 August 2017, 10:50.
@@ -71,7 +71,7 @@ def fashion_mnist(root: Path, download: bool) -> Decoded:
     for path, (name, md5) in zip(fashion_mnist_files(root), tv.FashionMNIST.resources, strict=True):
         if not path.exists():
             fetch(tv.FashionMNIST.mirrors[0] + name, path, md5, download)
-        content = path.read_bytes()
+        content = read_file(path)
         check(path, md5, _with_header(content, name))
         header = 16 if "images" in name else 8
         content = bytearray(gzip.decompress(content))

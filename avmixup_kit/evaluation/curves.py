@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from avmixup_kit import methods
-from avmixup_kit._base.plots import COLOURS, DASHES, GREY, error_bars, graph_objects, styled
+from avmixup_kit._base.plots import COLOURS, DASHES, GREY, error_bars, graph_objects, label, styled
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import Evaluation
@@ -72,7 +72,7 @@ def accuracy_curves(
             figure.add_scatter(
                 x=np.asarray(steps),
                 y=100 * np.asarray(values),
-                name=f"{run}, {name}",
+                name=label(f"{run}, {name}"),
                 mode="lines",
                 line={"color": colour, "dash": dash},
             )
@@ -93,9 +93,9 @@ def accuracy_bars(
         values = [100 * evaluation.accuracy(name) for name in evaluation.names]
         bounds = [evaluation.interval(name) for name in evaluation.names]
         figure.add_bar(
-            x=list(evaluation.names),
+            x=list(map(label, evaluation.names)),
             y=values,
-            name=model,
+            name=label(model),
             marker_color=colour,
             error_y=error_bars(values, [(100 * low, 100 * high) for low, high in bounds]),
         )

@@ -115,12 +115,15 @@ class Alarm:
 def draw(drawing: Drawing, title: str) -> "go.Figure":
     """Return a drawing as a figure."""
     figure = plots.graph_objects().Figure()
+    places = [plots.label(place) if isinstance(place, str) else place for place in drawing.x]
     for number, (name, values) in enumerate(drawing.series.items()):
         colour = plots.COLOURS[number % len(plots.COLOURS)]
         if drawing.kind == "histogram":
-            figure.add_histogram(x=list(values), name=name, marker_color=colour, nbinsx=40)
+            figure.add_histogram(
+                x=list(values), name=plots.label(name), marker_color=colour, nbinsx=40
+            )
             continue
-        curve = {"x": list(drawing.x), "y": list(values), "name": name}
+        curve = {"x": places, "y": list(values), "name": plots.label(name)}
         if drawing.intervals and name in drawing.intervals:
             curve["error_y"] = plots.error_bars(values, drawing.intervals[name])
         if drawing.kind == "bar":
@@ -130,7 +133,7 @@ def draw(drawing: Drawing, title: str) -> "go.Figure":
             line = {"color": colour, "dash": dash}
             figure.add_scatter(mode="lines+markers", line=line, **curve)
     figure.update_layout(showlegend=len(drawing.series) > 1)
-    return plots.styled(figure, title, drawing.x_title, drawing.y_title)
+    return plots.styled(figure, plots.label(title), drawing.x_title, drawing.y_title)
 
 
 def accuracies(

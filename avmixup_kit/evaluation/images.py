@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from avmixup_kit.data.splits import Source, Split, split_for
 from avmixup_kit.methods.attacks import frozen
-from avmixup_kit.models.weights import first_answer
+from avmixup_kit.models.weights import check_module, first_answer
 
 ImageSet = Split
 
@@ -14,8 +14,9 @@ def as_images(model: nn.Module, given: Source) -> Split:
     """Return images as ``evaluate`` reads them; classes without names are the model's.
 
     Raises:
-        ValueError, TypeError: as ``Split.of``; labels out of the model's range.
+        ValueError, TypeError: as ``Split.of``; labels out of the model's range; no Module.
     """
+    check_module(model)
 
     def outputs(x: Tensor) -> int:
         with torch.no_grad(), frozen(model):

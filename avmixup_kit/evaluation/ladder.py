@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from avmixup_kit.evaluation.draws import MeanOverDraws, averaged
 from avmixup_kit.evaluation.images import ImageSet, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Refusing, Rule, Verdict
 from avmixup_kit.evaluation.rows import Row, as_rows
-from avmixup_kit.evaluation.sanity import check_logits, inspect
+from avmixup_kit.evaluation.sanity import Again, check_logits, check_source, inspect
 from avmixup_kit.methods.attacks import Attack, Ball, Norm, frozen
 from avmixup_kit.methods.losses import TransportDistance
 
@@ -69,17 +70,22 @@ def evaluate(
         progress: show a progress bar.
 
     Raises:
-        TypeError: something else in place of a list of attacks, or in it.
+        TypeError: something else in place of a list of attacks, or in it; a model that is no
+            Module or returns no float tensor.
         ValueError: no images, another number of classes, an attack whose images influence each
             other, two attacks of one name, a callable's perturbation outside the ball or the valid
-            pixels, and whatever ``sanity.inspect`` finds: probabilities in place of logits, a model
-            that is random (without ``draws``) or stuck in training mode, NaN, other pixels.
+            pixels, and whatever ``sanity.inspect`` and ``sanity.Again`` find: probabilities in
+            place of logits, a model that is random (without ``draws``) or stuck in training mode,
+            NaN, other pixels.
     """
     attacks = as_rows(attacks)
     if isinstance(model, MeanOverDraws):
         model, draws = model.model, model.draws
     checked.one_of("rule", rule, get_args(Rule))
     checked.whole("batch_size", batch_size)
+    seed = int(seed) if isinstance(seed, np.integer) else seed
+    checked.whole("seed", seed, 0)
+    checked.that(seed < 2**63, "seed", seed, "a whole number below 2**63")
     split = as_images(model, split)
     if len(split) == 0:
         raise ValueError(f"{split.name} has no images to evaluate")
@@ -95,13 +101,22 @@ def evaluate(
         able = attack.objective if isinstance(attack, Attack) else attack
         if isinstance(able, Refusing):
             able.check(split.num_classes, split.shape)
+        if isinstance(attack, Attack) and attack.source is not None:
+            check_source(attack.source, split, attack.name)
     notes = inspect(model, split, attacked=bool(attacks), draws=draws) if check else ()
     model = averaged(model, draws, seed)
     with frozen(model):
         clean = torch.zeros(len(split), dtype=torch.bool)
-        for part in torch.arange(len(split))[distributed.share(len(split))].split(batch_size):
+        mine = torch.arange(len(split))[distributed.share(len(split))]
+        again = Again(mine if check and draws is None else mine[:0], bool(attacks))
+        for part in mine.split(batch_size):
             if len(part):
-                clean[part] = _correct(model, *batch_on(model, split, part)).cpu()
+                x, y = batch_on(model, split, part)
+                with torch.no_grad():
+                    logits = model(x)
+                clean[part] = _verdict(logits, y).cpu()
+                again.keep(part, logits)
+        again.check(model, split)
         rows = {CLEAN: Verdict(clean, 0)}
         left = clean
         groups = list(_groups(attacks))

@@ -197,15 +197,24 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
-        """Read what ``save`` wrote."""
-        # From memory: numpy leaves a damaged file open that it opened itself.
-        content = io.BytesIO(Path(path).read_bytes())
-        with np.load(content, allow_pickle=False) as file:
+        """Read what ``save`` wrote.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is damaged, or another's; the message says what is wrong with it.
+        """
+        file = files.read_npz(path)
+        with files.blamed(Path(path), files.DAMAGED):
             more = json.loads(str(file["more"])) if "more" in file else {}
+            names, correct = tuple(map(str, file["names"])), file["correct"]
+            gradients = tuple(map(int, file["gradients"]))
+            sizes = len(correct), len(gradients), correct.ndim, correct.dtype.name
+            allowed = f"({len(names)}, {len(names)}, 2, 'bool'), for so many names"
+            check.that(sizes == (len(names), len(names), 2, "bool"), "matrix", sizes, allowed)
             return cls(
-                tuple(str(name) for name in file["names"]),
-                torch.from_numpy(file["correct"]),
-                tuple(int(g) for g in file["gradients"]),
+                names,
+                torch.from_numpy(correct),
+                gradients,
                 "last" if str(file["rule"]) == "last" else "any",
                 int(file["seed"]),
                 str(file["data"]),

@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from avmixup_kit._base.private import AnyBatchNorm
 from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.methods.attacks import frozen
-from avmixup_kit.models.weights import first_answer
+from avmixup_kit.models.weights import as_logits, check_module, first_answer
 
 PROBED = 64
 SAME = 1e-3
+# Of all images, so many are looked at again, and may move by so much of the largest logit.
+AGAIN = 100
+MOVES = 1e-2
 
 
 def inspect(
@@ -91,9 +94,64 @@ def inspect(
     return tuple(notes)
 
 
+def check_source(source: nn.Module, images: ImageSet, name: str) -> None:
+    """Raise unless another model, on which ``name`` is made, answers one image like the evaluated.
+
+    Raises:
+        TypeError, ValueError: no Module, as ``first_answer``, or another number of classes.
+    """
+    try:
+        check_module(source)
+        with torch.no_grad(), frozen(source):
+            x, y = batch_on(source, images, torch.tensor([0]))
+            check_logits(first_answer(source, x), y)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}, of its source: {error}") from error
+
+
+class Again:
+    """Images all over the set whose logits are looked at once more, in other company.
+
+    ``inspect`` sees 64 images, in batches of 64; a model may be at odds with itself elsewhere. One
+    image in a hundred is compared with the pass that gives its clean verdict.
+
+    Args:
+        part: numbers of the images that are evaluated.
+        attacked: whether attacks follow, so that of fewer than a hundred one is looked at too.
+    """
+
+    def __init__(self, part: Tensor, attacked: bool) -> None:
+        count = max(len(part) // AGAIN, int(attacked and len(part) > 1))
+        # Midway between the steps of a grid: inspect looks at its ends.
+        places = (torch.arange(count) + 0.5) * len(part) / max(count, 1)
+        self.index = part[places.long()]
+        self.logits: list[Tensor] = []
+
+    def keep(self, part: Tensor, logits: Tensor) -> None:
+        """Remember what was said of these images, a part of those evaluated, in their order."""
+        self.logits.append(logits[torch.isin(part, self.index).to(logits.device)])
+
+    def check(self, model: nn.Module, images: ImageSet) -> None:
+        """Raise ValueError where the model now says something else of them.
+
+        They are spread over the set, so each has other company now than in its own batch.
+        """
+        if not len(self.index):
+            return
+        logits = torch.cat(self.logits)
+        with torch.no_grad():
+            moved = float((model(batch_on(model, images, self.index)[0]) - logits).abs().max())
+        if not moved <= MOVES * max(float(logits.abs().max()), 1e-12):
+            raise ValueError(
+                f"logits of the same images move by {moved:.3g} when they are asked for again in "
+                "other company: the model is random (then evaluate(..., draws=16) takes means), or "
+                "an image's logits depend on its batch; verdicts would change with the batch size"
+            )
+
+
 def check_logits(logits: Tensor, y: Tensor) -> None:
-    """Raise ValueError unless logits are finite and (N, K) like the labels."""
-    if logits.shape != y.shape:
+    """Raise TypeError unless logits are floats, ValueError unless finite and (N, K) like labels."""
+    if as_logits(logits).shape != y.shape:
         raise ValueError(
             f"the model's output has shape {tuple(logits.shape)}, the labels have "
             f"{tuple(y.shape)}: the class counts disagree; build the model for these classes"

@@ -75,11 +75,11 @@ class TransferMatrix:
 def transfer_heatmap(matrix: TransferMatrix) -> "go.Figure":
     """Return accuracies in percent: row = defender, column = whose adversarial examples."""
     values = (100 * matrix.accuracy).tolist()
-    figure = plots.graph_objects().Figure()
+    figure, names = plots.graph_objects().Figure(), list(map(plots.label, matrix.names))
     figure.add_heatmap(
         z=values,
-        x=list(matrix.names),
-        y=list(matrix.names),
+        x=names,
+        y=names,
         zmin=0,
         zmax=100,
         colorscale="Cividis",
@@ -88,5 +88,5 @@ def transfer_heatmap(matrix: TransferMatrix) -> "go.Figure":
         colorbar={"title": "%"},
     )
     figure.update_yaxes(autorange="reversed")
-    plots.styled(figure, f"Accuracy under transferred {matrix.attack} (%)", "made on", "defender")
-    return figure
+    title = f"Accuracy under transferred {plots.label(matrix.attack)} (%)"
+    return plots.styled(figure, title, "made on", "defender")

@@ -9,13 +9,13 @@ beside the control that was moved.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from html import escape
 from typing import Any, NamedTuple, TypeVar
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
+from avmixup_kit._base import html
 from avmixup_kit.live.drawing import ALARM
 from avmixup_kit.live.figures import LiveFigure
 
@@ -23,7 +23,7 @@ _F = TypeVar("_F", bound=BaseFigure)
 _LABEL = {"description_width": "8.5em"}
 _IN_VIEW = 3
 _NOTE = "4.5em"  # room for the longest note, so that nothing below moves while a film plays
-_WIDE = widgets.Layout(width="15em", flex="0 0 auto")
+_WIDE = {"width": "15em", "flex": "0 0 auto"}  # each box has its own layout, to close with it
 
 
 class Control(widgets.HBox):
@@ -64,8 +64,8 @@ class Control(widgets.HBox):
 
     def complain(self, reason: str) -> None:
         """Show the reason beside the control; an empty one clears it."""
-        markup = f'<span role="alert" style="color:{ALARM}">{escape(reason)}</span>'
-        self.error.value = markup if reason else ""
+        shown = html.markup('<span role="alert" style="color:{}">{}</span>', ALARM, reason)
+        self.error.value = str(shown) if reason else ""
 
     def _changed(self, change: object = None) -> None:
         for listener in self.listeners:
@@ -358,6 +358,20 @@ def inside(widget: widgets.Widget) -> Iterator[widgets.Widget]:
     for child in getattr(widget, "children", ()):
         yield from inside(child)
         yield child
+
+
+def close(widget: widgets.Widget) -> None:
+    """Close all that is inside a widget, and the looks of it all; the widget itself stays.
+
+    ipywidgets keeps every widget that is open, layouts and styles too, in a list of its own.
+    """
+    parts = list(inside(widget))
+    for part in [*parts, widget]:
+        for look in (getattr(part, "layout", None), getattr(part, "style", None)):
+            if isinstance(look, widgets.Widget):
+                look.close()
+    for part in parts:
+        part.close()
 
 
 def stored(bundle: dict[str, Any] | None, name: str, what: str) -> dict[str, Any]:

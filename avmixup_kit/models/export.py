@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from avmixup_kit._base import check
-from avmixup_kit._base.files import write_atomic
+from avmixup_kit._base.files import make_folder, write_atomic
 
 CARD = {
     "name": "",
@@ -86,7 +86,7 @@ def export(
     except (TypeError, ValueError) as error:
         raise ValueError(f"card is not allowed: JSON cannot hold it ({error})") from error
     stem = Path(path).with_suffix("") if Path(path).suffix == ".safetensors" else Path(path)
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(stem.parent)
     target = stem.with_name(f"{stem.name}.safetensors")
     write_atomic(target, content)
     write_atomic(stem.with_name(f"{stem.name}.json"), (text + "\n").encode())

@@ -42,14 +42,40 @@ def _alike(mine: Any, saved: Any) -> bool:
     return mine.shape == saved.shape and mine.is_floating_point() == saved.is_floating_point()
 
 
+def check_module(model: object) -> None:
+    """Raise TypeError unless the model is a Module, as a plain function or a class is not."""
+    if not isinstance(model, nn.Module):
+        shown = getattr(model, "__name__", repr(model))
+        raise TypeError(
+            f"model = {shown} is not allowed: an nn.Module; call a class or function that makes "
+            "one, put any other function into a Module's forward"
+        )
+
+
+def as_logits(answer: Any) -> Tensor:
+    """Return what a model answered.
+
+    Raises:
+        TypeError: it is no float tensor.
+    """
+    if isinstance(answer, Tensor) and answer.is_floating_point():
+        return answer
+    shown = str(answer.dtype) if isinstance(answer, Tensor) else type(answer).__name__
+    raise TypeError(
+        f"what the model returned = {shown} is not allowed: logits (N, K), one tensor of floats; "
+        "wrap the model so that its forward returns them alone"
+    )
+
+
 def first_answer(model: nn.Module, x: Tensor) -> Tensor:
     """Return the model's logits of images x (N, C, H, W), float32 in [0, 1].
 
     Raises:
+        TypeError: it returns no float tensor.
         ValueError: its weights are of another precision, and it does not convert images to it.
     """
     try:
-        return model(x)
+        return as_logits(model(x))
     except RuntimeError as error:
         kinds = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
         if not kinds:

@@ -1,12 +1,12 @@
 """What a table would cost, before it is begun: operations counted, hours by arithmetic."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from avmixup_kit import models
+from avmixup_kit._base import files
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.data import DATASETS
 from avmixup_kit.methods import attacks
@@ -70,15 +70,13 @@ def measured(results: str | Path, *, compiled: bool = False) -> dict[str, dict[s
     row = "kit, compiled" if compiled else "kit"
     rates: dict[str, dict[str, float]] = {}
     for path in sorted(Path(results).glob("cuda/*/benchmark.json")):
-        try:
-            report = json.loads(path.read_text())
+        report = files.read_json(path, words="is corrupted")
+        with files.blamed(path, "is corrupted"):
             rates[f"{report['device']} ({path.parent.name})"] = {
                 name: float(network["rows"][row]["tflops"])
                 for name, network in report["networks"].items()
                 if row in network.get("rows", ())
             }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is corrupted ({type(error).__name__}: {error})") from error
     return rates
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avmixup_kit._base.plots import GREY, styled
+from avmixup_kit._base.plots import GREY, label, styled
 from avmixup_kit.evaluation.curves import accuracy_curves, method_colours
 from avmixup_kit.reproduce.results import Assembled, data_title
 
@@ -40,7 +40,7 @@ def side_by_side(table: Assembled) -> "go.Figure":
             figure.add_bar(
                 x=names,
                 y=values,
-                name=model,
+                name=label(model),
                 legendgroup=model,
                 showlegend=model not in shown,
                 marker={
@@ -109,7 +109,7 @@ def _panels(table: Assembled) -> list[tuple[str, list[str], bool]]:
     panels = [(f"paper, {block}", rows, False) for block, rows in blocks(printed).items()]
     for rows in blocks(row for row in table.rows if table.of(row)).values():
         about = table.of(rows[0])[0].about["data"]["name"]
-        panels.append((f"ours, {data_title(about)}", rows, True))
+        panels.append((f"ours, {label(data_title(about))}", rows, True))
     return panels
 
 

@@ -188,7 +188,7 @@ class Runner:
 
     def _spent(self, folder: Path) -> float:
         path = folder / "seconds.json"
-        return float(json.loads(path.read_text())) if path.exists() else 0.0
+        return files.read_json(path, float) if path.exists() else 0.0
 
     def trained(self, run: Run) -> bool:
         """Return whether a run's last step is done, without taking its lock.
@@ -201,7 +201,7 @@ class Runner:
         folder = self.folder / run.folder
         if not (folder / "run.json").exists():
             return False
-        was = json.loads((folder / "run.json").read_text())
+        was = files.read_json(folder / "run.json")
         now = {
             "settings": repr(run.settings),
             "method": repr(run.method),
@@ -285,11 +285,11 @@ class Runner:
         if not columns:
             return
         evaluation = verdicts.evaluation(columns, data, run.settings.seed)
-        if path.exists() and list(json.loads(path.read_text())["accuracy"]) == list(
-            evaluation.names
-        ):
-            return
-        trained = json.loads((self.folder / run.folder / "run.json").read_text())
+        if path.exists() and path.with_suffix(".npz").exists():
+            with files.blamed(path, results.CORRUPTED):
+                if tuple(files.read_json(path)["accuracy"]) == evaluation.names:
+                    return
+        trained = files.read_json(self.folder / run.folder / "run.json")
         wanted = () if table.published is not None else ("PGD10, train", ROBUST)
         curves = runs.curves_of(self.folder / run.folder) if wanted else {}
         said, precision = evaluation.to_json(), run.settings.precision

@@ -2,7 +2,6 @@
 
 import io
 import json
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,18 +38,15 @@ class Verdicts:
         """
         if not path.exists():
             return cls(path, checksum, n)
-        try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                names = [str(name) for name in file["names"]]
-                correct = dict(zip(names, file["correct"], strict=True))
-                gradients = dict(zip(names, map(int, file["gradients"]), strict=True))
-                about = json.loads(str(file["about"]))
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{path} is corrupted ({type(error).__name__}): remove it, and this network is "
-                "evaluated again"
-            ) from error
-        if about["checksum"] != checksum or any(len(row) != n for row in correct.values()):
+        words = "is corrupted: remove it, and this network is evaluated again"
+        file = files.read_npz(path, words)
+        with files.blamed(path, words):
+            names = list(map(str, file["names"]))
+            correct = dict(zip(names, file["correct"], strict=True))
+            gradients = dict(zip(names, map(int, file["gradients"]), strict=True))
+            about = {"notes": [], "seconds": 0.0} | json.loads(str(file["about"]))
+            checked = about["checksum"], [len(row) for row in correct.values()]
+        if checked != (checksum, [n] * len(names)):
             raise ValueError(f"{path} is about other test images: choose another --runs")
         return cls(path, checksum, n, correct, gradients, about)
 

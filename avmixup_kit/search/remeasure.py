@@ -62,7 +62,7 @@ def remeasure(
     } | {name: plan.build(params, epsilon) for name, params in (others or {}).items()}
     if settings[UNMIXED] == settings[found.reference]:
         del settings[UNMIXED]  # the method mixes nothing
-    (folder / "again").mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder / "again")
     names = {
         name: tuple(
             f"{name.replace(' ', '-')}-{_digest(plan, method, data, rows)}-{s}.npz" for s in seeds

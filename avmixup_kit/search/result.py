@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-DAMAGED = "is damaged or of another version"
-
-
 @dataclass(frozen=True)
 class Trial:
     """One trial: settings, robust validation accuracy after so many steps, how it ended.
@@ -159,7 +156,7 @@ class Found:
     def save(self, folder: str | Path, *, page: bool = True) -> None:
         """Write summary.json and report.html."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         text = json.dumps(self.summary(), indent=1)
         files.write_atomic(folder / "summary.json", text.encode())
         if page:
@@ -177,8 +174,8 @@ class Found:
         path = folder / "summary.json"
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no search: there is no {path}")
-        with files.blamed(path, DAMAGED):
-            read = json.loads(path.read_text())
+        read = files.read_json(path)
+        with files.blamed(path, files.DAMAGED):
             names = {name: tuple(of_name) for name, of_name in read["again"].items()}
             found = cls(
                 read["searched"],
@@ -191,8 +188,7 @@ class Found:
             )
         again: dict[str, tuple[Evaluation, ...]] = {}
         for name, path in ((n, folder / "again" / file) for n in names for file in names[n]):
-            with files.blamed(path, DAMAGED):
-                again[name] = (*again.get(name, ()), Evaluation.load(path))
+            again[name] = (*again.get(name, ()), Evaluation.load(path))
         return dataclasses.replace(found, again=again)
 
     def comparisons(self) -> list[Comparison]:
@@ -269,11 +265,11 @@ class Found:
         ):
             marker = {"symbol": symbol, "size": size, "color": colour}
             figure.add_scatter(
-                x=[params[x]], y=[params[y]], mode="markers", marker=marker, name=name
+                x=[params[x]], y=[params[y]], mode="markers", marker=marker, name=plots.label(name)
             )
         figure.update_layout(legend={"orientation": "h", "y": -0.2})
         title = "Best robust validation accuracy in percent (how many trials)"
-        return plots.styled(figure, title, x, y)
+        return plots.styled(figure, title, plots.label(x), plots.label(y))
 
     @property
     def axes(self) -> list[str]:
@@ -327,7 +323,7 @@ class Found:
                 )
         plots.styled(figure, "Robust validation accuracy of each trial", "", "accuracy (%)")
         for column, name in enumerate(names, 1):
-            figure.update_xaxes(title_text=name, row=1, col=column)
+            figure.update_xaxes(title_text=plots.label(name), row=1, col=column)
         figure.update_layout(legend={"orientation": "h", "y": -0.25})
         return figure
 
@@ -336,7 +332,7 @@ class Found:
         figure = plots.graph_objects().Figure()
         figure.add_bar(
             x=list(self.importance.values()),
-            y=list(self.importance),
+            y=list(map(plots.label, self.importance)),
             orientation="h",
             marker_color=plots.COLOURS[0],
         )
@@ -355,7 +351,9 @@ class Found:
             rows=self._rows() if self.again else [],
             comparisons=self.comparisons(),
             heat_map=self.heat_map() if len(self.axes) == 2 else None,
-            slices=[self.slices(name).update_layout(title=name) for name in self._space],
+            slices=[
+                self.slices(name).update_layout(title=plots.label(name)) for name in self._space
+            ],
             importance=self.importance_figure() if self.importance else None,
             progress=progress({"this search": self}),
         )
@@ -381,7 +379,7 @@ def progress(searches: Mapping[str, Found]) -> "go.Figure":
         figure.add_scatter(
             x=spent[best > 0].tolist(),
             y=(100 * best[best > 0]).tolist(),
-            name=name,
+            name=plots.label(name),
             mode="lines",
             line={"shape": "hv", "color": plots.COLOURS[i], "dash": plots.DASHES[i]},
         )

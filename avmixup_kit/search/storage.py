@@ -72,6 +72,14 @@ class Place:
         study = self.folder / "study" if self.file is None else self.file
         return files.held(study.with_name(f".{study.name}.claim"), SECONDS_FOR_THE_LOCK, str(study))
 
+    def settle(self) -> None:
+        """Have what the study was told on disk before anything that comes after.
+
+        SQLite commits by removing its journal, and leaves it to others to have that on disk.
+        """
+        if self.file is not None:
+            files.settle(self.file.parent)
+
     def token(self) -> str:
         """Return the folder's own name, made once: trials' checkpoints lie in one folder."""
         path = self.folder / "token"

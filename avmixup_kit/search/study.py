@@ -55,7 +55,7 @@ class Worker:
             ValueError: a study of this name is there and is another search.
         """
         optuna, plan, place = optuna_package(), self.plan, self.place
-        (place.folder / "trials").mkdir(parents=True, exist_ok=True)
+        files.make_folder(place.folder / "trials")
         pruner = optuna.pruners.NopPruner()
         if plan.prune:
             pruner = optuna.pruners.SuccessiveHalvingPruner(plan.rungs[0], PRUNED_TO)
@@ -108,13 +108,14 @@ class Worker:
                     except BlockingIOError:
                         continue
                     # Its process may have finished it since the trials were read.
-                    if study.get_trials(deepcopy=False)[frozen.number].state == running:
-                        return self._mark(taken_up(study, frozen), token), held
+                    now = study.get_trials(deepcopy=False)[frozen.number]
+                    if now.state == running:
+                        self._sample_as_before(study, now)
+                        return self._mark(taken_up(study, now), token), held
                     held.lock.release()
             if sum(t.state not in (waiting, failed) for t in every) >= self.trials:
                 return None
-            sequence = np.random.SeedSequence((self.plan.settings.seed, len(every)))
-            study.sampler = optuna.samplers.TPESampler(seed=int(sequence.generate_state(1)[0]))
+            study.sampler = self._sampler(len(every))
             trial = study.ask()
             held = files.held(self.place.lock(trial.number), -1)
             self._mark(trial, token)
@@ -125,6 +126,23 @@ class Worker:
             held.lock.release()
             return None
         return trial, held
+
+    def _sampler(self, there: int) -> "optuna.samplers.TPESampler":
+        """Return the sampler of a trial that is asked for when so many are there."""
+        sequence = np.random.SeedSequence((self.plan.settings.seed, there))
+        return optuna_package().samplers.TPESampler(seed=int(sequence.generate_state(1)[0]))
+
+    def _sample_as_before(self, study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> None:
+        """Put the study's sampler where the process left it that died while marking the trial."""
+        sampler = self._sampler(trial.number)
+        space = sampler.infer_relative_search_space(study, trial)
+        # What was enqueued was not drawn; these are drawn together, again at the first suggestion.
+        fixed = trial.system_attrs.get("fixed_params", {})
+        known = fixed | sampler.sample_relative(study, trial, space)
+        study.sampler = self._sampler(trial.number)
+        for name, distribution in trial.distributions.items():
+            if name not in known and not distribution.single():
+                study.sampler.sample_independent(study, trial, name, distribution)
 
     def _mark(self, trial: "optuna.Trial", token: str) -> "optuna.Trial":
         trial.set_user_attr("folder", token)
@@ -167,6 +185,7 @@ class Worker:
         with quiet():
             finished = state == optuna.trial.TrialState.COMPLETE
             study.tell(trial, value if finished else None, state)
+        self.place.settle()
         path.unlink(missing_ok=True)
         if self.say:
             words = ", ".join(f"{k} {short(v)}" for k, v in trial.params.items())
@@ -177,6 +196,7 @@ class Worker:
         while training.step < step:
             next(training)
             if training.step % self.checkpoint_every == 0 or training.step == step:
+                self.place.settle()
                 checkpoints.save_checkpoint(path, training.state_dict())
 
 
@@ -284,6 +304,10 @@ def search(
     worker(opened)  # what a process that died beside this one has left
     with place.claiming(), quiet():  # processes that end together write one after the other
         found = Found.of(opened, plan, data)
+        if not found.running:
+            # Of processes that died between telling the study and removing their trial's state.
+            for left in (place.folder / "trials").glob("*.pt*"):
+                left.unlink(missing_ok=True)
         if found.finished:
             found.save(folder)
     return found

@@ -43,8 +43,26 @@ def save_checkpoint(
             pieces.append({"name": names[-1], "sha256": hashlib.sha256(piece).hexdigest()})
         content = json.dumps({"pieces": pieces}, indent=1).encode()
     files.write_atomic(path, content)
+    _drop_pieces(path, names)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left: checkpoints half written, pieces that no list names."""
+    for part in folder.glob(".*.pt*.part"):
+        part.unlink()
+    for path in {p.with_name(f"{p.name.split('.pt.')[0]}.pt") for p in folder.glob("*.pt.*.*")}:
+        names = []
+        if path.exists() and (content := path.read_bytes()).startswith(b"{"):
+            try:
+                names = [piece["name"] for piece in json.loads(content)["pieces"]]
+            except files.DAMAGE:
+                continue  # who mends the list will want its pieces
+        _drop_pieces(path, names)
+
+
+def _drop_pieces(path: Path, but: list[str]) -> None:
     for old in path.parent.glob(f"{path.name}.*.*"):
-        if old.name not in names and _is_piece(old.name.removeprefix(path.name)):
+        if old.name not in but and _is_piece(old.name.removeprefix(path.name)):
             old.unlink()
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -106,6 +107,8 @@ class Training(Iterator[Record]):
     (``distributed.joined``) each works on its share of every batch, and weights are those of one
     process but for rounding and, unless ``sync_batch_norm``, batch norm.
 
+    A step holds ``lock``; so does a dashboard, whose thread looks at the network between steps.
+
     Args:
         model: from images (N, C, H, W) in [0, 1] to logits (N, K); trained in place, its weights
             laid out as channels_last.
@@ -183,6 +186,7 @@ class Training(Iterator[Record]):
         self.dial = method if isinstance(method, Dial) else None
         self.method = method.initial if isinstance(method, Dial) else method
         self._method_at: Methods = (lambda step: method) if isinstance(method, Method) else method
+        self.lock = threading.RLock()
         self._next_step = 0
         self._order: Tensor | None = None
         self._epoch = -1
@@ -309,6 +313,10 @@ class Training(Iterator[Record]):
         return self._order[batch * size : (batch + 1) * size]
 
     def __next__(self) -> Record:
+        with self.lock:
+            return self._step()
+
+    def _step(self) -> Record:
         if self._next_step >= self.settings.steps:
             self._watch.check()
             self.model.eval()

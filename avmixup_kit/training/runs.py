@@ -17,8 +17,8 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -35,6 +35,7 @@ from avmixup_kit.training.checkpoints import (
     content,
     load_checkpoint,
     save_checkpoint,
+    sweep,
     training_of,
 )
 from avmixup_kit.training.dial import Dial, step_of
@@ -146,6 +147,7 @@ def save_evaluation(folder: str | Path, evaluation: Savable) -> None:
     folder = Path(folder)
     buffer = io.BytesIO()
     evaluation.save(buffer)
+    files.remove(folder / "evaluation.json")  # it never stands beside verdicts of another
     write_atomic(folder / "correct.npz", buffer.getvalue())
     text = json.dumps(evaluation.to_json() | {"provenance": provenance()}, indent=2)
     write_atomic(folder / "evaluation.json", text.encode())
@@ -227,6 +229,7 @@ class _Run:
     highest: float = float("-inf")
     logged_turns: int = 0
     writes: bool = field(default_factory=lambda: distributed.rank() == 0)
+    file: IO[str] | None = None
     waiting: list[Record] = field(default_factory=list)
     new_signs: list[Sign] = field(default_factory=list)
 
@@ -239,9 +242,10 @@ class _Run:
             def hold() -> None:
                 if resume and not (self.folder / "run.json").exists():
                     raise FileNotFoundError(f"{self.folder} holds no run to resume")
-                self.folder.mkdir(parents=True, exist_ok=True)
+                files.make_folder(self.folder)
                 lock = files.held(self.folder / "lock", what=f"the run folder {self.folder}")
                 held.enter_context(lock)
+                sweep(self.folder)
 
             distributed.from_rank_0(hold)
             self._take_up() if resume else self._begin()
@@ -281,8 +285,14 @@ class _Run:
         dial = self.training.dial
         networks = dial.networks if dial else ()
         logged = turns_in(records, self.folder / "log.jsonl", networks)
-        self.training.load_state_dict(state)
+        self.training.load_state_dict(state["training"])
         step = self.training.step
+        measured = {"curves", "sign"}  # after so many steps; the others are about the step's own
+        kept = [r for r in records if step_of(r) < step + bool(measured & r.keys())]
+        self.signs.replay(kept)
+        # Checkpoints have a checksum, logs have none.
+        scores = [r["curves"][self.best] for r in kept if self.best in r.get("curves", {})]
+        self.highest = state["best"].get(self.best, max(scores, default=self.highest))
         self._tell_steps()
         if dial is not None:
             dial.expect(logged[len(dial.turns) :])
@@ -290,11 +300,6 @@ class _Run:
             if len(logged) > len(dial.turns):
                 # The log is about to lose them; they must outlive a second kill.
                 self._checkpoint("latest.pt")
-        measured = {"curves", "sign"}  # after so many steps; the others are about the step's own
-        kept = [r for r in records if step_of(r) < step + bool(measured & r.keys())]
-        self.signs.replay(kept)
-        scores = [r["curves"][self.best] for r in kept if self.best in r.get("curves", {})]
-        self.highest = max(scores, default=self.highest)
         if self.writes:
             text = "".join(json.dumps(record) + "\n" for record in kept)
             write_atomic(self.folder / "log.jsonl", text.encode())
@@ -307,7 +312,7 @@ class _Run:
             write_atomic(path, json.dumps(about, indent=2).encode())
 
     def _saved(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Return the training's state and the log of the folder's run."""
+        """Return the checkpoint and the log of the folder's run."""
         was = read(self.folder)
         # Since version 0.2 alone.
         usual = USUAL | {"augmentation": repr(self.training.split.augmentation)}
@@ -316,7 +321,11 @@ class _Run:
         check.same(usual | was, now, f"{self.folder} holds another run")
         check_threads(was, self.training.device, self.folder)
         path = self.folder / "latest.pt"
-        return training_of(path, load_checkpoint(path)), log_of(self.folder / "log.jsonl")
+        saved = load_checkpoint(path)
+        with files.blamed(path, "is damaged"):
+            best = {str(name): float(value) for name, value in saved.get("best", {}).items()}
+        state = {"training": training_of(path, saved), "best": best}
+        return state, log_of(self.folder / "log.jsonl")
 
     def _train(self) -> Generator[Record, None, None]:
         training = self.training
@@ -374,8 +383,10 @@ class _Run:
     def _log_turns(self) -> None:
         if self.training.dial is not None:
             turns = self.training.dial.turns
-            for turn in turns[self.logged_turns :]:
-                self._write(turn.to_json())
+            if new := turns[self.logged_turns :]:
+                for turn in new:
+                    self._write(turn.to_json())
+                self._settle()
             self.logged_turns = len(turns)
 
     def _log_steps(self) -> None:
@@ -388,11 +399,31 @@ class _Run:
 
     def _write(self, record: dict[str, Any]) -> None:
         self._log_steps()
-        self.file.write(json.dumps(record) + "\n")
+        assert self.file is not None
+        with self._blaming_the_log():
+            self.file.write(json.dumps(record) + "\n")
+
+    def _settle(self) -> None:
+        """Have the log on disk, where no power loss takes it."""
+        if self.writes and self.file is not None:
+            with self._blaming_the_log():
+                os.fsync(self.file.fileno())
+
+    @contextmanager
+    def _blaming_the_log(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"could not write {self.folder / 'log.jsonl'} ({error.strerror}); the last "
+                "checkpoint is kept",
+            ) from error
 
     def _checkpoint(self, name: str) -> None:
         # A checkpoint without the log that led to it would be taken up with a gap.
         self._log_steps()
+        self._settle()
         architecture = getattr(self.training.model, "architecture", None)
         try:
             saved = content(architecture, self.training.state_dict())
@@ -401,6 +432,8 @@ class _Run:
                 f"{error} after step {self.training.step - 1}: training stopped, the checkpoint "
                 "before it is kept"
             ) from None
+        if self.best is not None:
+            saved["best"] = {self.best: self.highest}
         distributed.from_rank_0(
             lambda: save_checkpoint(self.folder / name, saved, piece_mib=self.piece_mib)
         )

@@ -25,6 +25,21 @@ FLAGS = [
     "--disable-dev-shm-usage",
 ]
 
+# A name that ends a text, an attribute or a script, and brings a handler, a script and a link.
+HOSTILE = "\"'></script><img src=x onerror=document.title='owned'><a href=//evil.example>here</a>"
+# What of it was parsed below an element: handlers, images from elsewhere, links, scripts.
+PARSED = """(root) => {
+  const all = [...root.querySelectorAll("*")];
+  const link = (e) => e.getAttribute("href") ?? e.getAttribute("xlink:href") ?? "";
+  return {
+    handlers: all.filter((e) => [...e.attributes].some((a) => /^on/i.test(a.name))).length,
+    images: all.filter((e) => e.matches("img") && !/^(data|blob):/.test(e.src)).length,
+    links: all.filter((e) => e.matches("a") && link(e).includes("evil")).length,
+    scripts: all.filter((e) => e.matches("script")).length,
+    owned: Number(document.title === "owned"),
+  };
+}"""
+
 
 def chromium() -> str | None:
     """Return the path of a Chromium, or None."""

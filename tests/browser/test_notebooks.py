@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.browser.lab import PATIENCE, Lab, jupyterlab, notebook_7, voila
+from tests.browser.lab import HOSTILE, PARSED, PATIENCE, Lab, jupyterlab, notebook_7, voila
 from tests.conftest import skip
 
 ROOT = Path(__file__).parents[2]
@@ -273,6 +273,59 @@ lab"""
     lab.until("len(lab.trainer.runs) == 1")
     lab.output.get_by_role("alert").filter(has_text="Could not make the run").wait_for()
     lab.picture(ARTIFACTS / "dashboard-new-run.png")
+
+
+def test_names_that_are_markup_are_text_in_the_dashboard(lab, folder):
+    name = "hostile.ipynb"
+    source = f"""import dataclasses
+import torch
+torch.set_num_threads(1)
+import avmixup_kit as av
+from avmixup_kit import live
+hostile = {HOSTILE!r}
+@av.methods.METHODS.register(title=hostile, colour="#882255")
+def own(epsilon: float = 0.15) -> av.Method:
+    return av.pgd_training(epsilon=epsilon, steps=1)
+digits = av.digits()
+classes = tuple(hostile + name for name in digits.classes)
+parts = [
+    dataclasses.replace(part.subset(128), name=hostile, classes=classes)
+    for part in (digits.train, digits.validation, digits.test)
+]
+data = av.Data(hostile, *parts, epsilon=0.15)
+dial = av.Dial(av.avmixup(epsilon=0.15, steps=1))
+training = av.Training(av.small_cnn(data), data.train, dial, 40)
+lab = live.show(training, dial, data, name=hostile, probe_every=5, probe_images=20)
+explorer = live.vertex(training.model, data)
+import ipywidgets
+ipywidgets.VBox([lab, explorer])"""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(book, folder / name)
+    lab.open(name)
+    lab.run_all()
+    assert lab.errors() == []
+    lab.button("Start").click()
+    lab.until("training.step >= 10")
+    assert lab.ask("dial.turn(method=own()) and 0") in (0, None)
+    lab.until("training.step == 40")
+    lab.type("folder", HOSTILE)
+    lab.button("Evaluate").click()
+    lab.output.get_by_text("worst case").wait_for()
+    lab.button("Load").click()
+    lab.output.get_by_role("alert").filter(has_text="onerror=document.title").wait_for()
+    lab.until("lab.strip.value and lab.method.value == 'own'")
+    lab.scroll_to(".js-plotly-plot")
+    lab.page.evaluate(
+        """() => document.querySelectorAll(".widget-vbox .js-plotly-plot").forEach((plot) =>
+            plot.dispatchEvent(new MouseEvent("mousemove", { bubbles: true })))"""
+    )
+    lab.page.wait_for_timeout(300)
+    shown = lab.output.first.evaluate("(root) => root.textContent")
+    assert shown.count("onerror=document.title") >= 20
+    for part in lab.output.all():
+        parsed = part.evaluate(PARSED)
+        assert parsed == {"handlers": 0, "images": 0, "links": 0, "scripts": 0, "owned": 0}
 
 
 @pytest.mark.parametrize("program", ["voila", "notebook"])

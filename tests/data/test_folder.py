@@ -1,10 +1,16 @@
 """image_folder: layouts, archives, bad input, and the cache of what was decoded."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
+import socket
+import stat
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
-from avmixup_kit.data import Augmentation, Data, image_folder
+from avmixup_kit.data import Augmentation, Data, archives, image_folder
 from avmixup_kit.data import datasets as module
 
 
@@ -190,7 +196,7 @@ def test_class_folders_that_disagree(tmp_path: Path, name: str) -> None:
     refused(write(tmp_path / "mine", layout() | {name: png(pixels(7))}), message)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", png(pixels(3, 40, 40))[:-600]])
+@pytest.mark.parametrize("content", [b"", b"no image", png(pixels(3))[:-30]])
 def test_an_image_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
     files = layout() | {"train/dog/2.png": content}
     refused(
@@ -200,8 +206,8 @@ def test_an_image_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
 
 def test_a_truncated_jpeg(tmp_path: Path) -> None:
     stream = io.BytesIO()
-    Image.fromarray(pixels(0, 64, 64)).save(stream, "jpeg")
-    files = layout() | {"train/dog/2.jpg": stream.getvalue()[:-300]}
+    Image.fromarray(pixels(0)).save(stream, "jpeg")
+    files = layout() | {"train/dog/2.jpg": stream.getvalue()[:-30]}
     refused(write(tmp_path / "mine", files), r"train/dog/2.jpg: not an image .* truncated")
 
 
@@ -263,6 +269,251 @@ def test_a_member_that_is_a_link(tmp_path: Path, kind: bytes) -> None:
         link.type, link.linkname = kind, "/etc/passwd"
         tar.addfile(link)
     refused(path, "its member 'train/cat/link.png' is a link: not allowed")
+
+
+def test_a_link_in_a_zip(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", layout())
+    link = zipfile.ZipInfo("notes/link.txt")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "a") as out:
+        out.writestr(link, "/etc/passwd")
+    refused(path, "its member 'notes/link.txt' is a link: not allowed")
+
+
+# ------------------------------------------------------------------------------ hostile files
+
+
+def test_what_is_no_image_format_by_name_is_not_opened(tmp_path: Path, monkeypatch: Any) -> None:
+    """Pillow would hand the EPS file to whatever is called gs."""
+    ran = tmp_path / "ran"
+    gs = tmp_path / "bin" / "gs"
+    write(tmp_path, {"bin/gs": f"#!/bin/sh\ntouch {ran}\n".encode()})
+    gs.chmod(0o755)
+    monkeypatch.setenv("PATH", str(gs.parent), prepend=os.pathsep)
+    eps = io.BytesIO()
+    Image.fromarray(pixels(1)).save(eps, "eps")
+    ico = io.BytesIO()
+    Image.fromarray(pixels(1)).resize((16, 16)).save(ico, "ico")
+    for content in (eps.getvalue(), ico.getvalue()):
+        mine = write(tmp_path / "mine", layout() | {"train/cat/9.png": content})
+        refused(mine, r"train/cat/9.png: not an image that can be decoded \(cannot identify")
+    assert not ran.exists()
+    for kind, ending in (("gif", "gif"), ("webp", "webp"), ("tiff", "tif"), ("ppm", "ppm")):
+        stream = io.BytesIO()
+        Image.fromarray(pixels(1)).save(stream, kind)
+        image_folder(
+            write(tmp_path / kind, layout() | {f"train/cat/9.{ending}": stream.getvalue()})
+        )
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def local_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        os.chdir(path.parent)  # names of sockets are short
+        listening.bind(path.name)
+
+
+@pytest.mark.parametrize("make", [pipe, device, local_socket])
+def test_what_is_no_regular_file_is_not_opened(
+    tmp_path: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine = write(tmp_path / "mine", layout())
+    make(mine / "train" / "cat" / "x.png")
+    refused(mine, r"cat/x.png: a pipe, device or socket is not allowed: a regular file is$")
+    make(tmp_path / "a.zip")
+    refused(tmp_path / "a.zip", r"a.zip: a pipe, device or socket is not allowed")
+
+
+def test_a_link_to_a_regular_file_is_that_file(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine", layout())
+    was = image_folder(mine).train.checksum
+    there = mine / "train" / "cat" / "0.png"
+    there.rename(tmp_path / "elsewhere.png")
+    there.symlink_to(tmp_path / "elsewhere.png")
+    assert image_folder(mine).train.checksum == was
+
+
+def test_links_that_lead_back_end(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine", layout())
+    for name in ("a", "b"):
+        (mine / "train" / name).symlink_to(mine / "train")
+    refused(mine, r"Too many levels of symbolic links: '.*/mine/train/a/a/a", OSError)
+
+
+def test_a_large_image_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: Any) -> None:
+    head = bytearray(png(pixels(1)))
+    head[16:24] = (1 << 13).to_bytes(4, "big") + ((1 << 13) + 1).to_bytes(4, "big")
+    head[29:33] = zlib.crc32(head[12:29]).to_bytes(4, "big")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
+    mine = write(tmp_path / "mine", {"train/cat/0.png": bytes(head)})
+    refused(mine, r"train/cat/0.png: 67117056 pixels: allowed are at most 67108864$")
+
+
+def test_an_image_of_another_size_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    files = layout() | {"train/cat/0.png": png(pixels(1, 40, 40))}
+    mine, seen = write(tmp_path / "mine", files), []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load", lambda image: (seen.append(image.size), load(image))[1]
+    )
+    refused(mine, "test/cat/0.png is 4x5 and train/cat/0.png is 40x40")
+    assert set(seen) == {(5, 4)}
+
+
+def test_all_images_together_have_a_limit_too(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(archives, "room", lambda: 600)
+    refused(
+        write(tmp_path / "mine", layout()),
+        r"all images up to train/dog/2.png: 660 bytes: allowed are at most 600; fewer, or size=",
+    )
+    assert archives.DECODED >= 2**35
+
+
+def test_the_room_for_images_is_half_of_what_the_machine_has(monkeypatch: Any) -> None:
+    archives.room.cache_clear()
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+    assert archives.room() == 2_048_000
+    archives.room.cache_clear()
+    monkeypatch.setattr(os, "sysconf", lambda _: -1 << 20)
+    assert archives.room() == archives.DECODED
+    archives.room.cache_clear()
+
+
+class Opened:
+    """How many bytes a decompressor was asked for, at once and together."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.total = self.most = 0
+        for kind in (gzip.GzipFile, lzma.LZMAFile, bz2.BZ2File, zipfile.ZipExtFile):
+            monkeypatch.setattr(kind, "read", self._counting(kind.read))
+
+    def _counting(self, read: Callable[..., bytes]) -> Callable[..., bytes]:
+        def counted(stream: Any, size: int = -1) -> bytes:
+            content = read(stream, size)
+            self.total += len(content)
+            self.most = max(self.most, len(content))
+            return content
+
+        return counted
+
+
+def bomb(path: Path, head: bytes, size: int) -> Path:
+    """A compressed tar of one header and many zeros, written without ever holding them."""
+    opener: Any = {"gz": gzip.open, "xz": lzma.open, "bz2": bz2.open}[path.suffix[1:]]
+    with opener(path, "wb") as out:
+        out.write(head)
+        for _ in range(size // (1 << 20)):
+            out.write(bytes(1 << 20))
+    return path
+
+
+def header(kind: bytes, size: int, name: str = "train/cat/0.png") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("ending", ["gz", "xz", "bz2"])
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        (tarfile.REGTYPE, 1 << 40, r"'train/cat/0.png': 1099511627776 bytes: allowed are at most"),
+        (tarfile.XHDTYPE, 1 << 23, r"truncated or altered archive \(headers of more than 1048576"),
+        (tarfile.GNUTYPE_LONGNAME, 1 << 23, r"altered archive \(headers of more than 1048576 b"),
+        (tarfile.XGLTYPE, 1 << 23, r"truncated or altered archive \(headers of more than 104857"),
+    ],
+)
+def test_a_tar_reads_no_more_than_its_headers_may_claim(
+    tmp_path: Path, monkeypatch: Any, ending: str, kind: bytes, size: int, message: str
+) -> None:
+    path = bomb(tmp_path / f"a.tar.{ending}", header(kind, size), 1 << 23)
+    assert path.stat().st_size < 20_000
+    opened = Opened(monkeypatch)
+    refused(path, message)
+    assert opened.total <= 2 * (3 << 20)
+
+
+def sparse_map() -> bytes:
+    """A member in GNU's sparse format 1.0, whose map claims to have no end."""
+    info = tarfile.TarInfo("train/cat/0.png")
+    info.size = 1 << 22
+    info.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": "train/cat/0.png",
+        "GNU.sparse.realsize": "9",
+    }
+    return info.tobuf(tarfile.PAX_FORMAT) + b"999999999\n"
+
+
+def test_a_sparse_map_without_end_is_not_followed(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "a.tar.gz"
+    with gzip.open(path, "wb") as out:
+        out.write(sparse_map())
+        for _ in range(1 << 12):
+            out.write(b"0\n" * 512)
+    opened = Opened(monkeypatch)
+    refused(path, r"headers of more than 1048576 bytes")
+    assert opened.total <= 2 * (2 << 20)
+
+
+def test_an_archive_has_so_many_members_and_bytes_and_no_more(tmp_path: Path, monkeypatch: Any):
+    for name in ("a.zip", "a.tar", "a.tar.xz"):
+        path = archive(tmp_path / name, layout())
+        with monkeypatch.context() as patch:
+            patch.setattr(archives, "MEMBERS", 11)
+            refused(path, rf"{name}: 12 members: allowed are at most 11$")
+        with monkeypatch.context() as patch:
+            patch.setattr(archives, "BYTES", 50)
+            refused(path, r"its member 'train/cat/0.png': \d+ bytes: allowed are at most 50$")
+        with monkeypatch.context() as patch:
+            patch.setattr(archives, "UNPACKED", 1000)
+            refused(path, rf"{name}: \d+ bytes, unpacked: allowed are at most 1000$")
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "BYTES", 50)
+        refused(write(tmp_path / "mine", layout()), r"0.png: \d+ bytes: allowed are at most 50$")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_member_that_is_larger_than_it_says_is_read_no_further(
+    tmp_path: Path, monkeypatch: Any, method: int
+) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as out:
+        out.writestr("train/cat/0.png", bytes(1 << 24))
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\x01\x02")
+    for at in (22, entry + 24):
+        content[at : at + 4] = (100).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert len(content) < 20_000
+    opened = Opened(monkeypatch)
+    refused(path, r"truncated or altered archive \(Bad CRC-32 for file")
+    assert opened.total <= 200
+
+
+def test_a_class_whose_name_is_not_utf_8_is_shown_by_its_bytes(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine", layout())
+    for part in ("train", "test"):
+        os.rename(mine / part / "cat", os.fsencode(mine / part) + b"/c\xe9t")
+    data = image_folder(mine)
+    assert data.classes == ("c\\xe9t", "dog")
+    assert len(data.train) + len(data.validation) == 8
+    archived = tmp_path / "a.tar"
+    with tarfile.open(archived, "w") as out:
+        out.add(mine, "")
+    assert image_folder(archived).train.checksum == data.train.checksum
 
 
 Count = Callable[[], int]

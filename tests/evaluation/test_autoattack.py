@@ -1,7 +1,9 @@
 """AutoAttack through the kit gives what its authors' package gives, example by example."""
 
+import ast
 import importlib
 import logging
+import re
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -260,8 +262,10 @@ def test_what_cannot_be_attacked_is_refused_before_any_other_attack_is_paid_for(
     # Square's l2 tiles leave the image at 12 x 12.
     x, y = torch.full((4, 1, 12, 12), 0.5), torch.tensor([0, 1, 2, 3])
     message = r"image size = '12 x 12' is not allowed: .*leave it out with attacks=\('apgd-ce', "
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         evaluate(Paid().eval(), (x, y), [av.pgd(), autoattack(0.5, norm="l2")], check=False)
+    (advised,) = re.findall(r"attacks=(\(.*\))", str(caught.value))
+    autoattack(0.5, norm="l2", attacks=ast.literal_eval(advised)).check(10, (1, 12, 12))
     lonely = replace(digits.test, labels=digits.test.labels * 0, classes=("all",))
     with pytest.raises(ValueError, match="number of classes = 1 is not allowed"):
         evaluate(Paid().eval(), lonely, [av.pgd(), autoattack(0.1)], check=False)

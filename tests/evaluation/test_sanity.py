@@ -2,16 +2,20 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import avmixup_kit as av
+from avmixup_kit.evaluation import ladder
+from avmixup_kit.evaluation.crafting import starts
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.images import as_images
 from avmixup_kit.evaluation.ladder import evaluate
-from avmixup_kit.evaluation.sanity import inspect
+from avmixup_kit.evaluation.sanity import Again, inspect
 
 EPSILON = 0.15
 
@@ -159,6 +163,166 @@ def test_checks_can_be_switched_off(trained, split):
     model = Wrapped(trained, after=lambda z: z.softmax(1))
     result = evaluate(model, split, [av.fgsm(EPSILON)], check=False)
     assert torch.equal(result.of("Clean"), evaluate(trained, split).of("Clean"))
+
+
+class Odd(nn.Module):
+    """Is sound on the first ``sound`` images it sees and in small batches, and odd elsewhere."""
+
+    def __init__(self, model, oddly, batch=0, sound=10**9):
+        super().__init__()
+        self.model, self.oddly, self.batch, self.sound = model, oddly, batch, sound
+        self.rows = 0
+
+    def forward(self, x):
+        logits = self.model(x)
+        if not x.requires_grad:
+            self.rows += len(x)
+        if len(x) > self.batch and self.rows > self.sound:
+            return self.oddly(logits)
+        return logits
+
+
+# What `inspect` looks at: 64 images twice, two more, three times 64 in other units, one gradient.
+LOOKED_AT = 5 * 64 + 2
+
+
+@pytest.mark.parametrize("attacked", [True, False])
+@pytest.mark.parametrize(
+    ("oddly", "batch", "sound"),
+    [
+        (lambda z: z + torch.randn_like(z), 0, LOOKED_AT),
+        (lambda z: z - z.mean(0), 64, 0),
+        (lambda z: z.roll(1, 0), 64, 0),
+        (lambda z: z * len(z), 0, LOOKED_AT),
+        (lambda z: z if len(z) > 64 else z * torch.nan, 0, LOOKED_AT),
+    ],
+)
+def test_a_model_at_odds_with_itself_where_nobody_looked_is_named(
+    trained, digits, oddly, batch, sound, attacked
+):
+    model = Odd(trained, oddly, batch, sound).eval()
+    attacks = [av.pgd(steps=1, epsilon=EPSILON)] if attacked else []
+    with pytest.raises(ValueError, match="move by .* asked for again in other company: the model"):
+        evaluate(model, digits.test, attacks)
+
+
+def test_looking_again_costs_a_hundredth_of_an_evaluation_at_most(trained, digits):
+    model = Odd(trained, lambda z: z)
+    for count, attacks, more in (
+        (449, [], 4),
+        (449, [av.pgd(steps=20, epsilon=EPSILON)], 4),
+        (90, [av.fgsm(EPSILON)], 1),
+        (90, [], 0),
+        (1, [av.fgsm(EPSILON)], 0),
+    ):
+        split, rows = digits.test.subset(torch.arange(count)), []
+        for checked in (True, False):
+            model.rows = 0
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(ladder, "inspect", lambda *_, **__: ())
+                found = evaluate(model, split, attacks, check=checked)
+            rows.append(model.rows)
+        assert rows[0] - rows[1] == more
+        assert more <= 0.01 * (rows[1] + 3 * sum(found.gradients))
+
+
+def test_where_all_images_are_seen_once_each_the_grid_holds_them_in_their_order(trained, digits):
+    part = torch.arange(449).flip(0)
+    again = Again(part, True)
+    assert len(again.index) == len(set(again.index.tolist())) == 4
+    x = digits.test.batch(part)[0]
+    for rows, numbers in zip(x.split(100), part.split(100), strict=True):
+        again.keep(numbers, trained(rows).detach())
+    again.check(trained, digits.test)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda x: x, "model = <lambda> is not allowed: an nn.Module; call a class or function"),
+        (av.small_cnn, "model = small_cnn is not allowed: an nn.Module"),
+        (None, "model = None is not allowed: an nn.Module"),
+    ],
+)
+@pytest.mark.parametrize("check", [True, False])
+def test_what_is_no_module_is_named(split, model, message, check):
+    for source in (split, split.batch(range(4))):
+        images = source if source is split else (source[0], source[1].argmax(1))
+        with pytest.raises(TypeError, match=message):
+            evaluate(model, images, check=check)
+
+
+@pytest.mark.parametrize(
+    ("after", "kind"),
+    [
+        (lambda z: (z, z), "tuple"),
+        (lambda z: {"logits": z}, "dict"),
+        (lambda z: None, "NoneType"),
+        (lambda z: z.to(torch.complex64), "torch.complex64"),
+        (lambda z: z.long(), "torch.int64"),
+    ],
+)
+@pytest.mark.parametrize("check", [True, False])
+def test_an_output_that_is_no_tensor_of_floats_is_named(trained, split, after, kind, check):
+    x, y = split.batch(range(30))
+    for images in (split, (x, y.argmax(1))):
+        with pytest.raises(TypeError, match=f"the model returned = {kind} is not allowed: logits"):
+            evaluate(Wrapped(trained, after=after), images, check=check)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
+def test_logits_of_another_precision_are_evaluated(trained, split, kind):
+    plain = evaluate(trained, split)
+    assert torch.equal(evaluate(Wrapped(trained, after=lambda z: z.to(kind)), split).correct,
+                       plain.correct)  # fmt: skip
+
+
+def seven() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (seven, r"PGD2 \(transfer\), of its source: the model's output has shape \(1, 7\), the"),
+        (lambda: lambda x: x, r"of its source: model = <lambda> is not allowed: an nn.Module"),
+        (lambda: seven().half(), r"of its source: the model's weights are torch.float16, images"),
+        (lambda: Wrapped(seven(), after=lambda z: (z,)), "source: what the model returned = tuple"),
+    ],
+)
+def test_a_source_that_cannot_answer_is_named_before_any_attack(trained, split, source, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        evaluate(trained, split, [av.pgd(steps=2, epsilon=EPSILON, source=source())], check=False)
+
+
+@pytest.mark.parametrize("seed", ["a", None, float("nan"), 1.5, True, -1, 2**63])
+def test_a_seed_that_is_no_number_is_named(trained, split, seed):
+    with pytest.raises(ValueError, match=r"^seed = .* is not allowed: a whole number"):
+        evaluate(trained, split, seed=seed)
+    attack = [av.pgd(steps=1, epsilon=EPSILON)]
+    numpys: Any = np.int64(3)
+    twice = [evaluate(trained, split, attack, seed=number).correct for number in (3, numpys)]
+    assert torch.equal(*twice)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda x: x.float() / 255,
+        lambda x: x.float() * (1 / 255),
+        lambda x: (x.half() / 255).float(),
+        lambda x: x.double() / 255,
+    ],
+)
+def test_images_that_are_bytes_but_for_rounding_start_where_those_bytes_do(digits, convert):
+    """Their pixels differ in the last places; their random starts no longer do."""
+    bytes_, part = digits.test, torch.arange(449)
+    floats = as_images(nn.Flatten(), (convert(bytes_.images), bytes_.labels))
+    attack = av.pgd(steps=20, epsilon=EPSILON)
+    assert torch.equal(starts(floats, part, attack, 0), starts(bytes_, part, attack, 0))
+    x = bytes_.batch(part)[0]
+    others = replace(bytes_, images=x + 1e-3 * (x < 0.5))
+    assert not torch.equal(starts(others, part, attack, 0), starts(bytes_, part, attack, 0))
 
 
 def test_tensors_give_the_verdicts_of_the_split_they_came_from(trained, split):

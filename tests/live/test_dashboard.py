@@ -24,6 +24,7 @@ from avmixup_kit.training.signs import Sign
 pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
 
+import ipywidgets as widgets
 import plotly.graph_objects as go
 from IPython.core.formatters import DisplayFormatter
 
@@ -32,6 +33,7 @@ from avmixup_kit.live.lab.run import Curve, LiveRun
 from avmixup_kit.live.lab.trainer import Trainer
 from avmixup_kit.live.lab.words import turned
 from avmixup_kit.training import checkpoints
+from tests.live.widgets import number as number_of
 from tests.live.widgets import synced, traces
 
 EPSILON = 0.15
@@ -601,6 +603,26 @@ def test_a_folder_that_holds_another_run_is_not_overwritten(digits, tmp_path):
         lab.load(tmp_path / "nowhere")
 
 
+def test_a_saved_run_that_went_on_elsewhere_or_is_in_use_is_not_overwritten(digits, tmp_path):
+    lab = show(digits)
+    lab.start()
+    at_step(lab, 3)
+    lab.pause()
+    lab.save(tmp_path)
+    lab.save(tmp_path)
+    records = runs.log(new(digits), tmp_path, resume=True)
+    next(records)
+    with pytest.raises(BlockingIOError, match=f"the run folder {tmp_path} is in use by another"):
+        lab.save(tmp_path)
+    for _ in records:
+        pass
+    with pytest.raises(FileExistsError, match="already holds a run: choose another folder"):
+        lab.save(tmp_path)
+    assert checkpoints.load_checkpoint(tmp_path / "latest.pt")["training"]["step"] == STEPS
+    lab.load(tmp_path)
+    lab.save(tmp_path)
+
+
 def test_a_run_of_other_images_is_not_loaded(digits, tmp_path):
     fewer = Training(
         av.small_cnn(digits, base_channels=4), digits.train.subset(100),
@@ -693,6 +715,79 @@ def test_two_dashboards_run_side_by_side(digits):
     assert identical(weights(b.training), headless(digits, [Turn(0, {"gamma": 3.0})]))
     with pytest.raises(ValueError, match="this training is in the dashboard 'a': close that first"):
         show(digits, a.training, name="c")
+
+
+def test_a_dashboard_whose_trainer_is_closed_already_closes_at_once(digits):
+    lab = show(digits)
+    changed, waits = lab.trainer.changed, []
+    wait = changed.wait
+
+    def watched(timeout=None):
+        waits.append(timeout)
+        return wait(timeout)
+
+    changed.wait = watched
+    lab.trainer.close()
+    waits.clear()
+    until(lambda: waits and waits[-1] is None and not changed.is_set())
+    lab.close()
+    assert not lab.thread.is_alive()
+
+
+def test_a_closed_dashboard_leaves_no_widget_behind(digits):
+    def registered():
+        return set(widgets.Widget.get_manager_state()["state"])
+
+    show(digits).close()  # plotly's code comes with the first figure and stays
+    other = live.soft_labels()
+    before = registered()
+    lab = show(digits)
+    assert len(registered() - before) > 100
+    lab.close()
+    assert registered() == before
+    number_of(other, "gamma").box.value = 3.0
+    assert other.controls["gamma"].value == 3.0
+
+
+def test_a_training_has_one_thread_that_trains_it(digits):
+    lab = show(digits)
+    said = "this training is in the dashboard 'lab': close that first"
+    with pytest.raises(ValueError, match=said):
+        Trainer(lab.training)
+    two = show(digits, name="two")
+    with pytest.raises(ValueError, match=said):
+        two.trainer.add(lambda: (lab.training, None)).result(PATIENCE)
+    lab.close()
+    Trainer(lab.training, probe_images=10).close()
+
+
+def test_a_step_by_hand_waits_until_the_dashboard_has_looked(digits):
+    lab = show(digits)
+    looking, enough, went_wrong = threading.Event(), threading.Event(), []
+
+    def look():
+        with attacks.frozen(lab.training.model):
+            looking.set()
+            enough.wait(PATIENCE)
+
+    def step():
+        try:
+            next(lab.training)
+        except RuntimeError as error:
+            went_wrong.append(error)
+
+    asked = lab.trainer.ask("look", look)
+    assert looking.wait(PATIENCE)
+    by_hand = threading.Thread(target=step)
+    by_hand.start()
+    by_hand.join(0.5)
+    enough.set()
+    asked.result(PATIENCE)
+    by_hand.join(PATIENCE)
+    assert not went_wrong
+    lab.start()
+    lab.join(PATIENCE)
+    assert identical(weights(lab.training), headless(digits))
 
 
 def test_a_closed_dashboard_lets_go_of_its_model(digits):

@@ -466,11 +466,22 @@ def edit(**changes):
 DAMAGE = {
     "torn": (
         lambda path: path.write_bytes(path.read_bytes()[:500]),
-        r"pgd-0.json is corrupted \(.*\): restore or remove it; nothing was overwritten",
+        r"pgd-0.json is corrupted: restore or remove it; nothing was overwritten \(JSONDecode.*\)$",
     ),
-    "no accuracy": (edit(accuracy={"Clean": 86.88}), r"is corrupted \(accuracies are not fract"),
-    "no number": (edit(accuracy=None), r"pgd-0.json is corrupted \(.*\): restore or remove"),
-    "another column": (edit(accuracy={"PGD7": 0.5}), "corrupted .no column of table1 is 'PGD7'"),
+    "no accuracy": (
+        edit(accuracy={"Clean": 86.88}),
+        r"is corrupted: .*accuracies are not fractions",
+    ),
+    "no number": (edit(accuracy=None), r"pgd-0.json is corrupted: restore or remove it"),
+    "another column": (
+        edit(accuracy={"PGD7": 0.5}),
+        "is corrupted: .* .no column of table1 is 'PGD7'",
+    ),
+    "no object": (lambda path: path.write_text("[]"), "it holds a list, not a dict"),
+    "nested": (lambda path: path.write_text("[" * 10**5), r"\(RecursionError: maximum recursion"),
+    "not UTF-8": (lambda path: path.write_bytes(b'{"\xff": 1}'), r"\(UnicodeDecodeError: 'utf-8'"),
+    "better than it was": (edit(accuracy__Clean=0.99), "pgd-0.npz and pgd-0.json do not belong"),
+    "more images than there were": (edit(data__n=450), "pgd-0.npz and pgd-0.json do not belong"),
     "another format": (
         edit(format=0),
         r"pgd-0.json is of format 0, written by another version of this kit, which writes format 1",
@@ -561,7 +572,7 @@ def test_verdicts_that_were_damaged_are_named(made, tmp_path):
     shutil.copytree(made / "runs", tmp_path / "runs")
     path = tmp_path / "runs/smoke/digits/standard-0/verdicts.npz"
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(ValueError, match=r"verdicts.npz is corrupted \(BadZipFile\): remove it"):
+    with pytest.raises(ValueError, match=r"verdicts.npz is corrupted: remove it.*\(BadZipFile"):
         make(["table1"], tmp_path, seeds=[0])
     path.unlink()
     _, said = make(["table1"], tmp_path, seeds=[0])
@@ -576,8 +587,27 @@ def test_verdicts_and_file_that_do_not_belong_together_are_refused(copy):
     with pytest.raises(ValueError, match=r"pgd-0.npz and pgd-0.json do not belong together"):
         first.evaluation()
     (folder / "pgd-0.npz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"pgd-0.npz is corrupted"):
+    with pytest.raises(ValueError, match=r"pgd-0.npz is damaged or of another version \(BadZip"):
         first.evaluation()
+
+
+def test_a_table_is_held_against_its_verdicts_and_says_which_are_missing(copy):
+    assert "Not checked" not in load("table1", TINY, copy / "results").markdown()
+    for path in (copy / "results/table1/smoke").glob("pgd-*.npz"):
+        path.unlink()
+    (table,), _ = make(["table1"], copy, only_table=True)
+    for text in (table.markdown(), table.text()):
+        assert "Not checked, for their verdicts are missing: pgd-0.npz, pgd-1.npz." in text
+
+
+def test_verdicts_that_were_lost_are_written_again_from_the_run_folder(made, tmp_path):
+    shutil.copytree(made / "runs", tmp_path / "runs")
+    shutil.copytree(made / "results", tmp_path / "results")
+    path = tmp_path / "results/table1/smoke/pgd-0.npz"
+    was = path.read_bytes()
+    path.unlink()
+    make(["table1"], tmp_path, seeds=[0, 1])
+    assert path.read_bytes() == was
 
 
 # ----------------------------------------------------------------------- what the tables say

@@ -1,9 +1,12 @@
 """The search: judged by a margin on validation images, shared, resumable, the same every time."""
 
+import contextlib
 import dataclasses
+import gc
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -86,6 +89,66 @@ def test_the_same_search_twice_is_the_same_and_another_seed_is_not(tmp_path, dat
     assert plain(again) == plain(found)[:4]
     other = plan(settings=dataclasses.replace(TINY, seed=1))
     assert plain(tuning.search(data, tmp_path / "other", trials=4, plan=other)) != plain(again)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def quickly(worker: study_module.Worker, study: Any, trial: Any) -> None:
+    """In place of a training: a value of the settings alone, which the sampler then follows."""
+    params = trial.params
+    study.tell(trial, params["gamma"] / 4 - abs(params["lambda2"] - 0.3) + params["clip_vertex"])
+
+
+def killed_before_suggestion(number: int, patch: pytest.MonkeyPatch) -> None:
+    """Let this process die before the suggestion of that number from now, and leave no trace."""
+    count = iter(range(10**6))
+
+    def dying(suggest: Any) -> Any:
+        def suggested(trial: Any, *given: Any, **named: Any) -> Any:
+            if next(count) == number:
+                raise Killed
+            return suggest(trial, *given, **named)
+
+        return suggested
+
+    for kind in ("suggest_float", "suggest_categorical"):
+        patch.setattr(optuna.Trial, kind, dying(getattr(optuna.Trial, kind)))
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_killed_between_any_two_suggestions_it_goes_on_as_the_same_search(
+    tmp_path, data, monkeypatch, inside
+):
+    """Ten trials are drawn at random, later ones from those before; the first may be enqueued."""
+    monkeypatch.setattr(study_module.Worker, "_run", quickly)
+    monkeypatch.setattr(tuning.Found, "save", lambda *_, **__: None)
+    monkeypatch.setattr("avmixup_kit.search.result.importance", lambda _: {})
+    searched = plan(also=("clip_vertex",), **({} if inside else {"gamma": (2.5, 3.0)}))
+
+    def go_on(name: str, trials: int, number: int | None = None) -> list[Any]:
+        def search() -> tuning.Found:
+            about: dict[str, Any] = {"plan": searched, "storage": tmp_path / name / "a.journal"}
+            return tuning.search(data, tmp_path / name, trials=trials, **about)
+
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            if number is not None:
+                killed_before_suggestion(number, patch)
+            search()
+            assert number is None
+        gc.collect()  # with the process, its locks would be gone
+        return [(t.number, t.params, t.state) for t in search().trials]
+
+    whole = go_on("whole", 12)
+    assert len({tuple(params.values()) for _, params, _ in whole}) == 12
+    go_on("ten", 10)
+    for before, number in ((0, 0), (0, 1), (0, 3), (0, 5), (0, 7), (10, 0), (10, 1), (10, 3)):
+        name = f"killed {before} {number}"
+        if before:
+            shutil.copytree(tmp_path / "ten", tmp_path / name)
+        trials = before + 2
+        assert go_on(name, trials, number) == whole[:trials], (before, number)
 
 
 def test_the_papers_setting_is_the_first_trial_where_it_is_in_the_space(tmp_path, data, found):

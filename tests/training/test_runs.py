@@ -295,6 +295,27 @@ def test_checkpoints_in_pieces_go_on_whole_and_back(digits, tmp_path):
     )
 
 
+def test_what_a_kill_left_of_checkpoints_is_swept_when_the_run_is_taken_up(digits, tmp_path):
+    wide(digits, tmp_path, steps=2, piece_mib=1)
+    kept = {file.name for file in tmp_path.iterdir()}
+    left = (
+        ".latest.pt.0a1b2c3d.000.part", ".best.pt.part", "latest.pt.0a1b2c3d.000",
+        "best.pt.0a1b2c3d.001",
+    )  # fmt: skip
+    others = (".evaluation.json.part", "latest.pt.notes.txt", "my.pt.0a1b2c3d.x")
+    for name in (*left, *others):
+        (tmp_path / name).write_bytes(b"half")
+    wide(digits, tmp_path, resume=True, steps=3, piece_mib=1)
+    now = {file.name for file in tmp_path.iterdir()}
+    assert not now & set(left)
+    assert set(others) <= now
+    assert len(now) == len(kept) + len(others)
+    (tmp_path / "latest.pt").write_text('{"pieces": [')
+    with pytest.raises(ValueError, match="latest.pt is truncated, altered"):
+        wide(digits, tmp_path, resume=True, steps=4, piece_mib=1)
+    assert {file.name for file in tmp_path.iterdir()} == now, "a damaged list keeps its pieces"
+
+
 @pytest.mark.parametrize("damage", ["missing", "torn", "altered", "list"])
 def test_a_damaged_piece_is_named(tmp_path, damage):
     path = tmp_path / "latest.pt"
@@ -469,7 +490,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(digits, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     before = (tmp_path / "latest.pt").read_bytes()
-    with pytest.raises(OSError, match=r"could not write .*latest.pt \(No space left on device\)"):
+    said = r"could not write .*log.jsonl \(No space left on device\); the last checkpoint is kept"
+    with pytest.raises(OSError, match=said):
         finish(records)
     monkeypatch.undo()
     assert (tmp_path / "latest.pt").read_bytes() == before

@@ -18,14 +18,14 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 
 from avmixup_kit import methods
-from avmixup_kit._base import check
+from avmixup_kit._base import check, html
 from avmixup_kit._base.plots import GREY
 from avmixup_kit.data import Data
-from avmixup_kit.live.controls import Choice, Control, Number, grid, inside, row, stored
+from avmixup_kit.live.controls import Choice, Control, Number, close, grid, row, stored
 from avmixup_kit.live.figures import LiveFigure
 from avmixup_kit.live.lab import menu, new_run, panels, words
 from avmixup_kit.live.lab.run import LiveRun
-from avmixup_kit.live.lab.trainer import Trainer
+from avmixup_kit.live.lab.trainer import Trainer, check_free
 from avmixup_kit.methods.method import Method
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
@@ -77,9 +77,7 @@ def show(
     if data is not None and data.train.checksum != training.split.checksum:
         raise ValueError(f"data = {data.name} holds other training images than the training's")
     check.number("period", period, "(0, inf)", "seconds, more than 0")
-    for other in _open.values():
-        if other.name != name and any(run.training is training for run in other.trainer.runs):
-            raise ValueError(f"this training is in the dashboard {other.name!r}: close that first")
+    check_free(training, _open[name].trainer if name in _open else None)
     if name in _open:
         _open[name].close()
     trainer = Trainer(training, data, probe_every=probe_every, probe_images=probe_images, name=name)
@@ -184,11 +182,10 @@ class Dashboard(widgets.VBox):
         if _open.get(self.name) is self:
             del _open[self.name]
         self.trainer.close()
+        self.trainer.changed.set()  # a trainer that was closed before will not say so again
         if threading.current_thread() is not self.thread:
             self.thread.join(30)
-        # ipywidgets keeps every open widget, and with this one its models, in a list of its own.
-        for widget in list(inside(self)):
-            widget.close()
+        close(self)
         super().close()
 
     def static(self) -> go.Figure:
@@ -373,7 +370,8 @@ class Dashboard(widgets.VBox):
                     number.value = method.parameters[name]
                 number.complain("")
             else:
-                number.error.value = f'<span style="color:{GREY}">{title} has none</span>'
+                said = '<span style="color:{}">{} has none</span>'
+                number.error.value = str(html.markup(said, GREY, title))
         self.note.value = words.label_note(method)
 
     def _draw(self) -> None:

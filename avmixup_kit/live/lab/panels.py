@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from avmixup_kit._base.plots import COLOURS, GREY, styled
+from avmixup_kit._base.plots import COLOURS, GREY, label, styled
 from avmixup_kit.evaluation import scatter as features
 from avmixup_kit.live.lab.run import LiveRun
 from avmixup_kit.live.lab.words import turned
@@ -58,13 +58,13 @@ def fill(figure: Any, runs: list[LiveRun], current: LiveRun, every: bool = True)
 
     Unless ``every`` is true, only new curves and those of the current run, which alone grow.
     """
-    traces = {trace.name + trace.meta: trace for trace in figure.data}
+    traces = {(trace.name, trace.meta): trace for trace in figure.data}
     for number, run in enumerate(runs):
         colour = COLOURS[number % len(COLOURS)]
         for what, panel, dash, curve in _lines(run):
-            if run.name + what not in traces:
+            if (label(run.name), what) not in traces:
                 figure.add_scatter(
-                    name=run.name,
+                    name=label(run.name),
                     meta=what,
                     legendgroup=run.name,
                     showlegend=panel == 1,
@@ -77,7 +77,7 @@ def fill(figure: Any, runs: list[LiveRun], current: LiveRun, every: bool = True)
                 )
                 trace = figure.data[-1]
             elif every or run is current:
-                trace = traces[run.name + what]
+                trace = traces[label(run.name), what]
             else:
                 continue
             steps, values = curve.arrays()

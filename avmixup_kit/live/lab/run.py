@@ -150,7 +150,7 @@ class LiveRun:
         self.kept: dict[int, dict[str, Any]] = {}
         self.keep_every = max(1, math.ceil(training.steps / KEPT))
         self.evaluation: tuple[int, Evaluation] | None = None
-        self.folders: set[Path] = set()
+        self.folders: dict[Path, object] = {}  # saved or loaded, and which checkpoint it was
         self.warnings: list[tuple[int, Sign]] = []
         self.signs = Signs(training.split, lambda: training.judged)
         self._losses: list[tuple[int, Tensor]] = []
@@ -275,13 +275,12 @@ class LiveRun:
         """Write a run folder that ``runs.log(resume=True)`` takes up; losses are thinned in it.
 
         Raises:
-            FileExistsError: the folder holds a run that did not come from here.
+            FileExistsError: the folder holds a run that did not come from here, or went on since.
             ValueError: a weight is not finite.
-            OSError: it could not be written; what stood there is kept.
+            OSError: it could not be written; what stood there is kept. BlockingIOError where
+                another process is using the folder.
         """
         training = self.training
-        if (folder / "run.json").exists() and folder.resolve() not in self.folders:
-            raise FileExistsError(f"{folder} already holds a run: choose another folder")
         first = min(self.kept)
         states = {f"step_{first:06d}.pt": self.kept[first], "latest.pt": training.state_dict()}
         about = runs.describe(training)
@@ -289,17 +288,28 @@ class LiveRun:
             made = {k: checkpoints.content(about["architecture"], v) for k, v in states.items()}
         except FloatingPointError as error:
             raise ValueError(f"{error}: such weights are never saved") from None
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folders.add(folder.resolve())
         about |= runs.remember(training)
-        for name, content in made.items():
-            checkpoints.save_checkpoint(folder / name, content)
-        text = "".join(json.dumps(line) + "\n" for line in self._log())
-        files.write_atomic(folder / "log.jsonl", text.encode())
         about |= provenance.provenance() | {"command": "avmixup_kit.live", "run": self.name}
-        files.write_atomic(folder / "run.json", json.dumps(about, indent=2).encode())
-        if self.evaluation is not None and self.evaluation[0] == training.step:
-            runs.save_evaluation(folder, self.evaluation[1])
+        text = "".join(json.dumps(line) + "\n" for line in self._log())
+        files.make_folder(folder)
+        # Another that only looks whether there is a run holds the lock for a moment.
+        with files.held(folder / "lock", 1.0, f"the run folder {folder}"):
+            if (folder / "run.json").exists() and not self._left_alone(folder):
+                raise FileExistsError(f"{folder} already holds a run: choose another folder")
+            try:
+                # What is taken up must lie within the log, and all be there once it is a run.
+                files.write_atomic(folder / "log.jsonl", text.encode())
+                for name, content in made.items():
+                    checkpoints.save_checkpoint(folder / name, content)
+                files.write_atomic(folder / "run.json", json.dumps(about, indent=2).encode())
+                if self.evaluation is not None and self.evaluation[0] == training.step:
+                    runs.save_evaluation(folder, self.evaluation[1])
+            finally:
+                self.folders[folder.resolve()] = _state_of(folder)
+
+    def _left_alone(self, folder: Path) -> bool:
+        """Return whether a run folder is as this run wrote or read it."""
+        return self.folders.get(folder.resolve()) == _state_of(folder)
 
     def _log(self) -> list[dict[str, Any]]:
         """Return turns and curves, thinned as they are, as lines of a run folder's log."""
@@ -319,7 +329,7 @@ class LiveRun:
             FileNotFoundError: the folder holds no run.
             ValueError: its checkpoint is damaged or its run had other images.
         """
-        networks = self.dial.networks
+        networks, read = self.dial.networks, _state_of(folder)
         about = runs.about(folder, networks)
         content = checkpoints.load_checkpoint(folder / "latest.pt")
         state, here = checkpoints.training_of(folder / "latest.pt", content), self.training
@@ -338,12 +348,18 @@ class LiveRun:
         training.load_state_dict(state)
         dial.expect(runs.turns_of(folder, networks)[len(dial.turns) :])
         run = LiveRun(name, training, self.data, self.probe_images)
-        run.folders.add(folder.resolve())
+        run.folders[folder.resolve()] = read
         for row, (steps, values) in runs.curves_of(folder).items():
             for step, value in zip(steps, values, strict=True):
                 if step < training.step and row in run.curves:
                     run.curves[row].add(step, value)
         return run
+
+
+def _state_of(folder: Path) -> object:
+    path = folder / "latest.pt"
+    found = path.stat() if path.exists() else None
+    return found and (found.st_ino, found.st_mtime_ns)
 
 
 def _some(split: Split, images: int) -> Split:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from avmixup_kit._base import check
+from avmixup_kit._base import check, files
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.live.lab.run import LiveRun, Status
@@ -37,6 +37,18 @@ def _end_all() -> None:
     # A daemon thread inside torch when the interpreter goes aborts the process.
     for trainer in list(_alive):
         trainer.close()
+
+
+def check_free(training: Training, but: "Trainer | None" = None) -> None:
+    """Refuse a training that an open trainer holds, ``but`` apart.
+
+    Raises:
+        ValueError: two threads would train one network.
+    """
+    for other in list(_alive):
+        held = any(run.training is training for run in other.runs)
+        if held and other is not but and other.thread.is_alive():
+            raise ValueError(f"this training is in the dashboard {other.name!r}: close that first")
 
 
 class _BeforeStep:
@@ -79,6 +91,10 @@ class Trainer:
         data: where validation and test images come from; None: curves of training images only.
         probe_every: steps between two measurements of accuracy.
         probe_images: how many images of each split they use.
+        name: of the dashboard.
+
+    Raises:
+        ValueError: another trainer holds the training and is not closed.
     """
 
     def __init__(
@@ -92,6 +108,8 @@ class Trainer:
     ) -> None:
         check.whole("probe_every", probe_every)
         check.whole("probe_images", probe_images)
+        check_free(training)
+        self.name = name
         self.probe_every, self.probe_images = probe_every, probe_images
         self.changed = threading.Event()
         self.runs: list[LiveRun] = [LiveRun("run 1", training, data, probe_images)]
@@ -257,8 +275,9 @@ class Trainer:
             if what != "wait":
                 self.complaint = self.news = ""
             try:
-                self._flush()
-                result = function()
+                with self.training.lock:
+                    self._flush()
+                    result = function()
             except Exception as error:
                 self.complaint, self.doing = f"Could not {what}: {_one_line(error)}", ""
                 _free(error)
@@ -270,6 +289,10 @@ class Trainer:
             self.changed.set()
 
     def _advance(self, run: LiveRun) -> None:
+        with run.training.lock:
+            self._take_step(run)
+
+    def _take_step(self, run: LiveRun) -> None:
         training = run.training
         before: _BeforeStep | None = _BeforeStep(training)
         try:
@@ -345,6 +368,7 @@ class Trainer:
         return self._enter(self.run.fork(step, f"fork {len(self.runs) + 1} at step {step}"))
 
     def _add(self, training: Training, data: Data | None) -> LiveRun:
+        check_free(training)
         name = f"run {len(self.runs) + 1}"
         return self._enter(LiveRun(name, training, data, self.probe_images))
 
@@ -376,7 +400,7 @@ class Trainer:
         return run
 
     def _export(self, path: Path) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(path.parent)
         runs.export_turns(self.dial, path)
         self.news = f"Wrote {len(self.dial.turns)} turns to {path}."
         return path

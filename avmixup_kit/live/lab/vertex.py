@@ -15,7 +15,8 @@ import torch
 from plotly.subplots import make_subplots
 from torch import Generator, Tensor, nn
 
-from avmixup_kit._base.plots import COLOURS, GREY, METHOD_COLOURS, styled
+from avmixup_kit._base import html
+from avmixup_kit._base.plots import COLOURS, GREY, METHOD_COLOURS, label, styled
 from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation.crafting import craft
 from avmixup_kit.live.controls import Explorer, Number, View
@@ -214,6 +215,7 @@ def _draw(scene: Scene, index: int, mix: AVmixup, epsilon: float) -> View:
     assert mix.alpha is not None
     t = (1 - mix.alpha) * mix.gamma
     classes, true = scene.split.classes, int(y.argmax())
+    labels = tuple(map(label, classes))
     said = scene.probabilities(torch.cat([x, x + delta, outer, x_hat]))
     shown = worth_a_bar(said[3], true)
     region = scene.plane(index, epsilon)
@@ -221,12 +223,12 @@ def _draw(scene: Scene, index: int, mix: AVmixup, epsilon: float) -> View:
         name: {"z": _pixels(image)}
         for name, image in zip(_IMAGES, (x, x + delta, outer, x_hat), strict=True)
     }
-    names = [classes[k] for k in shown]
+    names = [labels[k] for k in shown]
     traces |= {
         "asked of the network": {"x": names, "y": y_hat[0].cpu()[shown].double().numpy()},
         "said by the network": {"x": names, "y": said[3][shown].double().numpy()},
-        "predicted class": _regions(region, classes),
-        "class names": _names(region, classes),
+        "predicted class": _regions(region, labels),
+        "class names": _names(region, labels),
         "the vertex line": {
             "x": np.array([0, 1, mix.gamma, t]),
             "y": np.zeros(4),
@@ -249,18 +251,19 @@ def _note(
     calls = [classes[int(k)] for k in said.argmax(1)]
     outside = float(((outer < 0) | (outer > 1)).float().mean())
     where = "inside" if t <= 1 else "outside"
-    words = (
-        f"A true {classes[true]}: the network calls x a {calls[0]}, x + δ a {calls[1]}, the vertex "
-        f"a {calls[2]}. x̂ lies at t = {t:.3g}, {where} the ε ball; it is trained with "
+    names = "A true {}: the network calls x a {}, x + δ a {}, the vertex a {}. "
+    words = html.markup(names, classes[true], *calls[:3])
+    words += (
+        f"x̂ lies at t = {t:.3g}, {where} the ε ball; it is trained with "
         f"{mix.label_at(t):.3g} on the true class. {outside:.0%} of the vertex's pixels are not "
         "valid ones: Equation (12) does not clip it."
     )
     if mix.lambda1 < mix.lambda2:
         words += (
-            " λ₁ &lt; λ₂ is legal: the label rises along the attack's direction, as in the paper's "
+            " λ₁ < λ₂ is legal: the label rises along the attack's direction, as in the paper's "
             "settings with Feature Scatter."
         )
-    return words
+    return str(words)
 
 
 def _pixels(image: Tensor) -> np.ndarray:

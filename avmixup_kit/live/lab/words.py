@@ -1,9 +1,9 @@
 """What the dashboard says: sentences, and the HTML they and its pictures are shown in."""
 
-from html import escape
 from typing import Any
 
 from avmixup_kit._base import html
+from avmixup_kit._base.plots import label
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.live.drawing import ALARM
 from avmixup_kit.live.lab.menu import title
@@ -33,10 +33,11 @@ def progress(run: LiveRun) -> str:
         words.append(f"loss {run.loss_now:.3f}")
     if pace:
         words += [f"{pace:,.0f} images/s".replace(",", " "), f"{_duration(left / pace)} left"]
-    return (
-        f'<progress value="{training.step}" max="{training.steps}" style="width:16em" '
-        f'aria-label="training progress"></progress> {" · ".join(words)}'
+    shown = (
+        '<progress value="{}" max="{}" style="width:16em" aria-label="training progress">'
+        "</progress> {}"
     )
+    return str(html.markup(shown, training.step, training.steps, " · ".join(words)))
 
 
 def _duration(seconds: float) -> str:
@@ -52,16 +53,16 @@ def state(trainer: Trainer, run: LiveRun) -> str:
         words += f"; {trainer.doing}: after this step"
     if trainer.news:
         words += f". {trainer.news}"
-    return f'<span role="status" aria-live="polite">{escape(words)}</span>'
+    return str(html.markup('<span role="status" aria-live="polite">{}</span>', words))
 
 
 def alert(words: str, details: str = "") -> str:
     """Return what went wrong, with its details under it."""
-    body = escape(words) + (f"\n\n{escape(details)}" if details else "")
-    return (
-        f'<pre role="alert" style="border-left:4px solid {ALARM};padding:0.5em;'
-        f'white-space:pre-wrap;max-height:24em;overflow:auto">{body}</pre>'
+    shown = (
+        '<pre role="alert" style="border-left:4px solid {};padding:0.5em;'
+        'white-space:pre-wrap;max-height:24em;overflow:auto">{}</pre>'
     )
+    return str(html.markup(shown, ALARM, "\n\n".join(filter(None, (words, details)))))
 
 
 def label_note(method: Method) -> str:
@@ -76,12 +77,12 @@ def label_note(method: Method) -> str:
     )
     if mix.lambda1 < mix.lambda2:
         words += (
-            "λ₁ &lt; λ₂ is legal: the target rises along the attack's direction, as in the paper's "
+            "λ₁ < λ₂ is legal: the target rises along the attack's direction, as in the paper's "
             "setting with Feature Scatter (1, 0.5, 0.7)."
         )
     elif mix.lambda1 == mix.lambda2:
         words += "λ₁ = λ₂: the label does not depend on where the image lies on the line."
-    return f'<div style="max-width:36em">{words}</div>'
+    return str(html.markup('<div style="max-width:36em">{}</div>', words))
 
 
 def strip(strip: Strip) -> str:
@@ -102,11 +103,11 @@ def strip(strip: Strip) -> str:
 
 def evaluated(step: int, evaluation: Evaluation, epsilon: float) -> str:
     """Return an evaluation after a step, and what it can be trusted for."""
-    return (
-        f"<div>On test images of {escape(evaluation.data)} after step {step}, epsilon "
-        f"{epsilon:.4g}. PGD and CW can be fooled by gradients that soft labels "
-        f"flatten: upper bounds.</div><pre>{escape(str(evaluation))}</pre>"
+    shown = (
+        "<div>On test images of {} after step {}, epsilon {:.4g}. PGD and CW can be fooled by "
+        "gradients that soft labels flatten: upper bounds.</div><pre>{}</pre>"
     )
+    return str(html.markup(shown, evaluation.data, step, epsilon, str(evaluation)))
 
 
 def turned(turns: tuple[Turn, ...]) -> dict[int, str]:
@@ -122,6 +123,6 @@ def turned(turns: tuple[Turn, ...]) -> dict[int, str]:
 
 def _setting(name: str, value: Any) -> str:
     if isinstance(value, Method):
-        return title(value, "your own method")
+        return label(title(value, "your own method"))
     shown = f"{value:.3g}" if isinstance(value, int | float) else type(value).__name__
-    return f"{GREEK.get(name, name)} = {shown}"
+    return f"{GREEK.get(name, label(name))} = {shown}"
