@@ -92,6 +92,10 @@ class _Rules:
         self.operations: list[Any] = []
         self.inside_far = False
 
+    def launched(self) -> int:
+        """Return how many of the operations are work: neither views nor memory without values."""
+        return sum(not (func.is_view or "empty" in str(func)) for func in self.operations)
+
     def wait(self, what: str) -> None:
         """Note that the host waits, and the line of ours that makes it."""
         at = next((f"{f.filename}:{f.lineno}" for f in reversed(extract_stack()) if _ours(f)), "?")
