@@ -98,17 +98,26 @@ def check_first_loss_is_the_cpus(device: torch.device) -> None:
         assert abs(mine - cpu) < 2e-3 * abs(cpu), losses
 
 
+def alike(eager: list[float], compiled: list[float], first: float) -> bool:
+    """Whether losses of eight steps are alike: the first to ``first`` of it, the mean to 5 %.
+
+    An attack's signs turn on the last bit, so later steps part, those of bf16 by more than 5 %.
+    """
+    one, other = sum(eager) / len(eager), sum(compiled) / len(compiled)
+    return abs(eager[0] - compiled[0]) < first * eager[0] and abs(one - other) < 0.05 * one
+
+
 def check_compiled_steps(device: torch.device) -> None:
     """Compiled steps lower the loss alike, wait for nothing, and turns compile nothing again."""
-    precision = "bf16" if training.native_bf16(device) else "float32"
-    first = {}
-    for compiled in (False, True):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)  # compiling failed
-            run = new(device, METHODS["avmixup"], 200, compile=compiled, precision=precision)
-            first[compiled] = [next(run).loss for _ in range(8)]
-    for eager, compiled in zip(first[False], first[True], strict=True):
-        assert abs(eager - compiled) < 0.05 * eager, first
+    precisions = {"float32": 2e-3} | ({"bf16": 0.05} if training.native_bf16(device) else {})
+    for precision, close in precisions.items():
+        first = {}
+        for compiled in (False, True):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", RuntimeWarning)  # compiling failed
+                run = new(device, METHODS["avmixup"], 200, compile=compiled, precision=precision)
+                first[compiled] = [next(run).loss for _ in range(8)]
+        assert alike(first[False], first[True], close), (precision, first)
     assert run.dial is not None
     torch.compiler.set_stance("fail_on_recompile")
     try:
@@ -131,9 +140,8 @@ def check_compiled_references_survive(device: torch.device) -> None:
     """Logits that an attack keeps for later are not overwritten by a CUDA graph's next replay."""
     for name in ("trades", "feature scatter"):
         eager, compiled = (new(device, METHODS[name], compile=c) for c in (False, True))
-        for _ in range(8):
-            one, other = next(eager).loss, next(compiled).loss
-            assert abs(one - other) < 0.03 * abs(one), (name, one, other)
+        losses = [[next(run).loss for _ in range(8)] for run in (eager, compiled)]
+        assert alike(*losses, first=2e-3), (name, losses)
 
 
 def check_resume(device: torch.device) -> None:

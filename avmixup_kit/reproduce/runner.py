@@ -20,6 +20,7 @@ from avmixup_kit._base import check, files, provenance
 from avmixup_kit.data import DATASETS, Augmentation, Data, load
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.record import Refusing
 from avmixup_kit.reproduce import results
 from avmixup_kit.reproduce.plans import Column, Row, Run, Scale, TablePlan, plan
 from avmixup_kit.reproduce.results import Result
@@ -343,6 +344,7 @@ class Runner:
         What could not be done stands in ``left`` afterwards.
 
         Raises:
+            ImportError: an attack's package is missing; nothing has been trained then.
             ValueError: results are there that do not belong (see ``results.load``), or that are
                 about other images.
             FileNotFoundError: none of the images are to be had.
@@ -357,6 +359,7 @@ class Runner:
                 if not _complete(before[table.name], row)
             ]
             self._check_same(before, todo)
+            self._check_attacks(todo)
             for run in dict.fromkeys(
                 run
                 for table, row in todo
@@ -386,6 +389,13 @@ class Runner:
             here = results.origin(result.dataset, self.precision, about)
             where = f"{result.path} could not stand beside what is made (choose another --results)"
             check.same(result.origin, here, where)
+
+    def _check_attacks(self, todo: list[tuple[TablePlan, Row]]) -> None:
+        """Refuse attacks that cannot run here, a package missing, before any work is done."""
+        for run, attack in {(r.run, c.attack) for _, r in todo for c in r.columns}:
+            if isinstance(attack, Refusing) and self.available(run):
+                data = self.data(run)
+                attack.check(data.num_classes, data.shape)
 
     def _train_and_judge(
         self, run: Run, rows: list[tuple[TablePlan, Row]], folder: str | Path

@@ -393,6 +393,13 @@ def test_a_cell_of_fewer_seeds_than_its_row_says_so(copy):
     assert "seeds" not in line[5]
 
 
+def test_a_missing_package_is_told_before_a_network_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    with pytest.raises(ImportError, match="AutoAttack needs its authors' package pyautoattack"):
+        make(["table1"], tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_network_that_another_process_trains_is_left_to_it(tmp_path):
     folder = tmp_path / "runs/smoke/digits/feature-scatter-avmixup-1-0.5-0.7-0"
     folder.mkdir(parents=True)

@@ -249,8 +249,7 @@ class LiveRun:
         check.that(there, "step", step, f"states were kept at steps {kept}")
         state = training.state_dict() if step == training.step else self.kept[step]
         model, dial = copy.deepcopy(training.model), Dial(self.dial.initial)
-        options = {"average": training.average, "teacher": training.teacher}
-        options |= training.updates.made_of
+        options = _options(training) | training.updates.made_of
         twin = Training(model, training.split, dial, settings=training.settings, **options)
         twin.load_state_dict(state)
         return LiveRun(name, twin, self.data, self.probe_images, (self.name, step))
@@ -327,7 +326,8 @@ class LiveRun:
         else:
             model = models.from_architecture(content["architecture"]).to(here.device)
         saved = state["settings"] | {"decay_at": tuple(state["settings"]["decay_at"])}
-        options = {"average": about.get("average"), "teacher": here.teacher}
+        options = _options(here)
+        options["average"] = about.get("average")
         for key in ("optimizer", "schedule"):
             options |= {key: here.updates.recalled(key, about[key])} if key in about else {}
         training = Training(model, here.split, dial, settings=Settings(**saved), **options)
@@ -340,6 +340,16 @@ class LiveRun:
                 if step < training.step and row in run.curves:
                     run.curves[row].add(step, value)
         return run
+
+
+def _options(training: Training) -> dict[str, Any]:
+    """Return what a training that goes on from this one is made with, besides settings."""
+    return {
+        "average": training.average,
+        "teacher": training.teacher,
+        "compile": training.compiled,
+        "sync_batch_norm": training.sync_batch_norm,
+    }
 
 
 def _some(split: Split, images: int) -> Split:
