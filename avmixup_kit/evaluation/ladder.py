@@ -20,7 +20,7 @@ from avmixup_kit._base import distributed
 from avmixup_kit.data.splits import Source
 from avmixup_kit.evaluation.crafting import craft, first_state
 from avmixup_kit.evaluation.draws import MeanOverDraws, averaged
-from avmixup_kit.evaluation.images import ImageSet, as_images, batch_on
+from avmixup_kit.evaluation.images import ImageSet, answered, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Refusing, Rule, Verdict
 from avmixup_kit.evaluation.rows import Row, as_rows
 from avmixup_kit.evaluation.sanity import check_logits, inspect
@@ -101,7 +101,8 @@ def evaluate(
         clean = torch.zeros(len(split), dtype=torch.bool)
         for part in torch.arange(len(split))[distributed.share(len(split))].split(batch_size):
             if len(part):
-                clean[part] = _correct(model, *batch_on(model, split, part)).cpu()
+                x, y = batch_on(model, split, part)
+                clean[part] = _correct(model, x, y, batch_size).cpu()
         rows = {CLEAN: Verdict(clean, 0)}
         left = clean
         groups = list(_groups(attacks))
@@ -224,9 +225,9 @@ def _bar(total: int, show: bool) -> Iterator[Callable[[int], object]]:
         yield advance
 
 
-def _correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def _correct(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
     with torch.no_grad():
-        return _verdict(model(x), y)
+        return _verdict(answered(model, x, batch_size), y)
 
 
 def _verdict(logits: Tensor, y: Tensor) -> Tensor:
@@ -307,7 +308,7 @@ class _Ladder:
         attack = self.attack
         x_hat = (pool.x + pool.delta).requires_grad_(True)
         with torch.enable_grad():
-            logits = self.model(x_hat)
+            logits = answered(self.model, x_hat, self.batch_size)
             value = attack.objective(logits, pool.y, pool.reference).sum()
             (gradient,) = torch.autograd.grad(value, x_hat)
         for mark in self.marks:
@@ -327,7 +328,7 @@ class _Ladder:
         while done and len(pool) + len(done[-1]) <= self.batch_size:
             pool = pool.join(done.pop())
         with torch.no_grad():
-            logits = self.model(pool.x + pool.delta)
+            logits = answered(self.model, pool.x + pool.delta, self.batch_size)
         self._judge(pool, logits, kept)
         self.advance(len(pool))
 
@@ -385,7 +386,7 @@ def _transfer(shared: _Shared, attack: Attack, standing: Tensor) -> dict[str, Ve
         for part in kept.nonzero().squeeze(1).split(shared.batch_size):
             x, y = batch_on(model, split, part)
             delta = craft(replace(attack, restarts=1), attack.source, split, part, seed, restart)
-            kept[part] = _correct(model, x + delta.to(x), y).cpu()
+            kept[part] = _correct(model, x + delta.to(x), y, shared.batch_size).cpu()
             shared.advance(len(part))
     gradients = attack.steps * attack.restarts * len(standing)
     return {attack.name: Verdict(kept, gradients)}

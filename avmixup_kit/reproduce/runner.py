@@ -32,6 +32,8 @@ from avmixup_kit.training.settings import Precision
 ROBUST = "PGD10, validation"  # the curve by which the best checkpoint is chosen
 MIRROR = "cifar10-jpeg.tar.xz"
 BATCH = 512
+HELD = 6  # networks: one that is judged and those whose examples it is given
+MINUTES = 2  # between checkpoints on CUDA, where 500 steps may take seconds
 
 
 class Clock:
@@ -106,6 +108,7 @@ class Runner:
         self.left: list[str] = []
         self._data: dict[str, Data | Exception] = {}
         self._trained: set[Run] = set()
+        self._networks: dict[tuple[Path, int], nn.Module] = {}
 
     # ---------------------------------------------------------------------------------- data
 
@@ -167,6 +170,7 @@ class Runner:
             folder,
             resume=(folder / "run.json").exists(),
             checkpoint_every=min(every, 500),
+            checkpoint_minutes=MINUTES if self.device.type == "cuda" else None,
             curves=robust_curves(data, self.scale.curve_images),
             curves_every=every,
             best=ROBUST,
@@ -215,8 +219,14 @@ class Runner:
         return steps == run.settings.steps
 
     def network(self, run: Run, checkpoint: str = "latest") -> nn.Module:
-        """Return a trained network."""
-        return runs.load_model(self.folder / run.folder / f"{checkpoint}.pt", self.device)
+        """Return a trained network; those asked for last are held, not loaded again."""
+        path = self.folder / run.folder / f"{checkpoint}.pt"
+        key = path, path.stat().st_mtime_ns
+        found = self._networks.pop(key, None) or runs.load_model(path, self.device)
+        if len(self._networks) == HELD:
+            del self._networks[next(iter(self._networks))]
+        self._networks[key] = found
+        return found
 
     # ---------------------------------------------------------------------------- evaluation
 

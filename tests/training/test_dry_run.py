@@ -277,6 +277,21 @@ def test_verdicts_on_the_device_are_the_cpus(digits, network):
     assert 0.2 < cpu.accuracy() < 1
 
 
+def test_an_evaluation_on_the_device_asks_for_few_sizes_of_batches(digits, network):
+    """Images leave one by one; each size that is new to cuDNN would be searched a kernel for."""
+    split, sizes = digits.test.subset(torch.arange(75)), {"cpu": set(), "cuda": set()}
+    found = {}
+    for device, seen in sizes.items():
+        with pretended.device():
+            model = copy.deepcopy(network).to(device)
+            model.register_forward_pre_hook(lambda _, given, seen=seen: seen.add(len(given[0])))
+            found[device] = av.evaluate(model, split, rows(), batch_size=16, check=False)
+    assert torch.equal(found["cpu"].correct, found["cuda"].correct)
+    assert found["cpu"].gradients == found["cuda"].gradients
+    assert sizes["cuda"] <= {4, 8, 12, 16}
+    assert len(sizes["cpu"]) > 6
+
+
 def test_a_run_folder_waits_for_checkpoints_and_blocks_of_losses_alone(tmp_path):
     with pretended.device() as host:
         run = training("small_cnn", av.avmixup(steps=1), "cuda")
