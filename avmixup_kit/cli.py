@@ -119,6 +119,8 @@ class Train:
     """With several processes: batch norm over the whole batch, not each process's share."""
     minutes: float | None = None
     """Save and end after so many minutes; --resume goes on."""
+    checkpoint_minutes: float | None = None
+    """Minutes between checkpoints, in place of steps."""
     checkpoint_piece_mib: int | None = None
     """Keep every file of a checkpoint below so many MiB."""
 
@@ -152,6 +154,7 @@ class Train:
             curves_every=self.curves_every,
             best="PGD10, validation",
             minutes=self.minutes,
+            checkpoint_minutes=self.checkpoint_minutes,
             piece_mib=self.checkpoint_piece_mib,
         )
         talks = distributed.rank() == 0

@@ -45,13 +45,13 @@ import avmixup_kit as av  # noqa: E402
 from avmixup_kit import attacks, methods, models, runs  # noqa: E402
 from avmixup_kit._base import files, provenance  # noqa: E402
 from avmixup_kit._base.distributed import choose_device  # noqa: E402
+from avmixup_kit._base.precision import float32_products, native_bf16  # noqa: E402
 from avmixup_kit.data import Augmentation, Split  # noqa: E402
 from avmixup_kit.evaluation.ladder import evaluate  # noqa: E402
 from avmixup_kit.methods.attacks import frozen  # noqa: E402
 from avmixup_kit.reproduce import cost  # noqa: E402
 from avmixup_kit.training.dial import Dial  # noqa: E402
 from avmixup_kit.training.loop import Training  # noqa: E402
-from avmixup_kit.training.precision import float32_products, native_bf16  # noqa: E402
 
 METHOD = methods.avmixup()
 BATCH = 128

@@ -98,17 +98,26 @@ def check_first_loss_is_the_cpus(device: torch.device) -> None:
         assert abs(mine - cpu) < 2e-3 * abs(cpu), losses
 
 
+def alike(eager: list[float], compiled: list[float], first: float) -> bool:
+    """Whether losses of eight steps are alike: the first to ``first`` of it, the mean to 5 %.
+
+    An attack's signs turn on the last bit, so later steps part, those of bf16 by more than 5 %.
+    """
+    one, other = sum(eager) / len(eager), sum(compiled) / len(compiled)
+    return abs(eager[0] - compiled[0]) < first * eager[0] and abs(one - other) < 0.05 * one
+
+
 def check_compiled_steps(device: torch.device) -> None:
     """Compiled steps lower the loss alike, wait for nothing, and turns compile nothing again."""
-    precision = "bf16" if training.native_bf16(device) else "float32"
-    first = {}
-    for compiled in (False, True):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)  # compiling failed
-            run = new(device, METHODS["avmixup"], 200, compile=compiled, precision=precision)
-            first[compiled] = [next(run).loss for _ in range(8)]
-    for eager, compiled in zip(first[False], first[True], strict=True):
-        assert abs(eager - compiled) < 0.05 * eager, first
+    precisions = {"float32": 2e-3} | ({"bf16": 0.05} if training.native_bf16(device) else {})
+    for precision, close in precisions.items():
+        first = {}
+        for compiled in (False, True):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", RuntimeWarning)  # compiling failed
+                run = new(device, METHODS["avmixup"], 200, compile=compiled, precision=precision)
+                first[compiled] = [next(run).loss for _ in range(8)]
+        assert alike(first[False], first[True], close), (precision, first)
     assert run.dial is not None
     torch.compiler.set_stance("fail_on_recompile")
     try:
@@ -131,9 +140,8 @@ def check_compiled_references_survive(device: torch.device) -> None:
     """Logits that an attack keeps for later are not overwritten by a CUDA graph's next replay."""
     for name in ("trades", "feature scatter"):
         eager, compiled = (new(device, METHODS[name], compile=c) for c in (False, True))
-        for _ in range(8):
-            one, other = next(eager).loss, next(compiled).loss
-            assert abs(one - other) < 0.03 * abs(one), (name, one, other)
+        losses = [[next(run).loss for _ in range(8)] for run in (eager, compiled)]
+        assert alike(*losses, first=2e-3), (name, losses)
 
 
 def check_resume(device: torch.device) -> None:
@@ -207,30 +215,33 @@ def check_draws_follow_from_the_seed(device: torch.device) -> None:
 
 
 def check_transport_is_captured(device: torch.device) -> None:
-    """With all iterations fixed, the transport distance and its gradient fit in a CUDA graph."""
+    """The transport distance and its gradient are the CPU's and fit in a CUDA graph."""
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(64, 10, generator=generator).to(device) for _ in range(2))
-    expected = transport.distance(a.cpu(), b.cpu(), tolerance=None)
+    a, noise = (torch.randn(64, 10, generator=generator) for _ in range(2))
 
-    def compute() -> tuple[torch.Tensor, torch.Tensor]:
+    def compute(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         moved = b.detach().requires_grad_(True)
-        distance = transport.distance(a, moved, tolerance=None)
+        distance = transport.distance(a, moved, iterations=20)
         return distance.detach(), torch.autograd.grad(distance, moved)[0]
+
+    expected, expected_gradient = compute(a, a + 0.3 * noise)
+    a, b = a.to(device), (a + 0.3 * noise).to(device)
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
-            compute()
+            compute(a, b)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        distance, gradient = compute()
+        distance, gradient = compute(a, b)
     graph.replay()
     torch.cuda.synchronize()
     assert abs(float(distance) - float(expected)) < 1e-4
-    assert bool(gradient.isfinite().all())
-    assert bool(gradient.any())
+    # A sum near the tolerance may end a round apart.
+    apart = (gradient.cpu() - expected_gradient).norm() / expected_gradient.norm()
+    assert float(apart) < 0.05, float(apart)
 
 
 def check_out_of_memory_is_named(device: torch.device) -> None:

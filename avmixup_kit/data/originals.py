@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import socket
 import struct
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ from avmixup_kit.data.cache import Decoded
 
 # In the headers of Fashion-MNIST's original .gz files: 31 August 2017, 10:50.
 GZIP_TIMES = {"train": 1504176606, "t10k": 1504176627}
+SILENCE = 60.0  # seconds without a byte after which a download has failed
 TINY_IMAGENET = "tiny-imagenet-200"
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -39,10 +41,15 @@ def fetch(url: str, path: Path, md5: str, download: bool) -> None:
     advice = f"fetch {url} and put it at {path}"
     if not download:
         raise FileNotFoundError(f"{path} is not there and download=False: {advice}")
+    # torchvision passes no time limit on, and without one a dead connection is waited for for ever.
+    before = socket.getdefaulttimeout()
     try:
+        socket.setdefaulttimeout(SILENCE)
         download_url(url, path.parent, path.name, md5)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise ConnectionError(f"cannot download {path.name} ({error}): {advice}") from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def check(path: Path, md5: str, content: bytes | None = None) -> None:

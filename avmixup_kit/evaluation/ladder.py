@@ -21,7 +21,7 @@ from avmixup_kit._base import distributed
 from avmixup_kit.data.splits import Source
 from avmixup_kit.evaluation.crafting import craft, first_state
 from avmixup_kit.evaluation.draws import MeanOverDraws, averaged
-from avmixup_kit.evaluation.images import ImageSet, as_images, batch_on
+from avmixup_kit.evaluation.images import ImageSet, answered, as_images, batch_on
 from avmixup_kit.evaluation.record import CLEAN, Evaluation, Judge, Refusing, Rule, Verdict
 from avmixup_kit.evaluation.rows import Row, as_rows
 from avmixup_kit.evaluation.sanity import Again, check_logits, check_source, inspect
@@ -113,7 +113,7 @@ def evaluate(
             if len(part):
                 x, y = batch_on(model, split, part)
                 with torch.no_grad():
-                    logits = model(x)
+                    logits = answered(model, x, batch_size)
                 clean[part] = _verdict(logits, y).cpu()
                 again.keep(part, logits)
         again.check(model, split)
@@ -239,9 +239,9 @@ def _bar(total: int, show: bool) -> Iterator[Callable[[int], object]]:
         yield advance
 
 
-def _correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def _correct(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
     with torch.no_grad():
-        return _verdict(model(x), y)
+        return _verdict(answered(model, x, batch_size), y)
 
 
 def _verdict(logits: Tensor, y: Tensor) -> Tensor:
@@ -322,7 +322,7 @@ class _Ladder:
         attack = self.attack
         x_hat = (pool.x + pool.delta).requires_grad_(True)
         with torch.enable_grad():
-            logits = self.model(x_hat)
+            logits = answered(self.model, x_hat, self.batch_size)
             value = attack.objective(logits, pool.y, pool.reference).sum()
             (gradient,) = torch.autograd.grad(value, x_hat)
         for mark in self.marks:
@@ -342,7 +342,7 @@ class _Ladder:
         while done and len(pool) + len(done[-1]) <= self.batch_size:
             pool = pool.join(done.pop())
         with torch.no_grad():
-            logits = self.model(pool.x + pool.delta)
+            logits = answered(self.model, pool.x + pool.delta, self.batch_size)
         self._judge(pool, logits, kept)
         self.advance(len(pool))
 
@@ -400,7 +400,7 @@ def _transfer(shared: _Shared, attack: Attack, standing: Tensor) -> dict[str, Ve
         for part in kept.nonzero().squeeze(1).split(shared.batch_size):
             x, y = batch_on(model, split, part)
             delta = craft(replace(attack, restarts=1), attack.source, split, part, seed, restart)
-            kept[part] = _correct(model, x + delta.to(x), y).cpu()
+            kept[part] = _correct(model, x + delta.to(x), y, shared.batch_size).cpu()
             shared.advance(len(part))
     gradients = attack.steps * attack.restarts * len(standing)
     return {attack.name: Verdict(kept, gradients)}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from avmixup_kit._base import check
 from avmixup_kit._base.texts import text_of
-from avmixup_kit.evaluation.images import ImageSet, batch_on
+from avmixup_kit.evaluation.images import ImageSet, answered, batch_on
 from avmixup_kit.evaluation.record import Verdict
 from avmixup_kit.methods.attacks import Ball, Norm, check_epsilon
 from avmixup_kit.methods.losses import margin
@@ -79,7 +79,7 @@ class RandomSearch:
                     block += self.epsilon * sign.to(x) / block.shape[1:].numel() ** 0.5
                 proposal = allowed.project(proposal)
                 with torch.no_grad():
-                    value = margin(model(x + proposal), y)
+                    value = margin(answered(model, x + proposal, batch_size), y)
                 better = value < best
                 best = torch.where(better, value, best)
                 delta = torch.where(better.reshape(-1, 1, 1, 1), proposal, delta)

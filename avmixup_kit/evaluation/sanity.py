@@ -6,6 +6,7 @@ Every finding is one line that names what is wrong and what to do about it.
 import torch
 from torch import Tensor, nn
 
+from avmixup_kit._base.precision import float32_products
 from avmixup_kit._base.private import AnyBatchNorm
 from avmixup_kit.evaluation.images import ImageSet, batch_on
 from avmixup_kit.methods.attacks import frozen
@@ -47,7 +48,13 @@ def inspect(
     x, y = batch_on(model, images, index)
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     # A model that draws random numbers must not move the global generators of the session.
-    with torch.random.fork_rng(devices=devices), frozen(model), torch.no_grad():
+    with (
+        torch.random.fork_rng(devices=devices),
+        frozen(model),
+        torch.no_grad(),
+        # TF32 moves logits from one batch size to another by as much as a random model does.
+        float32_products(x.device, tf32=False),
+    ):
         stuck = [
             name or "the model"
             for name, module in model.named_modules()

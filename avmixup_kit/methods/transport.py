@@ -60,31 +60,41 @@ def sinkhorn(
         regularisation: weight of the entropy, in the cost's units.
         iterations: the most there may be, each one update of both potentials.
         tolerance: stop once the row potentials u, in the cost's units, change by less than this in
-            sum. None runs all iterations and reads nothing back from the device, so that the whole
-            may be captured in a CUDA graph; a non-finite cost is then not noticed.
+            sum. None runs all iterations. On CUDA, where to look at a change is to wait for the
+            device, the iterations after that one change nothing instead: the plan and its gradient
+            are those of a CPU, the work is that of all iterations. Nothing is read back there, and
+            a non-finite cost is not noticed; so it is with None.
 
     Raises:
         ValueError: regularisation <= 0, iterations < 1, tolerance < 0, cost not a matrix or, with a
-            tolerance, not finite.
+            tolerance and not on CUDA, not finite.
     """
     check_sinkhorn(regularisation, iterations, tolerance)
     fine = cost.ndim == 2 and cost.numel() > 0
     check.that(fine, "shape of cost", tuple(cost.shape), "(N, M), N and M >= 1")
-    if tolerance is not None and not bool(cost.isfinite().all()):
+    looks = tolerance is not None and not cost.is_cuda
+    if looks and not bool(cost.isfinite().all()):
         raise ValueError("cost holds nan or inf, which is not allowed: are the logits finite?")
 
     log_kernel = -cost / regularisation
     log_row, log_column = -math.log(cost.shape[0]), -math.log(cost.shape[1])
     # The potentials over the regularisation: u / regularisation and v / regularisation.
     u, v = cost.new_zeros(cost.shape[0], 1), cost.new_zeros(1, cost.shape[1])
+    ended: Tensor | None = None
     for _ in range(iterations):
         previous = u
         u = log_row - (log_kernel + v).logsumexp(1, keepdim=True)
+        if ended is not None:
+            # v follows from u, so u alone need stand still.
+            u = torch.where(ended, previous, u)
         v = log_column - (log_kernel + u).logsumexp(0, keepdim=True)
-        if tolerance is not None:
-            change = regularisation * (u - previous).detach().abs().sum()
-            if float(change) < tolerance:
-                break
+        if tolerance is None:
+            continue
+        change = regularisation * (u - previous).detach().abs().sum()
+        if not looks:
+            ended = change < tolerance  # and ever after, as u then moves by 0
+        elif float(change) < tolerance:
+            break
     return (log_kernel + u + v).exp()
 
 

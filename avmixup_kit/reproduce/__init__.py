@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from avmixup_kit import paper
+from avmixup_kit._base.precision import native_bf16
 from avmixup_kit.reproduce import estimate
 from avmixup_kit.reproduce.plans import (
     DEPARTURES,
@@ -29,7 +30,6 @@ from avmixup_kit.reproduce.plans import (
 )
 from avmixup_kit.reproduce.results import Assembled, Cell, Result, load, write_table
 from avmixup_kit.reproduce.runner import Runner
-from avmixup_kit.training.precision import native_bf16
 from avmixup_kit.training.settings import Precision
 
 __all__ = [

@@ -20,6 +20,7 @@ from avmixup_kit._base import check, files, provenance
 from avmixup_kit.data import DATASETS, Augmentation, Data, load
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
+from avmixup_kit.evaluation.record import Refusing
 from avmixup_kit.reproduce import results
 from avmixup_kit.reproduce.plans import Column, Row, Run, Scale, TablePlan, plan
 from avmixup_kit.reproduce.results import Result
@@ -31,6 +32,8 @@ from avmixup_kit.training.settings import Precision
 ROBUST = "PGD10, validation"  # the curve by which the best checkpoint is chosen
 MIRROR = "cifar10-jpeg.tar.xz"
 BATCH = 512
+HELD = 6  # networks: one that is judged and those whose examples it is given
+MINUTES = 2  # between checkpoints on CUDA, where 500 steps may take seconds
 
 
 class Clock:
@@ -105,6 +108,7 @@ class Runner:
         self.left: list[str] = []
         self._data: dict[str, Data | Exception] = {}
         self._trained: set[Run] = set()
+        self._networks: dict[tuple[Path, int], nn.Module] = {}
 
     # ---------------------------------------------------------------------------------- data
 
@@ -166,6 +170,7 @@ class Runner:
             folder,
             resume=(folder / "run.json").exists(),
             checkpoint_every=min(every, 500),
+            checkpoint_minutes=MINUTES if self.device.type == "cuda" else None,
             curves=robust_curves(data, self.scale.curve_images),
             curves_every=every,
             best=ROBUST,
@@ -214,8 +219,14 @@ class Runner:
         return steps == run.settings.steps
 
     def network(self, run: Run, checkpoint: str = "latest") -> nn.Module:
-        """Return a trained network."""
-        return runs.load_model(self.folder / run.folder / f"{checkpoint}.pt", self.device)
+        """Return a trained network; those asked for last are held, not loaded again."""
+        path = self.folder / run.folder / f"{checkpoint}.pt"
+        key = path, path.stat().st_mtime_ns
+        found = self._networks.pop(key, None) or runs.load_model(path, self.device)
+        if len(self._networks) == HELD:
+            del self._networks[next(iter(self._networks))]
+        self._networks[key] = found
+        return found
 
     # ---------------------------------------------------------------------------- evaluation
 
@@ -343,6 +354,7 @@ class Runner:
         What could not be done stands in ``left`` afterwards.
 
         Raises:
+            ImportError: an attack's package is missing; nothing has been trained then.
             ValueError: results are there that do not belong (see ``results.load``), or that are
                 about other images.
             FileNotFoundError: none of the images are to be had.
@@ -357,6 +369,7 @@ class Runner:
                 if not _complete(before[table.name], row)
             ]
             self._check_same(before, todo)
+            self._check_attacks(todo)
             for run in dict.fromkeys(
                 run
                 for table, row in todo
@@ -386,6 +399,13 @@ class Runner:
             here = results.origin(result.dataset, self.precision, about)
             where = f"{result.path} could not stand beside what is made (choose another --results)"
             check.same(result.origin, here, where)
+
+    def _check_attacks(self, todo: list[tuple[TablePlan, Row]]) -> None:
+        """Refuse attacks that cannot run here, a package missing, before any work is done."""
+        for run, attack in {(r.run, c.attack) for _, r in todo for c in r.columns}:
+            if isinstance(attack, Refusing) and self.available(run):
+                data = self.data(run)
+                attack.check(data.num_classes, data.shape)
 
     def _train_and_judge(
         self, run: Run, rows: list[tuple[TablePlan, Row]], folder: str | Path

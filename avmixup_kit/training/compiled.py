@@ -1,6 +1,8 @@
 """A network whose passes are compiled; where that fails it says so once and goes on without."""
 
+import threading
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 
 import torch
@@ -10,6 +12,24 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 # One graph for each combination of training mode, batch norm while crafting and gradients asked
 # for; torch's own limit of 8 would be reached by turning through all methods.
 GRAPHS = 64
+
+
+def graphs_of_this_thread() -> None:
+    """Give this thread a store of CUDA graphs of its own.
+
+    Before torch 2.12 only the thread that first imports that module has one, and in any other, such
+    as a dashboard's, compiled steps end in a bare AssertionError.
+    """
+    from torch._inductor import cudagraph_trees
+
+    name = "tree_manager_containers"
+    local, inside = cudagraph_trees.local, torch._C  # pyright: ignore[reportPrivateUsage]
+    if hasattr(local, name) or inside._is_key_in_tls(name):  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
+        return
+    local.tree_manager_containers = {}
+    local.tree_manager_locks = defaultdict(threading.Lock)
+    for key in (name, "tree_manager_locks"):
+        inside._stash_obj_in_tls(key, getattr(local, key))  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
 
 
 class Compiled(nn.Module):
@@ -28,6 +48,8 @@ class Compiled(nn.Module):
         self.cuda_graphs = next(network.parameters()).is_cuda
         config = torch._dynamo.config  # pyright: ignore[reportPrivateUsage]
         config.recompile_limit = max(config.recompile_limit, GRAPHS)
+        # Else several processes' graphs end wherever gradients are sent in pieces.
+        config.optimize_ddp = False
         mode = "reduce-overhead" if self.cuda_graphs else "default"
         # Not a submodule: the network's tensors are there once, under their own names.
         self.__dict__["run"] = torch.compile(network, mode=mode, dynamic=False)
@@ -35,6 +57,8 @@ class Compiled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.failed:
             return self.network(x)
+        if self.cuda_graphs:
+            graphs_of_this_thread()
         try:
             logits = self.run(x)
         except FailOnRecompileLimitHit:

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from avmixup_kit._base import check, distributed
+from avmixup_kit._base.precision import float32_products, native_bf16, native_tf32
 from avmixup_kit._base.texts import checksum
 from avmixup_kit.data.splits import Source, Split, split_for
 from avmixup_kit.methods.attacks import Attack
@@ -21,7 +22,6 @@ from avmixup_kit.methods.method import Method, networks_of
 from avmixup_kit.methods.named import METHODS
 from avmixup_kit.models.weights import check_weights, first_answer, load_weights
 from avmixup_kit.training.dial import Dial
-from avmixup_kit.training.precision import float32_products, native_bf16, native_tf32
 from avmixup_kit.training.settings import Settings
 from avmixup_kit.training.signs import Sign
 from avmixup_kit.training.updates import Optimizer, Schedule, Updates

@@ -159,6 +159,7 @@ def log(
     *,
     resume: bool = False,
     checkpoint_every: int = 500,
+    checkpoint_minutes: float | None = None,
     keep_every: int | None = None,
     curves: Curves | None = None,
     curves_every: int = 500,
@@ -178,6 +179,7 @@ def log(
             replayed. With more steps than it was to have, it goes on, where the learning rate of
             the steps it has done does not depend on their number.
         checkpoint_every: steps between overwriting latest.pt.
+        checkpoint_minutes: minutes between the two instead; None counts steps.
         keep_every: steps between checkpoints that are kept as step_NNNNNN.pt; None keeps none.
         curves: a function of the network, in eval mode, that measures it (on training and
             validation data, never on test data), such as ``evaluation.robust_curves(data)``: a
@@ -201,15 +203,16 @@ def log(
     """
     check.whole("checkpoint_every", checkpoint_every)
     check.whole("curves_every", curves_every)
-    check.number("minutes", minutes, "(0, inf)", "a positive number, or None", none=True)
+    for name, value in (("minutes", minutes), ("checkpoint_minutes", checkpoint_minutes)):
+        check.number(name, value, "(0, inf)", "a positive number, or None", none=True)
     check.whole("keep_every", keep_every, none=True)
     check_piece_mib(piece_mib)
     check.that(best is None or curves is not None, "best", best, "curves are missing to choose by")
     describe(training)  # what cannot be saved is told before a step is taken
     until = None if minutes is None else time.monotonic() + 60 * minutes
     run = _Run(
-        training, Path(folder), checkpoint_every, keep_every, curves, curves_every, best, until,
-        piece_mib, network,
+        training, Path(folder), checkpoint_every, checkpoint_minutes, keep_every, curves,
+        curves_every, best, until, piece_mib, network,
     )  # fmt: skip
     return run.records(resume)
 
@@ -219,6 +222,7 @@ class _Run:
     training: Training
     folder: Path
     checkpoint_every: int
+    checkpoint_minutes: float | None
     keep_every: int | None
     curves: Curves | None
     curves_every: int
@@ -228,6 +232,7 @@ class _Run:
     network: Own
     highest: float = float("-inf")
     logged_turns: int = 0
+    saved: float = field(default_factory=time.monotonic)
     writes: bool = field(default_factory=lambda: distributed.rank() == 0)
     file: IO[str] | None = None
     waiting: list[Record] = field(default_factory=list)
@@ -343,7 +348,7 @@ class _Run:
             if self.keep_every and done % self.keep_every == 0:
                 self._checkpoint(f"step_{done:06d}.pt")
             time_is_up = not ended and self._time_is_up(done)
-            if ended or time_is_up or done % self.checkpoint_every == 0:
+            if ended or time_is_up or self._is_due(done):
                 self._checkpoint("latest.pt")
             signs, self.new_signs = tuple(self.new_signs), []
             yield replace(record, signs=signs) if signs else record
@@ -352,12 +357,21 @@ class _Run:
         self._log_turns()
 
     def _time_is_up(self, done: int) -> bool:
-        if self.until is None:
-            return False
-        over = time.monotonic() >= self.until
+        return self.until is not None and self._past(self.until, done)
+
+    def _is_due(self, done: int) -> bool:
+        """Return whether the next checkpoint is, by steps or by minutes."""
+        if self.checkpoint_minutes is None:
+            return done % self.checkpoint_every == 0
+        due = self._past(self.saved + 60 * self.checkpoint_minutes, done)
+        self.saved = time.monotonic() if due else self.saved
+        return due
+
+    def _past(self, moment: float, done: int) -> bool:
+        over = time.monotonic() >= moment
         if distributed.world() == 1:
             return over
-        # All must stop at the same step; asking costs a message, so not after each.
+        # All must do so at the same step; asking costs a message, so not after each.
         return done % 10 == 0 and distributed.from_rank_0(lambda: over)
 
     def _measure(self, done: int, seconds: float) -> dict[str, float]:

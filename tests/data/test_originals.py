@@ -3,6 +3,7 @@
 import gzip
 import io
 import pickle
+import socket
 import struct
 import tarfile
 import urllib.error
@@ -32,6 +33,7 @@ from avmixup_kit.data import (
 )
 from tests.conftest import skip
 
+URLOPEN = urllib.request.urlopen
 CROP_AND_FLIP = Augmentation(pad=2, flip=True)
 
 
@@ -236,6 +238,18 @@ def test_an_original_that_changed_during_its_download_is_refused(
         svhn(tmp_path)
     with pytest.raises(ValueError, match=r"train_32x32.mat: truncated or altered"):
         svhn(tmp_path)
+
+
+def test_a_server_that_falls_silent_ends_a_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urllib.request, "urlopen", URLOPEN)
+    monkeypatch.setattr(originals, "SILENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/images.bin"
+        with pytest.raises(ConnectionError, match=r"cannot download images.bin \(.*timed out"):
+            originals.fetch(url, tmp_path / "images.bin", "0" * 32, download=True)
+    assert socket.getdefaulttimeout() is None
 
 
 # SVHN

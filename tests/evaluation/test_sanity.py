@@ -16,6 +16,7 @@ from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.images import as_images
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.sanity import Again, inspect
+from tests import pretended
 
 EPSILON = 0.15
 
@@ -394,3 +395,23 @@ def test_a_model_of_half_precision_that_converts_is_evaluated(digits, split):
     model = av.small_cnn(digits, base_channels=4)
     half = Wrapped(copy.deepcopy(model).bfloat16(), lambda x: x.bfloat16(), lambda z: z.float())
     assert evaluate(half, split).of("Clean").eq(evaluate(model, split).of("Clean")).sum() >= 95
+
+
+def test_a_model_is_compared_with_itself_without_tf32(digits, split):
+    """TF32's 10 bits move logits from one batch size to another by 0.001, like a random model."""
+    seen = []
+
+    class Looks(nn.Module):
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return network(x)
+
+    before = torch.backends.cudnn.allow_tf32
+    with pretended.device():
+        network = av.small_cnn(digits, base_channels=4).to("cuda").eval()
+        model = Looks()
+        model.network = network
+        evaluate(model, split)
+    assert before
+    assert set(seen[1:3]) == {False}, "the first asks how many classes there are"
+    assert seen[-1], "the evaluation is torch's own setting again"

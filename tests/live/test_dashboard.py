@@ -299,6 +299,35 @@ def test_a_fork_is_another_run_from_there_and_leaves_the_first(digits):
     assert len(lab.trainer.runs) == 2
 
 
+def test_forks_and_loaded_runs_stay_compiled_and_synchronised(digits, tmp_path):
+    model = av.small_cnn(digits, seed=1, base_channels=4)
+    training = av.Training(
+        model, digits.train, av.Dial(av.standard()), 9, compile=True, sync_batch_norm=True,
+        average=0.9, batch_size=16,
+    )  # fmt: skip
+    run = LiveRun("run 1", training, None, 16)
+    run.keep()
+    run.save(tmp_path / "run")
+    for other in (run.fork(0, "fork"), run.load(tmp_path / "run", "loaded")):
+        training = other.training
+        assert (training.compiled, training.sync_batch_norm, training.average) == (True, True, 0.9)
+
+
+def test_closing_waits_longer_where_steps_are_compiled(digits, monkeypatch):
+    """A first compiled step takes minutes."""
+    waited, join = [], threading.Thread.join
+
+    def noted(thread, timeout=None):
+        waited.append(timeout)
+        join(thread)
+
+    monkeypatch.setattr(threading.Thread, "join", noted)
+    for compile in (False, True):
+        model, dial = av.small_cnn(digits, seed=1, base_channels=4), Dial(av.standard())
+        Trainer(Training(model, digits.train, dial, 9, compile=compile)).close()
+    assert waited == [30, 600]
+
+
 def test_a_fork_of_the_present_step_pauses_the_first_run(digits):
     lab = show(digits)
     lab.start()

@@ -1,6 +1,7 @@
 """Every attack keeps one contract, which a do-nothing attack breaks, and matches known oracles."""
 
 import copy
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -283,6 +284,24 @@ def test_one_avmixup_step_costs_ten_crafting_passes_and_one_full_pass(digits):
     next(training)
     parameters = len(list(model.parameters()))
     assert (count.forwards, count.inputs, count.weights) == (11, 10, parameters)
+
+
+def test_no_gradient_lives_on_into_the_next_forward(digits, batch, rng, monkeypatch):
+    """One that a CUDA graph wrote would make the next replay a capture: 22 graphs instead of 4."""
+    living, direction = [], attacks.direction
+
+    def noted(gradient, norm):
+        living.append(weakref.ref(gradient))
+        return direction(gradient, norm)
+
+    def looked_at(module, arguments):
+        assert not any(gradient() is not None for gradient in living)
+
+    monkeypatch.setattr(attacks, "direction", noted)
+    model = av.small_cnn(digits)
+    model.register_forward_pre_hook(looked_at)
+    av.pgd(steps=3, epsilon=EPSILON)(model, batch[0], batch[1], rng)
+    assert len(living) == 3
 
 
 def test_the_count_sees_wasted_work(digits, batch):

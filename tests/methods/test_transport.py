@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from avmixup_kit.methods import transport
+from avmixup_kit.methods.losses import TransportDistance
+from tests import pretended
 
 
 def logits(rows: int, columns: int = 5, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -220,6 +222,51 @@ def test_bad_input_is_refused_in_one_line(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         call(transport.cost(*pair()))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.3, 1.0])
+def test_on_cuda_rounds_after_the_last_change_nothing_and_nothing_is_read_back(scale) -> None:
+    """Plan and gradient are the CPU's, bit for bit, wherever 20 rounds suffice."""
+    a = logits(20, seed=3).float()
+    b = a + scale * logits(20, seed=4).float()
+
+    def both(a: torch.Tensor, b: torch.Tensor, **options: Any) -> tuple[torch.Tensor, ...]:
+        b = b.detach().requires_grad_()
+        distance = transport.distance(a, b, **options)
+        return distance.detach(), *torch.autograd.grad(distance, b)
+
+    found, rounds = both(a, b), []
+    for most in range(1, 21):
+        fixed = both(a, b, iterations=most, tolerance=None)
+        rounds += [most] if all(map(torch.equal, fixed, found)) else []
+    assert rounds[0] <= 19, "which 20 rounds are for"
+    with pretended.device() as host:
+        there = a.to("cuda"), b.to("cuda")
+        host.waits.clear()
+        far = both(*there, iterations=20)
+        assert host.waits == []
+        assert all(torch.equal(x.cpu(), y) for x, y in zip(far, found, strict=True))
+        cut = both(*there, iterations=max(rounds[0] - 1, 1))
+        assert rounds[0] == 1 or not torch.equal(cut[0].cpu(), found[0])
+
+
+def test_feature_scatter_takes_twenty_rounds_on_cuda_at_most(monkeypatch) -> None:
+    taken = []
+
+    def counted(*arguments: Any, iterations: int, **options: Any) -> torch.Tensor:
+        taken.append(iterations)
+        return distance(*arguments, iterations=iterations, **options)
+
+    distance = transport.distance
+    monkeypatch.setattr(transport, "distance", counted)
+    a = logits(4)
+    for objective in (
+        TransportDistance(), TransportDistance(iterations=7), TransportDistance(tolerance=None),
+    ):  # fmt: skip
+        objective(a, a, a)
+        with pretended.device():
+            objective(*(x.to("cuda") for x in (a, a, a)))
+    assert taken == [100, 20, 7, 7, 100, 100]
 
 
 def test_without_a_tolerance_nothing_is_read_back() -> None:

@@ -382,6 +382,18 @@ def test_verdicts_taken_in_pieces_and_interrupted_between_them_are_the_same(
         assert found.gradients[column.key] == whole.gradients[column.key]
 
 
+def test_a_network_is_loaded_once_for_all_pieces_and_attacks(tmp_path, monkeypatch):
+    loaded, load_model = [], runs.load_model
+
+    def noted(path, *arguments):
+        loaded.append(Path(path).relative_to(tmp_path / "runs"))
+        return load_model(path, *arguments)
+
+    monkeypatch.setattr(runs, "load_model", noted)
+    make(["table2"], tmp_path, scale=replace(TINY, chunk=5), seeds=[0])
+    assert len(loaded) == len(set(loaded)) > 4, "no checkpoint twice"
+
+
 def test_a_cell_of_fewer_seeds_than_its_row_says_so(copy):
     path = copy / "results/table1/smoke/pgd-1.json"
     about = json.loads(path.read_text())
@@ -391,6 +403,13 @@ def test_a_cell_of_fewer_seeds_than_its_row_says_so(copy):
     assert line[1] == "ours"
     assert line[6].endswith("(seeds 0)")
     assert "seeds" not in line[5]
+
+
+def test_a_missing_package_is_told_before_a_network_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    with pytest.raises(ImportError, match="AutoAttack needs its authors' package pyautoattack"):
+        make(["table1"], tmp_path)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_network_that_another_process_trains_is_left_to_it(tmp_path):

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch._dynamo.utils import counters
 import avmixup_kit as av
 from avmixup_kit import methods, runs
 from avmixup_kit.training import checkpoints
+from avmixup_kit.training.compiled import Compiled
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
 from tests.conftest import skip
@@ -80,6 +82,34 @@ def test_compiled_steps_are_the_eager_ones_and_turns_recompile_nothing(digits, t
     eager.load_state_dict(checkpoints.load_checkpoint(tmp_path / "state.pt"))
     assert eager.step == run.step == 103
     torch.testing.assert_close(next(eager).loss, next(run).loss, rtol=1e-5, atol=0)
+
+
+def test_each_thread_has_a_store_of_cuda_graphs_of_its_own():
+    """torch before 2.12 gives one to the first thread alone; a dashboard's is another."""
+    from torch._inductor import cudagraph_trees as trees
+
+    compiled = Compiled(Tiny())
+    compiled.cuda_graphs = True
+    compiled.__dict__["run"] = compiled.network
+    found, x = [], torch.zeros(2, 1, 8, 8)
+
+    def steps():
+        found.append(hasattr(trees.local, "tree_manager_containers"))
+        for _ in range(2):
+            compiled(x)
+            found.append(vars(trees.local)["tree_manager_containers"])
+
+    thread = threading.Thread(target=steps)
+    thread.start()
+    thread.join()
+    assert found[:2] == [False, {}]
+    assert found[1] is found[2]
+
+
+def test_several_processes_graphs_are_not_cut_where_gradients_are_sent():
+    torch._dynamo.config.optimize_ddp = True  # pyright: ignore
+    Compiled(Tiny())
+    assert torch._dynamo.config.optimize_ddp is False  # pyright: ignore
 
 
 WITHOUT = """

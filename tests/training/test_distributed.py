@@ -1,4 +1,4 @@
-"""Two processes on the CPU do what one does: rows, weights, checkpoints, verdicts and errors."""
+"""Two processes on the CPU, or four, do what one does: rows, weights, verdicts and errors."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -63,14 +64,14 @@ def serve(rank, world, port, connection):
                 connection.send((None, error))
 
 
-@pytest.fixture(scope="module")
-def pair():
-    """Call a function in two processes that train together; returns what each returned."""
+@contextmanager
+def together(world):
+    """Call a function in processes that train together; returns what each returned."""
     context, port = mp.get_context("spawn"), free_port()
-    ends = [context.Pipe() for _ in range(2)]
+    ends = [context.Pipe() for _ in range(world)]
     processes = [
-        context.Process(target=serve, args=(rank, 2, port, ends[rank][1]), daemon=True)
-        for rank in range(2)
+        context.Process(target=serve, args=(rank, world, port, ends[rank][1]), daemon=True)
+        for rank in range(world)
     ]
     for process in processes:
         process.start()
@@ -89,6 +90,12 @@ def pair():
         here.send(None)
     for process in processes:
         process.join(60)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    with together(2) as call:
+        yield call
 
 
 def new(method, steps=4, *, batch_size=32, sync=True):
@@ -111,8 +118,8 @@ def numbers(run):
     )
 
 
-def trained_by(name, steps, sync=True):
-    return numbers(new(METHODS[name], steps, sync=sync))
+def trained_by(name, steps, sync=True, batch_size=32):
+    return numbers(new(METHODS[name], steps, sync=sync, batch_size=batch_size))
 
 
 def gradients_of(name):
@@ -139,6 +146,24 @@ def test_losses_and_weights_after_steps_are_those_of_one_process(pair, name):
         close(torch.tensor(other_losses), torch.tensor(losses), 1e-5)
         close(other_weights, weights, 1e-5)
         assert torch.equal(other_generator, generator)
+
+
+def test_four_processes_train_and_evaluate_as_one_and_two_do(pair, trained, tmp_path):
+    """Five images each of a batch of 20, and 30 test images, which four cannot share evenly."""
+    state = {"architecture": trained.architecture, "model": trained.state_dict()}
+    checkpoints.save_checkpoint(tmp_path / "latest.pt", state)
+    words = "Feature Scatter", 2, True, 20
+    losses, weights, generator = trained_by(*words)
+    with together(4) as four:
+        for others in [*pair(trained_by, *words), *four(trained_by, *words)]:
+            close(torch.tensor(others[0]), torch.tensor(losses), 1e-5)
+            close(others[1], weights, 1e-5)
+            assert torch.equal(others[2], generator)
+        correct, gradients, ladder, _ = judged(tmp_path, 30)
+        for answer in four(judged, tmp_path, 30):
+            assert torch.equal(answer[0], correct)
+            assert torch.equal(answer[2], ladder)
+            assert answer[1] == gradients
 
 
 def test_without_synchronised_batch_norm_both_hold_one_network_of_their_own(pair):

@@ -425,6 +425,35 @@ def test_float32_products_are_set_for_a_step_and_put_back(tf32):
         assert [switch.allow_tf32 for switch in switches] == before
 
 
+def test_threads_that_want_other_float32_products_wait_for_each_other_in_turn():
+    """The switches are the process's: none changes under a step that another thread is taking."""
+    switch, order = torch.backends.cudnn, []
+    before, leave = switch.allow_tf32, threading.Event()
+    inside = [threading.Event() for _ in range(3)]
+
+    def step(number, tf32):
+        with training.float32_products(torch.device("cuda"), tf32):
+            order.append(number)
+            inside[number].set()
+            assert leave.wait(60)
+            order.append(switch.allow_tf32)
+
+    threads = [threading.Thread(target=step, args=at) for at in enumerate((False, True, False))]
+    early = []
+    for thread, its in zip(threads, inside, strict=True):
+        thread.start()
+        early.append(its.wait(60 if its is inside[0] else 0.1))
+    with training.float32_products(torch.device("cpu"), True):
+        held = switch.allow_tf32
+    leave.set()
+    for thread in threads:
+        thread.join(60)
+    assert early == [True, False, False], "who comes later does not overtake who waits"
+    assert held is False, "a CPU asks for nothing"
+    assert order == [0, False, 1, True, 2, False]
+    assert switch.allow_tf32 == before
+
+
 def test_a_device_is_chosen_by_name(digits, monkeypatch):
     assert quick(digits, device="auto").device.type in ("cpu", "cuda")
     assert quick(digits, device=torch.device("cpu")).device.type == "cpu"

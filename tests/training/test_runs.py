@@ -262,6 +262,16 @@ def test_a_run_of_limited_time_saves_ends_and_is_taken_up(digits, tmp_path, monk
     assert not finish(runs.log(new(digits), tmp_path / "part", resume=True, minutes=1e-9))
 
 
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, STEPS), (60, 1)])
+def test_checkpoints_are_written_by_minutes_instead_of_steps(digits, tmp_path, minutes, saved):
+    """Beside the one at the start; the last step's is always written."""
+    folder, found = tmp_path / "run", set()
+    for _ in runs.log(new(digits), folder, checkpoint_every=1, checkpoint_minutes=minutes):
+        found.add(checkpoints.load_checkpoint(folder / "latest.pt")["training"]["step"])
+    assert len(found - {0}) == saved
+    assert STEPS in found
+
+
 def wide(digits, folder, resume=False, steps=4, **options):
     """A run whose checkpoint takes some 4 MiB, until ``steps`` steps are done."""
     network = av.small_cnn(digits, seed=2, base_channels=80)
@@ -526,8 +536,10 @@ def test_bad_arguments_are_named(digits, tmp_path):
     run = new(digits, steps=2)
     with pytest.raises(ValueError, match="checkpoint_every = 0 is not allowed"):
         runs.log(run, tmp_path, checkpoint_every=0)
-    with pytest.raises(ValueError, match="minutes = 0 is not allowed: a positive number"):
+    with pytest.raises(ValueError, match="^minutes = 0 is not allowed: a positive number"):
         runs.log(run, tmp_path, minutes=0)
+    with pytest.raises(ValueError, match="checkpoint_minutes = 0 is not allowed: a positive"):
+        runs.log(run, tmp_path, checkpoint_minutes=0)
     with pytest.raises(ValueError, match="piece_mib = 0 is not allowed: MiB a file"):
         runs.log(run, tmp_path, piece_mib=0)
     with pytest.raises(ValueError, match="best = 'x' is not allowed: curves are missing"):

@@ -250,8 +250,7 @@ class LiveRun:
         state = training.state_dict() if step == training.step else self.kept[step]
         model = copy.deepcopy(training.model)
         dial = Dial(self.dial.initial, networks=self.dial.networks)
-        options = {"average": training.average, "teacher": training.teacher}
-        options |= training.updates.made_of
+        options = _options(training) | training.updates.made_of
         twin = Training(model, training.split, dial, settings=training.settings, **options)
         twin.load_state_dict(state)
         return LiveRun(name, twin, self.data, self.probe_images, (self.name, step))
@@ -341,7 +340,7 @@ class LiveRun:
             model = copy.deepcopy(here.model)
         else:
             model = models.from_architecture(content["architecture"]).to(here.device)
-        options = {"average": about.get("average"), "teacher": here.teacher}
+        options = _options(here) | {"average": about.get("average")}
         for key in ("optimizer", "schedule"):
             options |= {key: here.updates.recalled(key, about[key])} if key in about else {}
         training = Training(model, here.split, dial, settings=settings, **options)
@@ -360,6 +359,16 @@ def _state_of(folder: Path) -> object:
     path = folder / "latest.pt"
     found = path.stat() if path.exists() else None
     return found and (found.st_ino, found.st_mtime_ns)
+
+
+def _options(training: Training) -> dict[str, Any]:
+    """Return what a training that goes on from this one is made with, besides settings."""
+    return {
+        "average": training.average,
+        "teacher": training.teacher,
+        "compile": training.compiled,
+        "sync_batch_norm": training.sync_batch_norm,
+    }
 
 
 def _some(split: Split, images: int) -> Split:

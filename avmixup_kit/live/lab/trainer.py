@@ -227,12 +227,18 @@ class Trainer:
         if run.status not in FINAL:
             raise RuntimeError(f"the dashboard was closed while {run.name} was {run.status}")
 
-    def close(self, timeout: float = 30) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """End the thread after the step that is under way; the models stay as they are.
+
+        Args:
+            timeout: seconds to wait for it; None: 30, or 600 where steps are compiled, the first
+                of which takes minutes.
 
         Raises:
             TimeoutError: the step took longer than ``timeout`` seconds.
         """
+        if timeout is None:
+            timeout = 600 if any(run.training.compiled for run in self.runs) else 30
         with self._gate:
             self._closing = True
         self._wake.set()
