@@ -10,7 +10,7 @@ leaves the ball, is a perturb stage alone.
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, get_type_hints
 
 import torch
@@ -95,14 +95,16 @@ class Attack:
         clip_start: whether the start is first clipped to valid pixels (Feature Scatter: no).
         restarts: how often to start anew; the best perturbation of each example is kept.
         batch_norm: how batch norm works while crafting; evaluation always uses ``"eval"``.
-        source: another model whose gradients are followed instead (transfer attack).
+        source: another model whose gradients are followed instead (transfer attack). The repr holds
+            its weights' checksum.
         norm: ``"linf"`` bounds every pixel's change and steps by the gradient's sign; ``"l2"``
             bounds the change's length and steps along the gradient, which is one of length
             ``step_size``. Radii differ: 8 / 255 and 0.5 are usual for CIFAR-10.
 
     Raises:
         ValueError: epsilon outside (0, 1] (l2: not positive), step_size not positive, steps < 1,
-            restarts < 1, an unknown start, norm or batch-norm mode.
+            restarts < 1, an unknown start, norm or batch-norm mode, a source that is no network
+            or whose running averages crafting would change.
     """
 
     objective: Objective = LabelCrossEntropy()  # noqa: RUF009 (frozen, no state)
@@ -113,7 +115,7 @@ class Attack:
     clip_start: bool = True
     restarts: int = 1
     batch_norm: BatchNorm = "eval"
-    source: nn.Module | None = field(default=None, repr=False)
+    source: nn.Module | None = None
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
@@ -125,9 +127,14 @@ class Attack:
         check.whole("restarts", self.restarts)
         check.one_of("start", self.start, get_args(Start))
         check.one_of("batch_norm", self.batch_norm, get_args(BatchNorm))
+        fine = self.source is None or isinstance(self.source, nn.Module)
+        check.that(fine, "source", self.source, "a network, or None")
+        fine = self.source is None or self.batch_norm != "train"
+        allowed = "it would change the running averages of source; 'eval', or 'batch'"
+        check.that(fine, "batch_norm", self.batch_norm, allowed)
 
     def __repr__(self) -> str:
-        return text_of(self, "norm")
+        return text_of(self, "source", "norm")
 
     @property
     def step(self) -> float:
