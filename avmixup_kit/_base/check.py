@@ -38,12 +38,13 @@ def same(was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
 def _differences(name: str, was: Any, now: Any) -> Iterator[str]:
     """Yield what differs; of two reprs of one kind, only the arguments that do."""
     old, new = (_arguments(value) for value in (was, now))
-    if old is None or new is None or old.keys() != new.keys() or old[""] != new[""]:
+    if old is None or new is None or old[""] != new[""]:
         yield f"{name} was {was!r}, is {now!r}"
         return
-    for key in new:
-        if old[key] != new[key]:
-            yield from _differences(f"{name}.{key}", _Code(old[key]), _Code(new[key]))
+    for key in {**old, **new}:
+        before, after = (_Code(each.get(key, "left out")) for each in (old, new))
+        if before != after:
+            yield from _differences(f"{name}.{key}", before, after)
 
 
 class _Code(str):

@@ -10,15 +10,16 @@ the paper's. A stage is a frozen dataclass, of the kit or of one's own.
 
 import ast
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
 from avmixup_kit._base import plugins
 from avmixup_kit._base.shapes import Images
+from avmixup_kit._base.texts import NetworkAbsentError, network_of, text
 from avmixup_kit.methods import attacks, losses, mixing, sources
 from avmixup_kit.methods.attacks import NoAttack
 from avmixup_kit.methods.batch import Batch
@@ -115,7 +116,7 @@ def _turned(stage: Any, changes: Mapping[str, Any]) -> Any:
 
 
 @cache
-def _vocabulary() -> dict[str, type]:
+def _vocabulary() -> dict[str, Any]:
     return {
         name: value
         for module in (attacks, losses, mixing, sources)
@@ -140,32 +141,55 @@ def own_stages(value: Any) -> dict[str, str]:
     return found
 
 
-def check_saved(name: str, value: Any) -> None:
-    """Raise ValueError unless the value's repr, and where its stages live, give the value back."""
+def networks_of(value: Any, name: str = "") -> dict[str, nn.Module]:
+    """Return the networks that a method's stages hold, by where: {"perturb.source": network}."""
+    if isinstance(value, nn.Module):
+        return {name: value}
+    found: dict[str, nn.Module] = {}
+    if isinstance(value, tuple):
+        for number, each in enumerate(value):
+            found |= networks_of(each, f"{name}[{number}]")
+    elif _is_stage(value):
+        for field in dataclasses.fields(value):
+            place = f"{name}.{field.name}".lstrip(".")
+            found |= networks_of(getattr(value, field.name), place)
+    return found
+
+
+def check_saved(name: str, value: Any, networks: Iterable[nn.Module] = ()) -> None:
+    """Raise ValueError unless the value's repr, and where its stages live, give the value back.
+
+    ``networks``: those that it may hold, as ``parse``'s.
+    """
     try:
-        fine = parse(repr(value), own_stages(value)) == value
+        fine = parse(text(value), own_stages(value), networks) == value
     except ValueError:
         fine = False
     if not fine:
         raise ValueError(
-            f"{name} = {value!r} is not allowed: it cannot be saved and found again; a stage is a "
-            "frozen dataclass at the top of a module, its settings are Python numbers, texts, "
-            "tuples and stages (without a Dial, a Method may hold anything that can be called)"
+            f"{name} = {text(value)} is not allowed: it cannot be saved and found again; a "
+            "stage is a frozen dataclass at the top of a module, its settings are Python numbers, "
+            "texts, tuples, stages, and as source a network that the Dial was given (without a Dial, a Method may hold anything that can be called)"
         )
 
 
-def parse(text: str, stages: Mapping[str, str] | None = None) -> Any:
+def parse(
+    code: str, stages: Mapping[str, str] | None = None, networks: Iterable[nn.Module] = ()
+) -> Any:
     """Return the method, stage or plain value that a repr describes, without evaluating code.
 
     Args:
+        code: the text, as ``repr`` gives it.
         stages: where stages of one's own live, as ``own_stages`` said. Their modules must be
             imported already: what a file names is never run.
+        networks: those that the text may name, by the checksums of their weights.
 
     Raises:
-        ValueError: the text names something that is no part of a method, or a module that is not
-            imported.
+        ValueError: the text names something that is no part of a method, a module that is not
+            imported, or a network that is none of these.
     """
-    known = _vocabulary() | {name: _found(name, home) for name, home in (stages or {}).items()}
+    known = _vocabulary() | {"Network": partial(network_of, networks=tuple(networks))}
+    known |= {name: _found(name, home) for name, home in (stages or {}).items()}
 
     def build_node(node: ast.expr) -> Any:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
@@ -182,10 +206,12 @@ def parse(text: str, stages: Mapping[str, str] | None = None) -> Any:
         raise ValueError
 
     try:
-        return build_node(ast.parse(text, mode="eval").body)
+        return build_node(ast.parse(code, mode="eval").body)
+    except NetworkAbsentError:
+        raise
     except (ValueError, TypeError, SyntaxError) as error:
         reason = f" ({error})" if str(error) else ""
-        raise ValueError(f"{text!r} does not describe a method{reason}") from error
+        raise ValueError(f"{code!r} does not describe a method{reason}") from error
 
 
 def _found(name: str, home: str) -> type:

@@ -2,10 +2,14 @@
 
 import math
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from avmixup_kit.methods.method import Method, check_saved, own_stages, parse
+from torch import nn
+
+from avmixup_kit._base.texts import text
+from avmixup_kit.methods.method import Method, check_saved, networks_of, own_stages, parse
 
 
 @dataclass(frozen=True)
@@ -20,17 +24,20 @@ class Turn:
 
         It has no "step" of its own, since the step it acts before has a record, too.
         """
-        change = {k: v if _is_number(v) else repr(v) for k, v in self.change.items()}
+        change = {k: v if _is_number(v) else text(v) for k, v in self.change.items()}
         record = {"before_step": self.step, "change": change}
         stages = own_stages(tuple(self.change.values()))
         return record | {"stages": stages} if stages else record
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Turn":
-        """Return the turn that ``to_json`` wrote, or that version 0.1 did: "step", all code."""
+    def from_json(cls, record: dict[str, Any], networks: Iterable[nn.Module] = ()) -> "Turn":
+        """Return the turn that ``to_json`` wrote, or that version 0.1 did: "step", all code.
+
+        ``networks``: those that it may name.
+        """
         stages = record.get("stages")
         change = {
-            key: parse(value, stages) if isinstance(value, str) else value
+            key: parse(value, stages, networks) if isinstance(value, str) else value
             for key, value in record["change"].items()
         }
         return cls(step_of(record), change)
@@ -54,12 +61,20 @@ class Dial:
     Args:
         method: what is in force at step 0.
         turns: turns to come, of an earlier run: replaying them repeats that run.
+        networks: fixed networks, beside those of ``method``, that attacks of later turns follow as
+            their source. A run is taken up with networks of the same weights.
     """
 
-    def __init__(self, method: Method, turns: "list[Turn] | tuple[Turn, ...]" = ()) -> None:
+    def __init__(
+        self,
+        method: Method,
+        turns: "list[Turn] | tuple[Turn, ...]" = (),
+        networks: Iterable[nn.Module] = (),
+    ) -> None:
         if not isinstance(method, Method):
             raise TypeError(f"method = {method!r} is not allowed: a Method, such as avmixup()")
-        check_saved("method", method)
+        self.networks = (*networks, *networks_of(method).values())
+        check_saved("method", method, self.networks)
         self.initial = method
         self._method = method
         self._turns: list[Turn] = []
@@ -89,7 +104,7 @@ class Dial:
         with self._lock:
             method = _apply(self._method, change)
             for name, value in change.items():
-                check_saved(name, value)
+                check_saved(name, value, self.networks)
             self._turns.append(Turn(self._next_step, change))
             self._method = method
         return method
@@ -123,12 +138,12 @@ class Dial:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved dial: its first method, its turns, and those still to come."""
-        initial = parse(state["initial"], state.get("stages"))
-        turns = [Turn.from_json(record) for record in state["turns"]]
+        initial = parse(state["initial"], state.get("stages"), self.networks)
+        turns = [Turn.from_json(record, self.networks) for record in state["turns"]]
         method = initial
         for turn in turns:
             method = _apply(method, turn.change)
-        ahead = [Turn.from_json(record) for record in state["ahead"]]
+        ahead = [Turn.from_json(record, self.networks) for record in state["ahead"]]
         with self._lock:
             self.initial, self._method, self._turns = initial, method, turns
             self._ahead = ahead

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -184,17 +184,19 @@ def open(
     return Run(folder, about, model, Settings(**settings), training["step"])
 
 
-def about(folder: str | Path) -> dict[str, Any]:
+def about(folder: str | Path, networks: Iterable[nn.Module] = ()) -> dict[str, Any]:
     """Return run.json with its method made again, from text that is parsed and never run.
+
+    ``networks``: those that the method may name, as its attack's source.
 
     Raises:
         FileNotFoundError: the folder holds no run.
-        ValueError: it is damaged, or names a stage of one's own that is not there.
+        ValueError: it is damaged, or names a stage of one's own or a network that is not there.
     """
     told = _read(folder)
     with files.blamed(Path(folder) / "run.json", NO_RUN):
         text = told["method"]
-    return told | {"method": parse(text, told.get("stages"))}
+    return told | {"method": parse(text, told.get("stages"), networks)}
 
 
 def _read(folder: str | Path) -> dict[str, Any]:
@@ -205,12 +207,15 @@ def _read(folder: str | Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
 
 
-def turns_of(path: str | Path) -> list[Turn]:
-    """Return the dial's turns recorded in a run folder, a log or an exported file, oldest first."""
+def turns_of(path: str | Path, networks: Iterable[nn.Module] = ()) -> list[Turn]:
+    """Return the dial's turns recorded in a run folder, a log or an exported file, oldest first.
+
+    ``networks``: those that a turn may name, as its attack's source.
+    """
     path = Path(path)
     if path.is_dir():
         path = path / "log.jsonl"
-    return [Turn.from_json(line) for line in json_lines(path) if "change" in line]
+    return [Turn.from_json(line, networks) for line in json_lines(path) if "change" in line]
 
 
 def curves_of(folder: str | Path) -> dict[str, tuple[list[int], list[float]]]:

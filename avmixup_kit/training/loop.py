@@ -12,10 +12,11 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from avmixup_kit._base import check, distributed
+from avmixup_kit._base.texts import checksum
 from avmixup_kit.data.splits import Source, Split, split_for
 from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.methods.batch import Batch, Networks
-from avmixup_kit.methods.method import Method
+from avmixup_kit.methods.method import Method, networks_of
 from avmixup_kit.methods.named import METHODS
 from avmixup_kit.models.weights import first_answer, load_weights
 from avmixup_kit.training.dial import Dial
@@ -263,6 +264,16 @@ class Training(Iterator[Record]):
         return Networks(network, self.averaged, self.teacher)
 
     @property
+    def networks(self) -> dict[str, str]:
+        """Checksums of the fixed networks that the training asks, by where they stand.
+
+        Those of a Dial's method stand in its text.
+        """
+        held = {} if self.dial else networks_of(self.method)
+        held |= {} if self.teacher is None else {"teacher": self.teacher}
+        return {name: checksum(network) for name, network in held.items()}
+
+    @property
     def step(self) -> int:
         """How many steps are done: the number of the next one."""
         return self._next_step
@@ -359,6 +370,7 @@ class Training(Iterator[Record]):
             "settings": _plain(asdict(self.settings)),
             **self.updates.texts,
             "data": self.split.checksum,
+            "networks": self.networks,
             "dial": self.dial.state_dict() if self.dial else None,
             "average": None if self._average is None else copy.deepcopy(self._average.state_dict()),
         }
@@ -368,10 +380,11 @@ class Training(Iterator[Record]):
 
         More steps than it had are allowed where the learning rate of those done does not depend on
         their number. ``new_settings=True`` allows settings and schedule to differ (to fork a run);
-        data and optimizer never may.
+        data, optimizer and fixed networks never may.
 
         Raises:
-            ValueError: other settings, other training images, or weights of another architecture.
+            ValueError: other settings, training images, source or teacher, or weights of another
+                architecture.
         """
         saved = {"optimizer": "sgd", "schedule": "steps"} | state
         was: dict[str, Any] = dict(state["settings"])
@@ -386,6 +399,9 @@ class Training(Iterator[Record]):
         images = {"checksum of the images": self.split.checksum}
         was["checksum of the images"] = state["data"]
         check.same(was, images, f"the saved training used other images than {self.split.name}")
+        old, new = state.get("networks", self.networks), self.networks
+        old, new = ({key: each.get(key) for key in {**old, **new}} for each in (old, new))
+        check.same(old, new, "the saved training asked other networks")
         optimiser, dial = copy.deepcopy(self.optimiser.state_dict()), self.dial
         before = dial.state_dict() if dial else None
         try:

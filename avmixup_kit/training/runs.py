@@ -73,7 +73,7 @@ __all__ = [
 ]
 
 # What a run has unless its run.json says otherwise.
-USUAL = {"stages": None, "average": None, "optimizer": "sgd", "schedule": "steps"}
+USUAL = {"stages": None, "networks": {}, "average": None, "optimizer": "sgd", "schedule": "steps"}
 
 Curves = Callable[[nn.Module], Mapping[str, float]]
 
@@ -90,6 +90,7 @@ def describe(training: Training) -> dict[str, Any]:
     """
     training.updates.check_saved()
     more = {"stages": own_stages(training.method), "average": training.average}
+    more["networks"] = training.networks
     more |= training.updates.texts
     return {name: value for name, value in more.items() if value and value != USUAL[name]} | {
         "settings": repr(training.settings),
@@ -269,11 +270,12 @@ class _Run:
 
     def _take_up(self) -> None:
         state, records = distributed.from_rank_0(self._saved)
-        logged = [Turn.from_json(record) for record in records if "change" in record]
+        dial = self.training.dial
+        networks = dial.networks if dial else ()
+        logged = [Turn.from_json(record, networks) for record in records if "change" in record]
         self.training.load_state_dict(state)
         step = self.training.step
         self._tell_steps()
-        dial = self.training.dial
         if dial is not None:
             dial.expect(logged[len(dial.turns) :])
             self.logged_turns = sum(turn.step < step for turn in logged)
@@ -301,7 +303,7 @@ class _Run:
         # Since version 0.2 alone.
         usual = USUAL | {"augmentation": repr(self.training.split.augmentation)}
         now = usual | describe(self.training)
-        del now["settings"]  # ``load_state_dict`` looks at them
+        del now["settings"], now["networks"]  # ``load_state_dict`` looks at them
         check.same(usual | was, now, f"{self.folder} holds another run")
         state = load_checkpoint(self.folder / "latest.pt")
         return state["training"], json_lines(self.folder / "log.jsonl")

@@ -248,7 +248,8 @@ class LiveRun:
         there = step == training.step or step in self.kept
         check.that(there, "step", step, f"states were kept at steps {kept}")
         state = training.state_dict() if step == training.step else self.kept[step]
-        model, dial = copy.deepcopy(training.model), Dial(self.dial.initial)
+        model = copy.deepcopy(training.model)
+        dial = Dial(self.dial.initial, networks=self.dial.networks)
         options = {"average": training.average, "teacher": training.teacher}
         options |= training.updates.made_of
         twin = Training(model, training.split, dial, settings=training.settings, **options)
@@ -318,10 +319,11 @@ class LiveRun:
             FileNotFoundError: the folder holds no run.
             ValueError: its checkpoint is damaged or its run had other images.
         """
-        about = runs.about(folder)
+        networks = self.dial.networks
+        about = runs.about(folder, networks)
         content = checkpoints.load_checkpoint(folder / "latest.pt")
         state, here = content["training"], self.training
-        dial = Dial(about["method"])
+        dial = Dial(about["method"], networks=networks)
         if content["architecture"] is None:
             model = copy.deepcopy(here.model)
         else:
@@ -332,7 +334,7 @@ class LiveRun:
             options |= {key: here.updates.recalled(key, about[key])} if key in about else {}
         training = Training(model, here.split, dial, settings=Settings(**saved), **options)
         training.load_state_dict(state)
-        dial.expect(runs.turns_of(folder)[len(dial.turns) :])
+        dial.expect(runs.turns_of(folder, networks)[len(dial.turns) :])
         run = LiveRun(name, training, self.data, self.probe_images)
         run.folders.add(folder.resolve())
         for row, (steps, values) in runs.curves_of(folder).items():
