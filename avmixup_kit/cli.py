@@ -388,7 +388,8 @@ class Reproduce:
     tables: Annotated[tuple[str, ...], tyro.conf.Positional]
     """table1 to table6, figure2, or all."""
     scale: str = "smoke"
-    """smoke (digits, on a CPU), short (PreActResNet18, an hour of GPU a table) or full."""
+    """smoke (digits, on a CPU), laptop (CIFAR-10, half an hour of a core a network), short
+    (PreActResNet18, an hour of GPU a table) or full."""
     estimate: bool = False
     """Only tell what it would cost."""
     table: bool = False
@@ -408,7 +409,9 @@ class Reproduce:
     precision: Precision | None = None
     """Of training; left out, bf16 at scale short where the device has it, else float32."""
     compile: bool = False
-    """Train compiled networks."""
+    """Train compiled networks; scale laptop always does."""
+    jobs: int = 1
+    """Processes that work on it, with one thread each."""
 
     def __call__(self) -> None:
         from avmixup_kit.reproduce import reproduce
@@ -427,6 +430,7 @@ class Reproduce:
             device=device,
             precision=self.precision,
             compiled=self.compile,
+            jobs=self.jobs,
             minutes=self.minutes,
             only_table=self.table,
             only_estimate=self.estimate,

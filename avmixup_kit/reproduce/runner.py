@@ -25,6 +25,7 @@ from avmixup_kit.reproduce.plans import Column, Row, Run, Scale, TablePlan, plan
 from avmixup_kit.reproduce.results import Result
 from avmixup_kit.reproduce.verdicts import Verdicts, groups
 from avmixup_kit.training import checkpoints, runs
+from avmixup_kit.training.compiled import Compiled
 from avmixup_kit.training.loop import Training, TrainingDiverged
 from avmixup_kit.training.settings import Precision
 
@@ -100,7 +101,7 @@ class Runner:
         self.scale, self.folder = scale, Path(folder) / scale.name
         self.data_root, self.device = data_root, torch.device(device)
         self.precision: Precision = precision
-        self.compiled = compiled
+        self.compiled = compiled or scale.compiled
         self.clock, self.say = Clock(minutes), say
         self.left: list[str] = []
         self._data: dict[str, Data | Exception] = {}
@@ -159,6 +160,8 @@ class Runner:
             run.method,
             settings=settings,
             compile=self.compiled,
+            schedule=run.schedule,
+            average=run.average,
         )
         every = max(1, settings.steps // self.scale.measurements)
         records = runs.log(
@@ -201,10 +204,12 @@ class Runner:
         folder = self.folder / run.folder
         if not (folder / "run.json").exists():
             return False
-        was = json.loads((folder / "run.json").read_text())
+        was = runs.USUAL | json.loads((folder / "run.json").read_text())
         now = {
             "settings": repr(run.settings),
             "method": repr(run.method),
+            "schedule": run.schedule,
+            "average": run.average,
             "checksum": self.data(run).train.checksum,
         }
         check.same(was, now, f"{folder} holds another run (choose another --runs)")
@@ -215,7 +220,8 @@ class Runner:
 
     def network(self, run: Run, checkpoint: str = "latest") -> nn.Module:
         """Return a trained network."""
-        return runs.load_model(self.folder / run.folder / f"{checkpoint}.pt", self.device)
+        network = runs.load_model(self.folder / run.folder / f"{checkpoint}.pt", self.device)
+        return Compiled(network, dynamic=True) if self.scale.compiled else network
 
     # ---------------------------------------------------------------------------- evaluation
 
@@ -319,6 +325,8 @@ class Runner:
             "architecture": trained["architecture"],
             "method": repr(run.method),
             "settings": asdict(run.settings),
+            "schedule": run.schedule,
+            "average": run.average,
             "augmentation": repr(data.train.augmentation),
             "attacks": {column.title: column.key for column in columns},
             **{key: said[key] for key in ("rule", "accuracy", "interval95")},
@@ -406,9 +414,10 @@ class Runner:
             self.say(f"skipped {run.folder}: {error}")
             self.left.append(f"{run.folder}: another process is at it")
             return
-        except TrainingDiverged as error:
-            self.say(f"gave up {run.folder}: {error}")
-            self.left.append(f"{run.folder}: {error}")
+        except (TrainingDiverged, RuntimeError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self.say(f"gave up {run.folder}: {why}")
+            self.left.append(f"{run.folder}: {why}")
             return
         if done:
             for table, row in rows:
