@@ -1,8 +1,9 @@
-from . import evaluation, gaussian, methods, models, paper, plots, search, tuning
+from . import evaluation, gaussian, methods, models, paper, plots, search, tuning, zoo
 from .data import (
     Data,
     Split,
     cifar10,
+    cifar10_sample,
     cifar100,
     digits,
     fashion_mnist,
@@ -71,6 +72,7 @@ __all__ = [
     "autoattack",
     "avmixup",
     "cifar10",
+    "cifar10_sample",
     "cifar100",
     "cw",
     "digits",
@@ -109,4 +111,5 @@ __all__ = [
     "tuning",
     "wide_resnet",
     "wilson",
+    "zoo",
 ]

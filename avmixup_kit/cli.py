@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from avmixup_kit import methods, models
+from avmixup_kit import methods, models, zoo
 from avmixup_kit import search as tuning
 from avmixup_kit._base import check, distributed
 from avmixup_kit._base.distributed import RankFailed, choose_device
@@ -28,6 +28,7 @@ from avmixup_kit.cli_options import (
     radius,
     tyro,
 )
+from avmixup_kit.data import Data
 from avmixup_kit.demo import demo
 from avmixup_kit.evaluation.autoattack import AutoAttack, autoattack
 from avmixup_kit.evaluation.compare import comparison_table
@@ -174,11 +175,15 @@ class Train:
 class Evaluate:
     """Evaluate a run folder's network on test images; writes evaluation.json and correct.npz.
 
+    With --zoo NAME a network that comes with the kit, which writes nothing.
+
     torchrun --nproc-per-node 8 -m avmixup_kit evaluate ... shares the images out among 8 processes.
     """
 
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Annotated[Path | None, tyro.conf.Positional] = None
     """The run folder."""
+    zoo: str | None = None
+    """A network of the zoo in its place, by name, such as digits/pgd."""
     data: Annotated[RunDataOptions, tyro.conf.arg(name="")] = field(default_factory=RunDataOptions)
     anyway: bool = False
     """Insist on images or class names that are not those of the run."""
@@ -234,26 +239,48 @@ class Evaluate:
             rows.append(autoattack(epsilon, self.autoattack, norm=self.norm))
         return rows
 
+    def _loaded(self) -> tuple[Data, torch.nn.Module]:
+        """Return the images and the network.
+
+        Raises:
+            ValueError: neither or both of run folder and --zoo; images that are not the network's.
+        """
+        insist = " (--anyway to insist)"
+        if self.zoo is not None:
+            fine = self.folder is None
+            check.that(fine, "folder", str(self.folder), "a run folder or --zoo, not both")
+            network = zoo.load(self.zoo, choose_device(self.data.device))
+            loaded = self.data.of_card(network.card)
+            allowed = f"{self.zoo} was trained on {network.card['dataset']}{insist}"
+            fine = self.anyway or loaded.name == network.card["dataset"]
+            check.that(fine, "data", loaded.name, allowed)
+            return loaded, network
+        if self.folder is None:
+            raise ValueError(f"folder is missing: a run folder, or --zoo {' | '.join(zoo.names())}")
+        loaded = self.data.of(self.folder)
+        split = getattr(loaded, self.split)
+        if not self.anyway:
+            runs.check_images(self.folder, split, self.split, insist)
+        path = self.folder / f"{self.checkpoint}.pt"
+        return loaded, runs.load_model(path, split.device, weights=self.weights)
+
     def _evaluate(self) -> None:
         if self.html is not None:
             graph_objects()
             parent, alone = self.html.resolve().parent, distributed.world() == 1
             check.that(parent.is_dir(), "html", str(self.html), f"{parent} is no folder; make it")
             check.that(alone, "html", str(self.html), "one process writes a page; start only one")
-        loaded = self.data.of(self.folder)
+        loaded, network = self._loaded()
         split = getattr(loaded, self.split)
-        if not self.anyway:
-            runs.check_images(self.folder, split, self.split, " (--anyway to insist)")
         split = split if self.images is None else split.sample(self.images)
         epsilon = radius(self.epsilon, loaded.epsilon, self.norm)
-        path = self.folder / f"{self.checkpoint}.pt"
-        network = runs.load_model(path, split.device, weights=self.weights)
         given = {"batch_size": self.batch_size, "seed": self.seed, "draws": self.draws}
         judge = partial(evaluate, network, split, **given)
         result = judge(self._rows(epsilon), rule=self.rule, progress=sys.stderr.isatty())
         talks = distributed.rank() == 0
         if talks:
-            runs.save_evaluation(self.folder, result)
+            if self.folder is not None:
+                runs.save_evaluation(self.folder, result)
             print(result)
         sources = {str(run): runs.load_model(run, split.device) for run in self.transfer_from}
         for other, source in sources.items():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ class Network(nn.Module):
     """Logits (N, K) of images (N, C, H, W) in [0, 1]: head(body(normalise(x))).
 
     ``architecture`` is the call that builds it again (see ``from_architecture``). ``image_size`` is
-    set only for a network that takes no other size.
+    set only for a network that takes no other size. ``card`` is that of a network of the zoo.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.architecture = architecture
+        self.card: dict[str, Any] = {}
         self.in_channels = in_channels
         self.num_classes = head.out_features
         self.image_size = image_size

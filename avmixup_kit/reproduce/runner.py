@@ -17,7 +17,7 @@ from torch import nn
 
 from avmixup_kit import __version__, models
 from avmixup_kit._base import check, files, provenance
-from avmixup_kit.data import DATASETS, Augmentation, Data, load
+from avmixup_kit.data import DATASETS, Augmentation, Data, cifar10_or_mirror, load
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.reproduce import results
@@ -30,7 +30,6 @@ from avmixup_kit.training.loop import Training, TrainingDiverged
 from avmixup_kit.training.settings import Precision
 
 ROBUST = "PGD10, validation"  # the curve by which the best checkpoint is chosen
-MIRROR = "cifar10-jpeg.tar.xz"
 BATCH = 512
 
 
@@ -63,14 +62,10 @@ def load_data(name: str, root: str | Path, device: torch.device | str = "cpu") -
     """
     if name == "digits":
         return load("digits", device=device)
-    root = Path(root)
-    originals = (root / "cifar-10-python.tar.gz", root / "cifar-10-batches-py")
-    if name == "cifar10" and not any(path.exists() for path in originals):
-        mirror = root if root.name == MIRROR else root / MIRROR
-        if mirror.is_file():
-            return load("image_folder", path=mirror, validation=0.02, device=device)
+    if name == "cifar10":
+        return cifar10_or_mirror(root).to(device)
     allowed = f"it holds no {DATASETS.entries[name].title}"
-    check.that(not root.is_file(), "data_root", str(root), allowed)
+    check.that(not Path(root).is_file(), "data_root", str(root), allowed)
     return load(name, root=root, device=device)
 
 
