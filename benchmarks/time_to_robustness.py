@@ -154,6 +154,14 @@ RECIPES: dict[str, Recipe] = {
     "short-wide": replace(
         ANCHOR, network="wide_resnet(depth=10, width=2, num_classes=10, in_channels=3)"
     ),
+    # What ``reproduce --scale laptop`` trains as PGD.
+    "laptop": replace(
+        ANCHOR,
+        network=STRIDED,
+        perturb=attacks.pgd(steps=2, epsilon=EPSILON, step_size=5 / 8 * EPSILON),
+        steps=6 * EPOCH,
+        sides=(SIDE,) * 6,
+    ),
     "best-hour": replace(ANCHOR, network=SMOOTH, average=0.995, lam=0.9),
     # Four times the work of an image, three times the images: an evening.
     "evening": replace(
@@ -210,7 +218,9 @@ def watch(split: av.Split, epsilon: float) -> Callable[[nn.Module], dict[str, fl
     return measure
 
 
-def train(recipe: Recipe, seed: int, data: av.Data, folder: Path, meter: Meter) -> str:
+def train(
+    recipe: Recipe, seed: int, data: av.Data, folder: Path, meter: Meter, compiled: bool
+) -> str:
     """Train what is left of a run; return why it was stopped, "" where it was not."""
     stopped = folder / "stopped"
     if stopped.exists():
@@ -220,7 +230,7 @@ def train(recipe: Recipe, seed: int, data: av.Data, folder: Path, meter: Meter) 
         replace(data.train, augmentation=av.data.Augmentation(pad=4, flip=True)),
         recipe.dial(),
         recipe.steps,
-        compile=True,
+        compile=compiled,
         schedule=recipe.schedule,
         average=recipe.average,
         lr=recipe.lr,
@@ -248,9 +258,12 @@ def train(recipe: Recipe, seed: int, data: av.Data, folder: Path, meter: Meter) 
     return ""
 
 
-def judge(seed: int, data: av.Data, test: av.Split, folder: Path, meter: Meter) -> Evaluation:
+def judge(
+    seed: int, data: av.Data, test: av.Split, folder: Path, meter: Meter, compiled: bool
+) -> Evaluation:
     """Return the verdicts on a trained network; what is there already is not taken again."""
-    network = Compiled(runs.load_model(folder / "latest.pt"), dynamic=True)
+    network = runs.load_model(folder / "latest.pt")
+    network = Compiled(network, dynamic=True) if compiled else network
     verdicts = Verdicts.load(folder / "verdicts.npz", test.checksum, len(test))
     chunk = 250
     for first in range(0, len(test), chunk):
@@ -260,7 +273,7 @@ def judge(seed: int, data: av.Data, test: av.Split, folder: Path, meter: Meter) 
             part = test.subset(torch.arange(first, last))
             found = av.evaluate(network, part, tried, seed=seed)
             for column in group:
-                at = found.names.index(column.title)
+                at = 0 if column.attack is None else 1 + tried.index(column.attack)
                 verdicts.add(column.key, first, found.correct[at], found.gradients[at])
             verdicts.save()
             meter.save()
@@ -273,6 +286,7 @@ def run(name: str, options: argparse.Namespace) -> None:
     recipe, seed = RECIPES[name], options.seed
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
+    options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"{name}-{seed}.json"
     if path.exists():
         return print(f"{path} is there already")
@@ -282,11 +296,12 @@ def run(name: str, options: argparse.Namespace) -> None:
     test = data.test.sample(min(options.images, len(data.test)))
     folder = options.runs / f"{name}-{seed}"
     with one_thread():
-        stopped = train(recipe, seed, data, folder, Meter(folder, "training", cpu, wall))
+        meter, compiled = Meter(folder, "training", cpu, wall), not options.eager
+        stopped = train(recipe, seed, data, folder, meter, compiled)
         about = told(name, recipe, seed, data, test, folder) | {"stopped": stopped}
         if not stopped:
             meter = Meter(folder, "evaluation", spent(), time.monotonic())
-            found = judge(seed, data, test, folder, meter)
+            found = judge(seed, data, test, folder, meter, compiled)
             found.save(path.with_suffix(".npz"))
             about |= {key: found.to_json()[key] for key in ("n", "accuracy", "interval95")}
     about["evaluation"] = cost_of(folder, "evaluation")
@@ -389,6 +404,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--runs", type=Path, default=Path("runs/time-to-robustness"))
     parser.add_argument("--results", type=Path, default=Path("results/time-to-robustness"))
+    parser.add_argument("--eager", action="store_true", help="compile nothing")
     parser.add_argument("--table", action="store_true", help="only make the table again")
     options = parser.parse_args()
     try:
