@@ -428,7 +428,7 @@ def test_a_training_that_diverges_is_given_up_and_the_others_go_on(tmp_path, mon
         (["table7"], "table = 'table7' is not allowed: one of table1, .*figure2, all"),
         (["all", "nonsense"], "table = 'nonsense' is not allowed: one of table1"),
         ([], "table = '' is not allowed"),
-        (["table1", "--scale", "huge"], "scale = 'huge' is not allowed: one of smoke, laptop, short, full"),
+        (["table1", "--scale", "huge"], "scale = 'huge' is not allowed: one of smoke, laptop, sh"),
         (["table1", "--minutes", "0"], "minutes = 0.0 is not allowed: a positive number"),
         (["table1", "--seeds", "-1"], "seed = -1 is not allowed"),
         (["table1", "--scale", "short", "--device", "cpu", "--data-root", "{tmp}/file"],
