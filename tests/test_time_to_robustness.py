@@ -12,6 +12,7 @@ import torch
 import avmixup_kit as av
 from avmixup_kit import runs
 from avmixup_kit.methods.batch import Batch
+from avmixup_kit.methods.method import own_stages
 from avmixup_kit.reproduce import plans
 
 pytest.importorskip("pyautoattack")
@@ -66,6 +67,7 @@ def test_images_are_of_each_parts_size_for_all_stages_of_a_step(rng):
     dial, sides = recipe.dial(), []
     x, y = toy(4, "train").batch([0, 1, 2, 3])
     model = av.models.from_architecture(TINY).eval()
+    batch = Batch(x, y, rng=rng)
     for step in range(9):
         batch = Batch(x, y, rng=rng)
         batch.delta = dial(step).perturb(model, batch)
@@ -78,7 +80,7 @@ def test_images_are_of_each_parts_size_for_all_stages_of_a_step(rng):
 
 
 def test_a_recipe_of_one_size_has_no_stage_of_its_own_in_its_run_folder():
-    assert av.methods.method.own_stages(bench.ANCHOR.dial().method) == {}
+    assert own_stages(bench.ANCHOR.dial().method) == {}
 
 
 def test_the_laptops_recipe_is_what_reproduce_trains():

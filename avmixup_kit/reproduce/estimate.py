@@ -94,9 +94,10 @@ def table(
         rates: what ``measured`` found; without any, hours are arithmetic at ``RATES``.
     """
     found, scale = estimates(plans), plans[0].scale
-    core = None if scale.gflops is None else f"a core at {scale.gflops:g} x 10^9 a second"
-    if core:
-        rates = {core: {one.run.network: scale.gflops / 1000 for one in found}}
+    core = scale.gflops is not None
+    if scale.gflops is not None:
+        each = {one.run.network: scale.gflops / 1000 for one in found}
+        rates = {f"a core at {scale.gflops:g} x 10^9 a second": each}
     known = {
         device: its
         for device, its in (rates or {}).items()

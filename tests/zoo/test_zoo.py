@@ -164,6 +164,7 @@ def test_a_run_folder_becomes_an_entry_whose_figures_are_those_of_its_half_preci
     script.main()
     network = av.zoo.load("digits/mine")
     card = network.card
+    assert training.averaged is not None
     for given, kept in zip(training.averaged.parameters(), network.parameters(), strict=True):
         assert torch.equal(given.half().float(), kept)
     about = {key: card[key] for key in ("name", "training_seed", "command", "n", "average")}
