@@ -136,6 +136,14 @@ def test_a_run_is_trained_judged_and_written_and_its_sessions_cost_adds_up(
     assert "is there already" in capsys.readouterr().out
 
 
+def test_what_a_killed_session_has_cost_is_counted(tmp_path, monkeypatch):
+    for session, (began, now) in enumerate([(0.0, 1800.0), (100.0, 1000.0)]):
+        monkeypatch.setattr(bench, "spent", lambda now=now: now)
+        bench.Meter(tmp_path, "training", began, 0.0).save()
+        assert bench.cost_of(tmp_path, "evaluation")["core_hours"] == 0, session
+    assert bench.cost_of(tmp_path, "training")["core_hours"] == 0.75
+
+
 def test_a_run_that_overfits_catastrophically_is_stopped_and_the_table_says_so(
     tmp_path, monkeypatch, at_hand
 ):
