@@ -160,7 +160,7 @@ def test_a_run_that_overfits_catastrophically_is_stopped_and_the_table_says_so(
 
 
 def test_a_level_is_reached_by_the_cheapest_run_that_does(tmp_path):
-    for name, hours, accuracy in (("slow", 2.0, 0.41), ("fast", 0.5, 0.335), ("bad", 0.1, 0.2)):
+    for name, hours, accuracy in (("big", 2.0, 0.41), ("fast", 0.5, 0.335), ("weak", 0.1, 0.2)):
         about = {
             "recipe": name,
             "seed": 0,
@@ -177,7 +177,7 @@ def test_a_level_is_reached_by_the_cheapest_run_that_does(tmp_path):
     text = bench.table(tmp_path)
     assert "- AutoAttack 30 %: 0.50 core-hours (fast, seed 0)" in text
     assert "- AutoAttack 33 %: 0.50 core-hours (fast, seed 0)" in text
-    assert "- AutoAttack 36 %: 2.00 core-hours (slow, seed 0)" in text
+    assert "- AutoAttack 36 %: 2.00 core-hours (big, seed 0)" in text
     assert "33.5 [30.5, 36.5]" in text
 
 
