@@ -1,8 +1,9 @@
-from . import evaluation, gaussian, methods, models, paper, plots, search, tuning
+from . import evaluation, gaussian, methods, models, paper, plots, search, tuning, zoo
 from .data import (
     Data,
     Split,
     cifar10,
+    cifar10_sample,
     cifar100,
     digits,
     fashion_mnist,
@@ -30,9 +31,11 @@ from .methods import (
     avmixup,
     feature_scatter,
     feature_scatter_avmixup,
+    fgsm_rs_training,
     label_smoothing,
     mixing,
     mixup,
+    n_fgsm_training,
     pgd_training,
     standard,
     trades,
@@ -69,6 +72,7 @@ __all__ = [
     "autoattack",
     "avmixup",
     "cifar10",
+    "cifar10_sample",
     "cifar100",
     "cw",
     "digits",
@@ -79,6 +83,7 @@ __all__ = [
     "feature_scatter",
     "feature_scatter_avmixup",
     "fgsm",
+    "fgsm_rs_training",
     "gaussian",
     "image_folder",
     "label_smoothing",
@@ -87,6 +92,7 @@ __all__ = [
     "mixing",
     "mixup",
     "models",
+    "n_fgsm_training",
     "paper",
     "pgd",
     "pgd_training",
@@ -105,4 +111,5 @@ __all__ = [
     "tuning",
     "wide_resnet",
     "wilson",
+    "zoo",
 ]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from avmixup_kit import methods, models
+from avmixup_kit import methods, models, zoo
 from avmixup_kit import search as tuning
 from avmixup_kit._base import check, distributed, files
 from avmixup_kit._base.distributed import RankFailed, choose_device
@@ -29,6 +29,7 @@ from avmixup_kit.cli_options import (
     radius,
     tyro,
 )
+from avmixup_kit.data import Data
 from avmixup_kit.demo import demo
 from avmixup_kit.evaluation.autoattack import AutoAttack, autoattack
 from avmixup_kit.evaluation.compare import comparison_table
@@ -178,11 +179,15 @@ class Train:
 class Evaluate:
     """Evaluate a run folder's network on test images; writes evaluation.json and correct.npz.
 
+    With --zoo NAME a network that comes with the kit, which writes nothing.
+
     torchrun --nproc-per-node 8 -m avmixup_kit evaluate ... shares the images out among 8 processes.
     """
 
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Annotated[Path | None, tyro.conf.Positional] = None
     """The run folder."""
+    zoo: str | None = None
+    """A network of the zoo in its place, by name, such as digits/pgd."""
     data: Annotated[RunDataOptions, tyro.conf.arg(name="")] = field(default_factory=RunDataOptions)
     anyway: bool = False
     """Insist on images or class names that are not those of the run."""
@@ -238,6 +243,31 @@ class Evaluate:
             rows.append(autoattack(epsilon, self.autoattack, norm=self.norm))
         return rows
 
+    def _loaded(self) -> tuple[Data, torch.nn.Module]:
+        """Return the images and the network.
+
+        Raises:
+            ValueError: neither or both of run folder and --zoo; images that are not the network's.
+        """
+        insist = " (--anyway to insist)"
+        if self.zoo is not None:
+            fine = self.folder is None
+            check.that(fine, "folder", str(self.folder), "a run folder or --zoo, not both")
+            network = zoo.load(self.zoo, choose_device(self.data.device))
+            loaded = self.data.of_card(network.card)
+            allowed = f"{self.zoo} was trained on {network.card['dataset']}{insist}"
+            fine = self.anyway or loaded.name == network.card["dataset"]
+            check.that(fine, "data", loaded.name, allowed)
+            return loaded, network
+        if self.folder is None:
+            raise ValueError(f"folder is missing: a run folder, or --zoo {' | '.join(zoo.names())}")
+        loaded = self.data.of(self.folder)
+        split = getattr(loaded, self.split)
+        if not self.anyway:
+            runs.check_images(self.folder, split, self.split, insist)
+        path = self.folder / f"{self.checkpoint}.pt"
+        return loaded, runs.load_model(path, split.device, weights=self.weights)
+
     def _evaluate(self) -> None:
         if self.html is not None:
             graph_objects()
@@ -245,22 +275,20 @@ class Evaluate:
             check.that(parent.is_dir(), "html", str(self.html), f"{parent} is no folder; make it")
             check.that(alone, "html", str(self.html), "one process writes a page; start only one")
             files.check_writable(parent)
-        loaded, talks = self.data.of(self.folder), distributed.rank() == 0
-        if talks:
+        loaded, network = self._loaded()
+        talks = distributed.rank() == 0
+        if talks and self.folder is not None:
             files.check_writable(self.folder)
         split = getattr(loaded, self.split)
-        if not self.anyway:
-            runs.check_images(self.folder, split, self.split, " (--anyway to insist)")
         split = split if self.images is None else split.sample(self.images)
         epsilon = radius(self.epsilon, loaded.epsilon, self.norm)
-        path = self.folder / f"{self.checkpoint}.pt"
-        network = runs.load_model(path, split.device, weights=self.weights)
         given = {"batch_size": self.batch_size, "seed": self.seed, "draws": self.draws}
         judge = partial(evaluate, network, split, **given)
         result = judge(self._rows(epsilon), rule=self.rule, progress=sys.stderr.isatty())
         if talks:
             print(result, flush=True)  # whatever becomes of the files
-            runs.save_evaluation(self.folder, result)
+            if self.folder is not None:
+                runs.save_evaluation(self.folder, result)
         sources = {
             without_home(run): runs.load_model(run, split.device) for run in self.transfer_from
         }
@@ -395,7 +423,8 @@ class Reproduce:
     tables: Annotated[tuple[str, ...], tyro.conf.Positional]
     """table1 to table6, figure2, or all."""
     scale: str = "smoke"
-    """smoke (digits, on a CPU), short (PreActResNet18, an hour of GPU a table) or full."""
+    """smoke (digits, on a CPU), laptop (CIFAR-10, half an hour of a core a network), short
+    (PreActResNet18, an hour of GPU a table) or full."""
     estimate: bool = False
     """Only tell what it would cost."""
     table: bool = False
@@ -415,7 +444,9 @@ class Reproduce:
     precision: Precision | None = None
     """Of training; left out, bf16 at scale short where the device has it, else float32."""
     compile: bool = False
-    """Train compiled networks."""
+    """Train compiled networks; scale laptop always does."""
+    jobs: int = 1
+    """Processes that work on it, with one thread each."""
 
     def __call__(self) -> None:
         from avmixup_kit.reproduce import reproduce
@@ -434,6 +465,7 @@ class Reproduce:
             device=device,
             precision=self.precision,
             compiled=self.compile,
+            jobs=self.jobs,
             minutes=self.minutes,
             only_table=self.table,
             only_estimate=self.estimate,

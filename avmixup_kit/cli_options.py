@@ -10,7 +10,7 @@ from avmixup_kit import methods
 from avmixup_kit._base import check, distributed
 from avmixup_kit._base.distributed import choose_device
 from avmixup_kit._base.registry import Registry
-from avmixup_kit.data import DATASETS, Augmentation, Data, load
+from avmixup_kit.data import DATASETS, Augmentation, Data, cifar10_or_mirror, load
 from avmixup_kit.methods.attacks import ATTACKS, Norm
 from avmixup_kit.models import NETWORKS
 from avmixup_kit.training import runs
@@ -90,7 +90,8 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class RunDataOptions(DataOptions):
-    """Which images; the run's own, as its training loaded them, where not said."""
+    """Which images; the run's own, as its training loaded them, where not said; for --zoo those of
+    its card, CIFAR-10's in the folder --root."""
 
     data: Annotated[
         str,
@@ -112,6 +113,14 @@ class RunDataOptions(DataOptions):
             return self.load()
         name, recalled = runs.images_of(folder)
         return self.load(name=name, recalled=recalled)
+
+    def of_card(self, card: Mapping[str, Any]) -> Data:
+        """Return the data set of a network of the zoo, on its device."""
+        if self.data != "run":
+            return self.load()
+        if card["dataset"] in DATASETS and card["dataset"] != "cifar10":
+            return self.load(name=card["dataset"])
+        return cifar10_or_mirror(self.root or "data").to(choose_device(self.device))
 
 
 def radius(given: float | None, usual: float, norm: Norm) -> float:

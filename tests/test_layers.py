@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[set[str], ...], ...] = (
     ({"cli", "cli_options", "__main__"},),
     ({"demo"}, {"live"}, {"reproduce"}, {"search"}, {"plots"}, {"tuning"}),
     ({"evaluation"}, {"training"}),
-    ({"methods"},),
+    ({"methods"}, {"zoo"}),
     ({"models"}, {"data"}, {"paper"}, {"gaussian"}),
     ({"_base"},),
 )

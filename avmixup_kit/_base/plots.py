@@ -15,6 +15,8 @@ METHOD_COLOURS = {
     "standard": "#999999",
     "mixup": "#56B4E9",
     "pgd": "#0072B2",
+    "fgsm_rs": "#88CCEE",
+    "n_fgsm": "#332288",
     "label_smoothing": "#CC79A7",
     "avmixup": "#D55E00",
     "trades": "#009E73",

@@ -11,6 +11,7 @@ from avmixup_kit.data.datasets import (
     svhn,
     tiny_imagenet,
 )
+from avmixup_kit.data.samples import cifar10_or_mirror, cifar10_sample
 from avmixup_kit.data.splits import Augmentation, Data, Split
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "Data",
     "Split",
     "cifar10",
+    "cifar10_or_mirror",
+    "cifar10_sample",
     "cifar100",
     "digits",
     "fashion_mnist",

@@ -49,6 +49,9 @@ def as_rows(attacks: Iterable[Row]) -> list[Attack | Judge]:
 
 def _as_row(place: str, given: Any) -> Attack | Judge:
     if isinstance(given, Attack):
+        allowed = f"it leaves the ball of epsilon = {given.epsilon:g} and is for training alone"
+        fine = given.reach <= given.epsilon
+        check.that(fine, place, given.name, f"{allowed}; take av.attacks.fgsm_rs or av.pgd")
         return given
     epsilon = None if isinstance(given, type) else getattr(given, "epsilon", None)
     if epsilon is not None and hasattr(given, "name"):

@@ -2,9 +2,9 @@
 
 An attack is an objective plus a start; it is called ``attack(model, batch) -> delta``, or
 ``attack(model, x, y, rng)`` with x (N, C, H, W) in [0, 1] and y one-hot (N, K) or integer (N,), and
-returns a perturbation whose
-norm is at most epsilon and x + delta in [0, 1], both exactly. The same objects are the perturb
-stage of training methods and the columns of an evaluation.
+returns a perturbation whose norm is at most epsilon and x + delta in [0, 1], both exactly. The same
+objects are the perturb stage of training methods and the columns of an evaluation; ``NFGSM``, which
+leaves the ball, is a perturb stage alone.
 """
 
 import inspect
@@ -21,6 +21,10 @@ from avmixup_kit._base.private import AnyBatchNorm
 from avmixup_kit._base.registry import Registry
 from avmixup_kit._base.shapes import Images
 from avmixup_kit._base.texts import text_of
+from avmixup_kit.methods.balls import Ball, Norm, ascend, check_epsilon, in_l2_ball
+from avmixup_kit.methods.balls import ball as ball
+from avmixup_kit.methods.balls import direction as direction
+from avmixup_kit.methods.balls import lengths as lengths
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.labels import one_hot
 from avmixup_kit.methods.losses import (
@@ -31,114 +35,7 @@ from avmixup_kit.methods.losses import (
 )
 
 BatchNorm = Literal["eval", "batch", "train"]
-Norm = Literal["linf", "l2"]
 Start = Literal["uniform", "normal", "zero"]
-# Shortens by more than float32 rounds up, so that no perturbation is longer than epsilon.
-ROOM = 1 - 2.0**-22
-
-
-def check_epsilon(epsilon: float, norm: Norm = "linf") -> None:
-    """Raise ValueError unless epsilon is a radius in units of [0, 1] pixels, the norm a norm."""
-    check.one_of("norm", norm, get_args(Norm))
-    if norm == "l2":
-        allowed = "the length of a vector of [0, 1] pixels, above 0"
-        check.number("epsilon", epsilon, "(0, inf)", allowed)
-        return
-    large = check.is_number(epsilon) and epsilon > 1
-    hint = f"; in pixels of 0..255 write {epsilon:g} / 255" if large else ""
-    allowed = f"pixels live in [0, 1], so 0 < epsilon <= 1{hint}"
-    check.number("epsilon", epsilon, "(0, 1]", allowed)
-
-
-def ball(x: Images, epsilon: float) -> tuple[Images, Images]:
-    """Return the lowest and highest allowed delta of every pixel, both shaped like x.
-
-    Clamping a perturbation between them keeps |delta| <= epsilon and x + delta in [0, 1] exactly,
-    rounding included.
-    """
-    return (-x).clamp(min=-epsilon), (1 - x).clamp(max=epsilon)
-
-
-def lengths(images: Tensor) -> Tensor:
-    """Return the l2 norm of each image (N, C, H, W) as (N, 1, 1, 1), in double precision."""
-    norms = torch.linalg.vector_norm(images.flatten(1), dim=1, dtype=torch.float64)
-    return norms.reshape(-1, 1, 1, 1)
-
-
-def direction(gradient: Images, norm: Norm) -> Images:
-    """Return the step of size 1 that gains most: the gradient's sign, or it over its l2 norm.
-
-    A gradient of zero stays zero.
-    """
-    if norm == "linf":
-        return gradient.sign()
-    # Gradients of sure models are too small for float32's squares and quotients.
-    return (gradient / lengths(gradient).clamp_min(1e-300)).to(gradient)
-
-
-def in_l2_ball(noise: Tensor, share: Tensor, epsilon: float) -> Tensor:
-    """Return normal noise (N, C, H, W) as uniform points of the l2 ball.
-
-    ``share`` (N,) is uniform in [0, 1]: that of the ball's volume that is nearer to its centre.
-    """
-    radius = epsilon * share.double().reshape(-1, 1, 1, 1) ** (1 / noise.flatten(1).shape[1])
-    return (noise * (radius / lengths(noise))).to(noise)
-
-
-class Ball:
-    """The perturbations of images x (N, C, H, W) that are allowed.
-
-    ``project`` keeps |delta| <= epsilon, in the norm, and x + delta in [0, 1] exactly, rounding
-    included.
-    """
-
-    def __init__(self, x: Images, epsilon: float, norm: Norm = "linf") -> None:
-        self.epsilon = epsilon
-        self.norm: Norm = norm
-        self.low, self.high = ball(x, epsilon if norm == "linf" else float("inf"))
-
-    def project(self, delta: Images) -> Images:
-        """Return delta inside: shortened to epsilon for l2, then clamped, which only shortens."""
-        if self.norm == "l2":
-            delta = delta * (self.epsilon * ROOM / lengths(delta)).clamp(max=1.0).to(delta)
-        return torch.clamp(delta, self.low, self.high)
-
-    def climb(self, delta: Images, gradient: Images, step_size: float) -> Images:
-        """Return delta after one step up the gradient, inside."""
-        return self.project(delta + step_size * direction(gradient, self.norm))
-
-
-def ascend(
-    objective: Callable[[Tensor], Tensor],
-    x: Images,
-    start: Images,
-    epsilon: float,
-    step_size: float,
-    steps: int,
-    norm: Norm = "linf",
-) -> Images:
-    """Return the perturbation (N, C, H, W) after ``steps`` gradient steps up ``objective``.
-
-    A step is the gradient's sign for l-infinity, the gradient over its l2 norm for l2.
-
-    Args:
-        objective: from images (N, C, H, W) to a scalar; it knows of models and labels, this loop
-            does not.
-        x: clean images in [0, 1].
-        start: the first perturbation; it need not be inside the ball.
-        epsilon, step_size: in units of [0, 1] pixels, measured in the norm.
-        steps: gradients taken, each one forward and one backward to the input.
-    """
-    allowed = Ball(x, epsilon, norm)
-    delta = start
-    for _ in range(steps):
-        x_hat = (x + delta).detach().requires_grad_(True)
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(objective(x_hat), x_hat)
-        delta = allowed.climb(delta, gradient, step_size)
-        # A CUDA graph whose output is still held when the next replay begins is captured anew.
-        del gradient
-    return allowed.project(delta)
 
 
 @contextmanager
@@ -249,16 +146,31 @@ class Attack:
         return self.epsilon / 4 if self.step_size is None else self.step_size
 
     @property
+    def drawn_within(self) -> float:
+        """The radius of a ``"uniform"`` start."""
+        return self.epsilon
+
+    @property
+    def reach(self) -> float:
+        """How far it may go from the image: epsilon, unless it is for training alone."""
+        return self.epsilon
+
+    @property
     def name(self) -> str:
         """The column's heading: FGSM, PGD20, CW20 as in the paper, PGD20 l2, PGD20 to 3."""
-        kind = self.objective.name if self.target is None else LabelCrossEntropy.name
-        one_step = self.steps == 1 and self.step == self.epsilon and kind == "PGD"
-        name = "FGSM" if one_step else f"{kind}{self.steps}"
+        name = self.kind
         if self.restarts > 1:
             name += f"x{self.restarts}"
         name += "" if self.norm == "linf" else f" {self.norm}"
         name += "" if self.target is None else f" to {self.target}"
         return name if self.source is None else f"{name} (transfer)"
+
+    @property
+    def kind(self) -> str:
+        """What the name begins with: FGSM, PGD20."""
+        kind = self.objective.name if self.target is None else LabelCrossEntropy.name
+        one_step = self.steps == 1 and self.step == self.epsilon and kind == "PGD"
+        return "FGSM" if one_step else f"{kind}{self.steps}"
 
     @property
     def target(self) -> int | None:
@@ -280,13 +192,13 @@ class Attack:
         noise = distributed.empty_like(x)
         if self.start == "uniform" and self.norm == "l2":
             share = torch.rand(len(noise), generator=rng, device=noise.device)
-            noise = in_l2_ball(noise.normal_(generator=rng), share, self.epsilon)
+            noise = in_l2_ball(noise.normal_(generator=rng), share, self.drawn_within)
         elif self.start == "uniform":
-            noise.uniform_(-self.epsilon, self.epsilon, generator=rng)
+            noise.uniform_(-self.drawn_within, self.drawn_within, generator=rng)
         else:
             noise.normal_(0.0, 0.001, generator=rng)
         noise = distributed.mine(noise, len(x))
-        return Ball(x, self.epsilon, self.norm).project(noise) if self.clip_start else noise
+        return Ball(x, self.reach, self.norm).project(noise) if self.clip_start else noise
 
     def __call__(
         self,
@@ -319,7 +231,7 @@ class Attack:
 
             def crafted() -> Tensor:
                 start = self.first_delta(x, rng)
-                limits = self.epsilon, self.step, self.steps, self.norm
+                limits = self.reach, self.step, self.steps, self.norm
                 return ascend(lambda x_hat: climb(x_hat).sum(), x, start, *limits)
 
             best = crafted()
@@ -334,6 +246,65 @@ class Attack:
                     value = torch.where(better, other, value)
                     best = torch.where(better.reshape(-1, 1, 1, 1), delta, best)
         return self.spared(best, y)
+
+
+@dataclass(frozen=True, repr=False)
+class FGSMRS(Attack):
+    """One step from a uniform start, clipped to the ball: Wong, Rice, Kolter 2020.
+
+    ``step_size``: None is 1.25 epsilon, theirs for training.
+    """
+
+    steps: int = 1
+
+    @property
+    def step(self) -> float:
+        """The step size in force."""
+        return 1.25 * self.epsilon if self.step_size is None else self.step_size
+
+    @property
+    def kind(self) -> str:
+        """What the name begins with."""
+        return "FGSM-RS"
+
+
+@dataclass(frozen=True, repr=False)
+class NFGSM(Attack):
+    """One step from noise in ``noise`` times the ball, clipped to valid pixels alone.
+
+    N-FGSM, de Jorge et al. 2022: noise U(-2 epsilon, 2 epsilon), then a step of epsilon
+    (``step_size=None``). It leaves the ball, up to 3 epsilon, and so it is for training alone.
+
+    Raises:
+        ValueError: as ``Attack``; a noise below 0.
+    """
+
+    steps: int = 1
+    noise: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.that(0 <= self.noise < float("inf"), "noise", self.noise, "times epsilon, 0 or more")
+
+    @property
+    def step(self) -> float:
+        """The step size in force."""
+        return self.epsilon if self.step_size is None else self.step_size
+
+    @property
+    def drawn_within(self) -> float:
+        """The radius of the noise."""
+        return self.noise * self.epsilon
+
+    @property
+    def reach(self) -> float:
+        """How far it may go from the image; nothing is clipped to it."""
+        return self.drawn_within + self.steps * self.step
+
+    @property
+    def kind(self) -> str:
+        """What the name begins with."""
+        return "N-FGSM"
 
 
 class Crafting(TypedDict, total=False):
@@ -431,3 +402,35 @@ def pgd(*, target: int | None = None, **settings: Unpack[Attacking]) -> Attack:
 def cw(*, kappa: float = 50.0, **settings: Unpack[Attacking]) -> Attack:
     """Return CW-``steps`` as the paper uses it: PGD on the margin loss with its kappa."""
     return replace(EVALUATION, objective=Margin(kappa), **settings)
+
+
+@ATTACKS.register(title="FGSM-RS")
+def fgsm_rs(
+    epsilon: float = 8 / 255,
+    *,
+    step_size: float | None = None,
+    norm: Norm = "linf",
+    restarts: int = 1,
+    batch_norm: BatchNorm = "eval",
+    source: nn.Module | None = None,
+) -> FGSMRS:
+    """Return one step of 1.25 epsilon from a uniform start in the ball (Wong et al. 2020)."""
+    one_step = FGSMRS(epsilon=epsilon, step_size=step_size, norm=norm, restarts=restarts)
+    return replace(one_step, batch_norm=batch_norm, source=source)
+
+
+def n_fgsm(
+    epsilon: float = 8 / 255,
+    *,
+    step_size: float | None = None,
+    noise: float = 2.0,
+    norm: Norm = "linf",
+    batch_norm: BatchNorm = "eval",
+) -> NFGSM:
+    """Return one step of epsilon from noise U(-2 epsilon, 2 epsilon) (de Jorge et al. 2022).
+
+    It is no attack to evaluate with, as it leaves the ball: ``Method(perturb=n_fgsm())``.
+    """
+    return NFGSM(
+        epsilon=epsilon, step_size=step_size, noise=noise, norm=norm, batch_norm=batch_norm
+    )

@@ -6,8 +6,16 @@ from typing import Any, Unpack
 
 from avmixup_kit._base import check
 from avmixup_kit._base.registry import Registry
-from avmixup_kit.methods import sources
-from avmixup_kit.methods.attacks import TRAINING, Attack, Crafting, StartedCrafting, settings_of
+from avmixup_kit.methods import attacks, sources
+from avmixup_kit.methods.attacks import (
+    TRAINING,
+    Attack,
+    BatchNorm,
+    Crafting,
+    Norm,
+    StartedCrafting,
+    settings_of,
+)
 from avmixup_kit.methods.losses import KLToClean, Trades, TransportDistance
 from avmixup_kit.methods.method import Method, Perturb
 from avmixup_kit.methods.mixing import Adversarial, AVmixup, Mixup
@@ -22,6 +30,7 @@ SETTINGS = {
     "step_size": "Step of the attack in [0, 1] pixels.",
     "steps": "Gradient steps of the attack.",
     "batch_norm": "Batch norm while crafting.",
+    "noise": "Radius of the noise it starts from, in epsilons.",
     "target": "Number of the class aimed at; none: away from the true one.",
     "start": "Where the attack starts.",
     "gamma": "How far out the vertex lies, 1 or more.",
@@ -63,6 +72,38 @@ def pgd(**crafting: Unpack[StartedCrafting]) -> Method:
 
 
 pgd_training = pgd  # av.pgd is the attack
+
+
+@METHODS.register(title="FGSM-RS")
+def fgsm_rs(
+    *,
+    epsilon: float = 8 / 255,
+    step_size: float | None = None,
+    batch_norm: BatchNorm = "eval",
+    norm: Norm = "linf",
+) -> Method:
+    """Return training on one step of 1.25 epsilon from a random start (Wong et al. 2020).
+
+    It is fast, and prone to catastrophic overfitting; ``n_fgsm`` is less so.
+    """
+    return Method(attacks.fgsm_rs(epsilon, step_size=step_size, batch_norm=batch_norm, norm=norm))
+
+
+@METHODS.register(title="N-FGSM")
+def n_fgsm(
+    *,
+    epsilon: float = 8 / 255,
+    step_size: float | None = None,
+    noise: float = 2.0,
+    batch_norm: BatchNorm = "eval",
+    norm: Norm = "linf",
+) -> Method:
+    """Return training on one step of epsilon from noise of 2 epsilon (de Jorge et al. 2022)."""
+    given = {"step_size": step_size, "noise": noise, "batch_norm": batch_norm, "norm": norm}
+    return Method(attacks.n_fgsm(epsilon, **given))
+
+
+fgsm_rs_training, n_fgsm_training = fgsm_rs, n_fgsm  # av.attacks has the attacks
 
 
 @METHODS.register(title="Label smoothing")

@@ -1,6 +1,8 @@
 """Layers and blocks that networks are made of; pixel normalisation is the first layer of each."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +59,7 @@ class Network(nn.Module):
     """Logits (N, K) of images (N, C, H, W) in [0, 1]: head(body(normalise(x))).
 
     ``architecture`` is the call that builds it again (see ``from_architecture``). ``image_size`` is
-    set only for a network that takes no other size.
+    set only for a network that takes no other size. ``card`` is that of a network of the zoo.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.architecture = architecture
+        self.card: dict[str, Any] = {}
         self.in_channels = in_channels
         self.num_classes = head.out_features
         self.image_size = image_size
@@ -95,11 +98,19 @@ class PreActivation(nn.Module):
     """Two 3x3 convolutions, each after batch norm and ReLU, added to a shortcut.
 
     Where the shape changes, the shortcut is a 1x1 convolution of the activated input (Zagoruyko and
-    Komodakis; He et al., Identity Mappings); elsewhere it is the input itself.
+    Komodakis; He et al., Identity Mappings); elsewhere it is the input itself. ``activation`` takes
+    ReLU's place.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        activation: Callable[[Tensor], Tensor] = F.relu,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = conv3x3(in_channels, out_channels, stride)
         self.bn2 = nn.BatchNorm2d(out_channels)
@@ -109,8 +120,8 @@ class PreActivation(nn.Module):
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = F.relu(self.bn1(x))
-        residual = self.conv2(F.relu(self.bn2(self.conv1(activated))))
+        activated = self.activation(self.bn1(x))
+        residual = self.conv2(self.activation(self.bn2(self.conv1(activated))))
         return residual + (x if self.shortcut is None else self.shortcut(activated))
 
 

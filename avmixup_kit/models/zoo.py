@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from avmixup_kit._base import check
 from avmixup_kit._base.registry import Registry
@@ -44,6 +45,7 @@ Normalisation = Literal["per_image"] | tuple[Channels, Channels]
 LARGEST = 4096  # side of an image, and width of a network: more is a slip, not a network
 
 ZERO_ONE_TO_MINUS_ONE_ONE: Normalisation = (0.5, 0.5)
+ACTIVATIONS = {"relu": F.relu, "silu": F.silu}
 
 
 class ImageShape(Protocol):
@@ -137,20 +139,32 @@ def preact_resnet18(
     in_channels: int | None = None,
     base_channels: int = 64,
     normalisation: Normalisation = ZERO_ONE_TO_MINUS_ONE_ONE,
+    stem_stride: int = 1,
+    activation: Literal["relu", "silu"] = "relu",
     seed: int = 0,
 ) -> Network:
     """Return a PreActResNet18 with a 3x3 stem, for images of 32x32 or, pooled globally, any size.
 
-    ``base_channels``: of the first of four stages, each next one twice as wide. The other arguments
-    are ``wide_resnet``'s.
+    Args:
+        base_channels: of the first of four stages, each next one twice as wide.
+        stem_stride: 2 halves the image at once: twice the ``base_channels`` at the same cost.
+        activation: "relu", or the smooth "silu" (Xie et al., Smooth Adversarial Training).
+        data, num_classes, in_channels, normalisation, seed: as in ``wide_resnet``.
     """
     base_channels = check.whole("base_channels", base_channels, most=LARGEST)
+    stem_stride = check.whole("stem_stride", stem_stride, most=LARGEST)
+    check.one_of("activation", activation, ACTIVATIONS)
     settings = _sizes(data, num_classes, in_channels)
     settings |= {"base_channels": base_channels, "normalisation": normalisation}
+    # Texts of networks without them stay as they were.
+    settings |= {"stem_stride": stem_stride} if stem_stride > 1 else {}
+    settings |= {"activation": activation} if activation != "relu" else {}
     with _seeded(seed):
         widths = [base_channels * 2**stage for stage in range(4)]
-        stem = conv3x3(settings["in_channels"], base_channels)
-        parts = _residual(stem, "stage", PreActivation, widths, 2)
+        stem = conv3x3(settings["in_channels"], base_channels, stem_stride)
+        unit = partial(PreActivation, activation=ACTIVATIONS[activation])
+        parts = _residual(stem, "stage", unit, widths, 2)
+        parts["activation"] = nn.SiLU() if activation == "silu" else nn.ReLU()
         return _network("preact_resnet18", settings, parts, widths[-1])
 
 

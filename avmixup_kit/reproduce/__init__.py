@@ -9,13 +9,16 @@
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from avmixup_kit import paper
+from avmixup_kit._base import check
 from avmixup_kit._base.precision import native_bf16
+from avmixup_kit._base.processes import helper_processes
 from avmixup_kit.reproduce import estimate
 from avmixup_kit.reproduce.plans import (
     DEPARTURES,
@@ -64,6 +67,10 @@ def provenance(scale: Scale) -> str:
     return "\n".join(lines)
 
 
+def _work(make: Callable[[], Runner], *arguments: Any) -> None:
+    make().tables(*arguments)
+
+
 def reproduce(
     tables: Sequence[str],
     scale: str | Scale = "smoke",
@@ -75,6 +82,7 @@ def reproduce(
     device: torch.device | str = "cpu",
     precision: Precision | None = None,
     compiled: bool = False,
+    jobs: int = 1,
     minutes: float | None = None,
     only_table: bool = False,
     only_estimate: bool = False,
@@ -84,7 +92,7 @@ def reproduce(
 
     Args:
         tables: "table1" to "table6", "figure2", or "all".
-        scale: "smoke", "short", "full", or a ``Scale``.
+        scale: "smoke", "laptop", "short", "full", or a ``Scale``.
         seeds: of networks, data order and attacks; the scale's own where left out.
         results: ``results``/<table>/<scale> is written.
         folder: of the run folders, which need not be kept once the results are there.
@@ -92,6 +100,8 @@ def reproduce(
         device, precision: where and how networks are trained; bf16 at the short scale where the
             device has it, else float32.
         compiled: train compiled networks, see ``Training``.
+        jobs: how many processes work on it, each with one thread; what one of them fails at is left
+            to the end.
         minutes: after which everything is saved and ended; calling again goes on.
         only_table: make the tables from the results that are there, train nothing.
         only_estimate: tell what it would cost, do nothing.
@@ -100,6 +110,7 @@ def reproduce(
     Raises:
         ValueError: an unknown table or scale; results there that do not belong.
     """
+    check.whole("jobs", jobs)
     scale = scale_named(scale) if isinstance(scale, str) else scale
     names = tables_named(tables)
     seeds = tuple(scale.seeds if seeds is None else dict.fromkeys(seeds))
@@ -112,7 +123,8 @@ def reproduce(
         say(f"{provenance(scale)}\n\n{estimate.table(asked, len(seeds), rates)}\n")
     if only_estimate:
         return []
-    runner = Runner(
+    make = partial(
+        Runner,
         scale,
         folder,
         data_root=data_root,
@@ -120,9 +132,11 @@ def reproduce(
         precision=precision,
         compiled=compiled,
         minutes=minutes,
-        say=say,
     )
+    runner = make(say=say)
     if not only_table:
+        with helper_processes(_work, (make, names, seeds, results), jobs if jobs > 1 else 0):
+            pass
         runner.tables(names, seeds, results)
     assembled = [load(name, scale, results) for name in names]
     for one in assembled:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from avmixup_kit import models
 from avmixup_kit._base import files
@@ -30,9 +31,9 @@ class Estimate:
 
 
 @cache
-def _macs(network: str, data: str) -> cost.Macs:
+def _macs(network: str, options: tuple[tuple[str, Any], ...], data: str) -> cost.Macs:
     size = DATASETS.entries[data].size
-    return cost.macs(models.build(network, size), size.shape)
+    return cost.macs(models.build(network, size, **dict(options)), size.shape)
 
 
 def estimates(plans: Sequence[TablePlan]) -> list[Estimate]:
@@ -45,7 +46,7 @@ def estimates(plans: Sequence[TablePlan]) -> list[Estimate]:
             columns[row.run] |= {column.key: column for column in row.columns}
     found, scale = [], plans[0].scale
     for run, its in columns.items():
-        network = _macs(run.network, run.data)
+        network = _macs(run.network, run.network_options, run.data)
         available = DATASETS.entries[run.data].size.test
         images = min(available, scale.images or available)
         tried = [column.attack for column in its.values() if column.attack is not None]
@@ -91,6 +92,10 @@ def table(
         rates: what ``measured`` found; without any, hours are arithmetic at ``RATES``.
     """
     found, scale = estimates(plans), plans[0].scale
+    core = scale.gflops is not None
+    if scale.gflops is not None:
+        each = {one.run.network: scale.gflops / 1000 for one in found}
+        rates = {f"a core at {scale.gflops:g} x 10^9 a second": each}
     known = {
         device: its
         for device, its in (rates or {}).items()
@@ -127,7 +132,9 @@ def table(
     notes = [
         "Counted from the networks, two operations a multiply-add, for each seed; training "
         "includes its curves, evaluation is the most it can be, as if no image ever fell.",
-        "Hours are these operations at the rate that benchmarks/cuda.py measured in training."
+        "Hours are core-hours: an hour of one core, two of them do two in one."
+        if core
+        else "Hours are these operations at the rate that benchmarks/cuda.py measured in training."
         if known
         else f"Hours at {', '.join(map(str, RATES))} x 10^12 operations a second are arithmetic: "
         "not measured.",

@@ -8,90 +8,27 @@ from typing import Any
 from avmixup_kit import methods, paper
 from avmixup_kit._base import check
 from avmixup_kit.data import DATASETS
-from avmixup_kit.evaluation.autoattack import Version, autoattack
+from avmixup_kit.evaluation.autoattack import autoattack
 from avmixup_kit.evaluation.record import CLEAN
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.method import Method
 from avmixup_kit.paper import Recipe
+from avmixup_kit.reproduce.scales import (  # noqa: F401 (names of plans, too)
+    EPSILON,
+    FULL,
+    LAPTOP,
+    SCALES,
+    SHORT,
+    SMOKE,
+    Scale,
+    scale_named,
+)
 from avmixup_kit.training.settings import Precision, Settings
+from avmixup_kit.training.updates import ScheduleName
 
 UPDATES = {field.name for field in fields(Settings)}  # a recipe calls them the same
 DIGITS_EPSILON = 0.15  # data.digits().epsilon
-EPSILON = 8 / 255
 TRADES_EPSILON, TRADES_STEP = 0.031, 0.003  # of TRADES' own evaluation
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much of the paper's work is done.
-
-    Args:
-        name, about: its name, and what its output says of itself.
-        digits: everything on scikit-learn's digits rather than on the paper's data sets.
-        network: in place of the paper's; None is the paper's.
-        steps: optimiser steps of every run; None is the paper's, times ``share``.
-        share: of the paper's optimiser steps, one for each data set; 1 where none is given.
-        version: of AutoAttack, the column beside the paper's attacks.
-        seeds: those trained where no others are asked for.
-        images: at most so many test images are evaluated; None is all of them.
-        measurements: how often robust accuracy is measured during a run, on ``curve_images``
-            training and as many validation images.
-        chunk: test images evaluated between two saves.
-        tflops: 10^12 operations a second, the rate at which ``about`` counts its hours.
-    """
-
-    name: str
-    about: str
-    digits: bool = False
-    network: str | None = None
-    steps: int | None = None
-    share: tuple[tuple[str, float], ...] = ()
-    version: Version = "quick"
-    seeds: tuple[int, ...] = (0,)
-    images: int | None = None
-    measurements: int = 20
-    curve_images: int = 500
-    chunk: int = 1000
-    tflops: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("measurements", "curve_images", "chunk"):
-            check.whole(name, getattr(self, name))
-
-    @property
-    def autoattack(self) -> str:
-        """The heading of the AutoAttack column."""
-        return autoattack(version=self.version).name
-
-
-SMOKE = Scale(
-    "smoke",
-    "A test of the plumbing on scikit-learn's 8x8 digits (small_cnn, 500 steps, epsilon 0.15): "
-    "other images, another network and another epsilon than the paper's, so the two rows of a "
-    "pair are no comparison of numbers.",
-    digits=True,
-    network="small_cnn",
-    steps=500,
-    seeds=(0, 1, 2, 3, 4),
-    curve_images=250,
-)
-SHORT = Scale(
-    "short",
-    "A shortening: PreActResNet18 in place of the paper's networks, and on CIFAR10 three eighths "
-    "of the paper's steps (an eighth on CIFAR100 and SVHN, a sixteenth on Tiny ImageNet), the "
-    "learning rate falling at the same fractions of them; at most 10 000 test images; AutoAttack "
-    "quick.",
-    network="preact_resnet18",
-    share=(("cifar10", 3 / 8), ("cifar100", 1 / 8), ("svhn", 1 / 8), ("tiny_imagenet", 1 / 16)),
-    images=10_000,
-    tflops=150,
-)
-FULL = Scale(
-    "full",
-    "The paper's setting: its networks, steps, schedule and attacks.",
-    version="standard",
-)
-SCALES = {scale.name: scale for scale in (SMOKE, SHORT, FULL)}
 
 # What this kit's full scale takes where PAPER_VS_CODE names a difference.
 TAKEN = {
@@ -134,6 +71,8 @@ class Run:
     pad: int = 0
     flip: bool = False
     network_options: tuple[tuple[str, Any], ...] = ()
+    schedule: ScheduleName = "steps"
+    average: float | None = None
 
     @property
     def folder(self) -> str:
@@ -235,23 +174,14 @@ def plan(name: str, scale: Scale, seed: int = 0, precision: Precision = "float32
     if name == "figure2":
         rows = maker.figure2()
         title = "Figure 2: robust accuracy while training, best checkpoint against last"
+        title += scale.said
         return TablePlan(name, title, "Model", tuple(c.title for c in rows[0].columns), rows, scale)
     printed = paper.TABLES[int(name[-1]) - 1]
     rows = maker.rows(printed)
     own = [column.title for row in rows for column in row.columns]
     columns = tuple(dict.fromkeys([*printed.columns, *own]))
-    title = f"Table {printed.number}: {printed.title}"
+    title = f"Table {printed.number}: {printed.title}{scale.said}"
     return TablePlan(name, title, printed.heading, columns, rows, scale, printed)
-
-
-def scale_named(name: str) -> Scale:
-    """Return the scale of this name.
-
-    Raises:
-        ValueError: there is no such scale.
-    """
-    check.one_of("scale", name, SCALES)
-    return SCALES[name]
 
 
 def tables_named(names: Sequence[str]) -> tuple[str, ...]:
@@ -320,6 +250,19 @@ class _Maker:
         if self.scale.digits or recipe is None:
             settings = Settings(self.scale.steps or 500, **own)
             return Run("digits", name, self.scale.network or "small_cnn", method, settings)
+        scale = self.scale
+        if scale.updates:
+            return Run(
+                dataset,
+                name,
+                scale.network or recipe.network,
+                scale.shortened(method),
+                Settings(**dict(scale.updates) | own),
+                *(scale.augmentation or (recipe.pad, recipe.flip)),
+                scale.network_options,
+                scale.schedule,
+                scale.average,
+            )
         share = dict(self.scale.share).get(dataset, 1.0)
         own["steps"] = self.scale.steps or max(1, round(recipe.steps * share))
         shared = {key: value for key, value in asdict(recipe).items() if key in UPDATES}
@@ -372,7 +315,7 @@ class _Maker:
         """PGD, Feature Scatter or Feature Scatter + AVmixup, as Section 5.4 trains them."""
         recipe, epsilon = paper.FEATURE_SCATTER_RECIPES[dataset], self.epsilon
         if model == "PGD":
-            if self.scale.digits:
+            if self.scale.digits or self.scale.updates:
                 return self.with_pgd(dataset, "PGD")
             return self.run(dataset, "pgd-as-feature-scatter", methods.pgd(epsilon=epsilon), recipe)
         if model == "Feature Scatter":
@@ -396,6 +339,8 @@ class _Maker:
             keys = {data.title.replace("-", ""): name for name, data in DATASETS.entries.items()}
             parts = [(row, *row.split(" / ")) for row in table.rows]
             named = [(row, keys[dataset], model) for row, dataset, model in parts]
+            only = self.scale.data_sets
+            named = [each for each in named if only is None or each[1] in only]
         else:
             named = [(row, "cifar10", row) for row in table.rows]
         return tuple(

@@ -306,6 +306,7 @@ def _read(path: Path, table: str, scale: Scale) -> Result:
         raise ValueError(f"{path} is of row {result.row!r}, seed {result.seed}: it was renamed")
     run = row.run
     planned = {"network": run.network, "method": run.method, "settings": run.settings}
+    planned |= {"schedule": run.schedule, "average": run.average}
     check.same(made, planned, f"{path} was not made as {table} at scale {scale.name} is")
     if unknown := result.accuracy.keys() - {column.title for column in row.columns}:
         raise ValueError(f"{path} {CORRUPTED} (no column of {table} is {sorted(unknown)[0]!r})")
@@ -323,6 +324,8 @@ def _trained_as(about: dict[str, Any]) -> dict[str, Any]:
         "network": about["network"],
         "method": methods.parse(about["method"]),
         "settings": Settings(**settings),
+        "schedule": about.get("schedule", "steps"),
+        "average": about.get("average"),
     }
 
 

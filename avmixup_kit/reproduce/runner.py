@@ -17,7 +17,7 @@ from torch import nn
 
 from avmixup_kit import __version__, models
 from avmixup_kit._base import check, files, provenance
-from avmixup_kit.data import DATASETS, Augmentation, Data, load
+from avmixup_kit.data import DATASETS, Augmentation, Data, cifar10_or_mirror, load
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import Refusing
@@ -26,11 +26,11 @@ from avmixup_kit.reproduce.plans import Column, Row, Run, Scale, TablePlan, plan
 from avmixup_kit.reproduce.results import Result
 from avmixup_kit.reproduce.verdicts import Verdicts, groups
 from avmixup_kit.training import checkpoints, runs
+from avmixup_kit.training.compiled import Compiled
 from avmixup_kit.training.loop import Training, TrainingDiverged
 from avmixup_kit.training.settings import Precision
 
 ROBUST = "PGD10, validation"  # the curve by which the best checkpoint is chosen
-MIRROR = "cifar10-jpeg.tar.xz"
 BATCH = 512
 HELD = 6  # networks: one that is judged and those whose examples it is given
 MINUTES = 2  # between checkpoints on CUDA, where 500 steps may take seconds
@@ -65,14 +65,10 @@ def load_data(name: str, root: str | Path, device: torch.device | str = "cpu") -
     """
     if name == "digits":
         return load("digits", device=device)
-    root = Path(root)
-    originals = (root / "cifar-10-python.tar.gz", root / "cifar-10-batches-py")
-    if name == "cifar10" and not any(path.exists() for path in originals):
-        mirror = root if root.name == MIRROR else root / MIRROR
-        if mirror.is_file():
-            return load("image_folder", path=mirror, validation=0.02, device=device)
+    if name == "cifar10":
+        return cifar10_or_mirror(root).to(device)
     allowed = f"it holds no {DATASETS.entries[name].title}"
-    check.that(not root.is_file(), "data_root", str(root), allowed)
+    check.that(not Path(root).is_file(), "data_root", str(root), allowed)
     return load(name, root=root, device=device)
 
 
@@ -103,7 +99,7 @@ class Runner:
         self.scale, self.folder = scale, Path(folder) / scale.name
         self.data_root, self.device = data_root, torch.device(device)
         self.precision: Precision = precision
-        self.compiled = compiled
+        self.compiled = compiled or scale.compiled
         self.clock, self.say = Clock(minutes), say
         self.left: list[str] = []
         self._data: dict[str, Data | Exception] = {}
@@ -163,6 +159,8 @@ class Runner:
             run.method,
             settings=settings,
             compile=self.compiled,
+            schedule=run.schedule,
+            average=run.average,
         )
         every = max(1, settings.steps // self.scale.measurements)
         records = runs.log(
@@ -206,10 +204,12 @@ class Runner:
         folder = self.folder / run.folder
         if not (folder / "run.json").exists():
             return False
-        was = files.read_json(folder / "run.json")
+        was = runs.USUAL | files.read_json(folder / "run.json")
         now = {
             "settings": repr(run.settings),
             "method": repr(run.method),
+            "schedule": run.schedule,
+            "average": run.average,
             "checksum": self.data(run).train.checksum,
         }
         check.same(was, now, f"{folder} holds another run (choose another --runs)")
@@ -222,7 +222,10 @@ class Runner:
         """Return a trained network; those asked for last are held, not loaded again."""
         path = self.folder / run.folder / f"{checkpoint}.pt"
         key = path, path.stat().st_mtime_ns
-        found = self._networks.pop(key, None) or runs.load_model(path, self.device)
+        found = self._networks.pop(key, None)
+        if found is None:
+            found = runs.load_model(path, self.device)
+            found = Compiled(found, dynamic=True) if self.scale.compiled else found
         if len(self._networks) == HELD:
             del self._networks[next(iter(self._networks))]
         self._networks[key] = found
@@ -330,6 +333,8 @@ class Runner:
             "architecture": trained["architecture"],
             "method": repr(run.method),
             "settings": asdict(run.settings),
+            "schedule": run.schedule,
+            "average": run.average,
             "augmentation": repr(data.train.augmentation),
             "attacks": {column.title: column.key for column in columns},
             **{key: said[key] for key in ("rule", "accuracy", "interval95")},
@@ -426,9 +431,10 @@ class Runner:
             self.say(f"skipped {run.folder}: {error}")
             self.left.append(f"{run.folder}: another process is at it")
             return
-        except TrainingDiverged as error:
-            self.say(f"gave up {run.folder}: {error}")
-            self.left.append(f"{run.folder}: {error}")
+        except (TrainingDiverged, RuntimeError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self.say(f"gave up {run.folder}: {why}")
+            self.left.append(f"{run.folder}: {why}")
             return
         if done:
             for table, row in rows:

@@ -13,6 +13,7 @@ from typing import Any
 
 from avmixup_kit import methods
 from avmixup_kit._base import check, files, provenance
+from avmixup_kit._base.processes import helper_processes
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.autoattack import autoattack
 from avmixup_kit.evaluation.ladder import evaluate
@@ -21,7 +22,6 @@ from avmixup_kit.methods import attacks
 from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.search.plan import BEST, UNMIXED, Plan
 from avmixup_kit.search.result import Found
-from avmixup_kit.search.study import helper_processes
 
 
 def remeasure(

@@ -1,10 +1,7 @@
 """The search itself: any number of processes that take trials from one study."""
 
 import dataclasses
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from avmixup_kit._base import check, files, plugins
+from avmixup_kit._base import check, files
+from avmixup_kit._base.processes import helper_processes
 from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.search.plan import PRUNED_TO, Plan
@@ -210,44 +208,6 @@ def measure(model: torch.nn.Module, split: Split, plan: Plan, epsilon: float) ->
 def _search_on(device: str, worker: Worker) -> None:
     worker = worker.on(device)
     worker(worker.open())
-
-
-class _Plugins:
-    """The plugins of this process; who unpickles it has loaded them."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return plugins.load_plugins, (tuple(plugins.LOADED.values()),)
-
-
-def _helper(_: Any, target: Callable[..., None], *arguments: Any) -> None:
-    torch.set_num_threads(1)
-    target(*arguments)
-
-
-@contextmanager
-def helper_processes(
-    target: Callable[..., None], arguments: tuple[Any, ...], count: int
-) -> Iterator[None]:
-    """Run a function in ``count`` further processes meanwhile, one thread each, here too."""
-    context = multiprocessing.get_context("spawn")
-    # Plugins come first: what follows may be made of what they define.
-    words = _Plugins(), target, *arguments
-    processes = [context.Process(target=_helper, args=words) for _ in range(count)]
-    threads = torch.get_num_threads()
-    if processes:
-        torch.set_num_threads(1)
-    for process in processes:
-        process.start()
-    try:
-        yield
-        for process in processes:
-            process.join()
-    except BaseException:
-        for process in processes:
-            process.terminate()
-        raise
-    finally:
-        torch.set_num_threads(threads)
 
 
 def search(

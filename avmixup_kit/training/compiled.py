@@ -37,11 +37,13 @@ class Compiled(nn.Module):
 
     Only the network is compiled. What a dial turns (gamma, lambda1, lambda2, epsilon, the learning
     rate) never enters a graph, so no turn compiles or captures anything again.
+
+    ``dynamic``: one graph for batches of any size, as an evaluation has them.
     """
 
     run: Callable[[Tensor], Tensor]
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, dynamic: bool = False) -> None:
         super().__init__()
         self.network = network
         self.failed = False
@@ -52,7 +54,7 @@ class Compiled(nn.Module):
         config.optimize_ddp = False
         mode = "reduce-overhead" if self.cuda_graphs else "default"
         # Not a submodule: the network's tensors are there once, under their own names.
-        self.__dict__["run"] = torch.compile(network, mode=mode, dynamic=False)
+        self.__dict__["run"] = torch.compile(network, mode=mode, dynamic=dynamic)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.failed:

@@ -8,7 +8,7 @@ CHECKED = """
 import torch
 from jaxtyping import install_import_hook
 
-MODULES = ("attacks", "batch", "labels", "losses", "method", "mixing", "named")
+MODULES = ("attacks", "balls", "batch", "labels", "losses", "method", "mixing", "named")
 CORE = [f"avmixup_kit.methods.{module}" for module in MODULES]
 with install_import_hook(CORE, "beartype.beartype"):
     import avmixup_kit as av

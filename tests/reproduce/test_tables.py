@@ -447,7 +447,7 @@ def test_a_training_that_diverges_is_given_up_and_the_others_go_on(tmp_path, mon
         (["table7"], "table = 'table7' is not allowed: one of table1, .*figure2, all"),
         (["all", "nonsense"], "table = 'nonsense' is not allowed: one of table1"),
         ([], "table = '' is not allowed"),
-        (["table1", "--scale", "huge"], "scale = 'huge' is not allowed: one of smoke, short, full"),
+        (["table1", "--scale", "huge"], "scale = 'huge' is not allowed: one of smoke, laptop, sh"),
         (["table1", "--minutes", "0"], "minutes = 0.0 is not allowed: a positive number"),
         (["table1", "--seeds", "-1"], "seed = -1 is not allowed"),
         (["table1", "--scale", "short", "--device", "cpu", "--data-root", "{tmp}/file"],
@@ -873,7 +873,7 @@ def test_the_command_lines_options_reach_the_training(tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
-    def caught(model, split, method, *, settings, compile):
+    def caught(model, split, method, *, settings, compile, schedule, average):
         raise Stop(compile, settings.precision, settings.seed, next(model.parameters()).device.type)
 
     monkeypatch.setattr(runner, "Training", caught)

@@ -5,12 +5,14 @@ from typing import Any
 import ipywidgets as widgets
 import torch
 
-from avmixup_kit import models
+from avmixup_kit import models, zoo
 from avmixup_kit._base.registry import Registry
 from avmixup_kit.data import DATASETS, Data, load
 from avmixup_kit.live.lab.menu import named, titles
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
+
+ZOO = "zoo: "  # before the name of a trained network, which a run may start from
 
 
 def _titles(registry: Registry) -> list[tuple[str, str]]:
@@ -24,7 +26,9 @@ def fields() -> dict[str, Any]:
         "root": widgets.Text("data", description="its folder"),
         "download": widgets.Checkbox(False, description="download if it is missing"),
         "network": widgets.Dropdown(
-            options=_titles(models.NETWORKS), value="small_cnn", description="network"
+            options=[*_titles(models.NETWORKS), *((f"{n}, trained", ZOO + n) for n in zoo.names())],
+            value="small_cnn",
+            description="network",
         ),
         "method": widgets.Dropdown(
             options=list(titles().items()),
@@ -52,12 +56,16 @@ def make(
     lr: float,
     seed: int,
 ) -> tuple[Training, Data]:
-    """Return a training of the named parts, and its data set."""
+    """Return a training of the named parts, and its data set; of a trained network, once more."""
     asked = {"root": root, "path": root, "download": download}
     settings = DATASETS.entries[data].settings
     options = {name: value for name, value in asked.items() if name in settings}
     loaded = load(data, **options).to("cuda" if torch.cuda.is_available() else "cpu")
-    model = models.build(network, loaded, seed=seed).to(loaded.train.device)
+    if network.startswith(ZOO):
+        model = zoo.load(network.removeprefix(ZOO))
+    else:
+        model = models.build(network, loaded, seed=seed)
+    model = model.to(loaded.train.device)
     dial = Dial(named(method, loaded.epsilon, 10))
     settings = {"batch_size": batch_size, "lr": lr, "seed": seed}
     return Training(model, loaded.train, dial, steps, **settings), loaded

@@ -1,0 +1,194 @@
+"""The benchmark of core-hours against AutoAttack: recipes as data, costs that add up, a table."""
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import avmixup_kit as av
+from avmixup_kit import runs
+from avmixup_kit.methods.batch import Batch
+from avmixup_kit.methods.method import own_stages
+from avmixup_kit.reproduce import plans
+
+pytest.importorskip("pyautoattack")
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+bench = importlib.import_module("time_to_robustness")
+TINY = "preact_resnet18(num_classes=10, in_channels=3, base_channels=2, stem_stride=2)"
+EASY = (bench.COLUMNS[0], plans.Column("PGD20", av.pgd(steps=2, epsilon=bench.EPSILON)))
+
+
+def toy(count: int, name: str) -> av.Split:
+    """Ten classes of coloured bars in noise, 32x32."""
+    draw, labels = torch.Generator().manual_seed(count), torch.arange(count) % 10
+    images = torch.randint(0, 60, (count, 3, 32, 32), generator=draw, dtype=torch.uint8)
+    for number, label in enumerate(labels.tolist()):
+        images[number, label % 3, :, 3 * label : 3 * label + 3] += 190
+    return av.Split(images, labels, tuple("abcdefghij"), name=f"cifar10-jpeg/{name}")
+
+
+@pytest.fixture
+def at_hand(monkeypatch):
+    """Toy images, one cheap attack and one recipe of six steps in place of an hour's work."""
+    parts = toy(140, "train"), toy(20, "validation"), toy(30, "test")
+    data = av.Data("cifar10-jpeg", *parts)
+    recipe = bench.Recipe(TINY, steps=6, sides=(16, 32, 32), average=0.5)
+    monkeypatch.setattr(bench, "load_data", lambda name, root: data)
+    monkeypatch.setattr(bench, "COLUMNS", (*EASY, plans.Column("AutoAttack", av.fgsm(0.1))))
+    monkeypatch.setattr(bench, "RECIPES", {"tiny": recipe, "other": replace(recipe, lam=0.9)})
+    monkeypatch.setattr(bench, "WATCHED", 20)
+    return recipe
+
+
+def main(monkeypatch, folder, *words):
+    said = [*words, "--runs", folder / "runs", "--results", folder / "results", "--eager"]
+    monkeypatch.setattr(sys, "argv", ["time_to_robustness.py", *map(str, said)])
+    bench.main()
+
+
+@pytest.mark.parametrize(
+    ("steps", "nearest"), [(10, "its 3 parts divide 9 or 12"), (2, "its 3 parts divide 3$")]
+)
+def test_steps_that_the_parts_do_not_divide_are_refused_with_the_nearest_that_they_do(
+    steps, nearest
+):
+    with pytest.raises(ValueError, match=f"steps = {steps} is not allowed: {nearest}"):
+        bench.Recipe(steps=steps, sides=(16, 24, 32))
+
+
+def test_images_are_of_each_parts_size_for_all_stages_of_a_step(rng):
+    recipe = bench.Recipe(steps=9, sides=(16, 24, 32), perturb=av.pgd(steps=1), lam=0.9)
+    dial, sides = recipe.dial(), []
+    x, y = toy(4, "train").batch([0, 1, 2, 3])
+    model = av.models.from_architecture(TINY).eval()
+    batch = Batch(x, y, rng=rng)
+    for step in range(9):
+        batch = Batch(x, y, rng=rng)
+        batch.delta = dial(step).perturb(model, batch)
+        x_hat, y_hat = dial(step).mix(model, batch)
+        sides.append(x_hat.shape[-1])
+        assert float((x_hat - batch.x).abs().max()) <= 8 / 255 + 1e-6
+        assert float(y_hat.max()) == pytest.approx(0.9)
+    assert sides == [16] * 3 + [24] * 3 + [32] * 3
+    assert torch.equal(batch.x, x)
+
+
+def test_a_recipe_of_one_size_has_no_stage_of_its_own_in_its_run_folder():
+    assert own_stages(bench.ANCHOR.dial().method) == {}
+
+
+def test_the_laptops_recipe_is_what_reproduce_trains():
+    (run,) = (row.run for row in plans.plan("table1", plans.LAPTOP).rows if row.title == "PGD")
+    recipe = bench.RECIPES["laptop"]
+    assert recipe.dial().method == run.method
+    mine = av.Settings(
+        recipe.steps, lr=recipe.lr, weight_decay=recipe.weight_decay, seed=run.settings.seed
+    )
+    assert (mine, recipe.schedule, recipe.average) == (run.settings, run.schedule, run.average)
+    built = av.models.build(
+        run.network, av.models.Shape((3, 32, 32), 10), **dict(run.network_options)
+    )
+    other = av.models.from_architecture(recipe.network)
+    assert repr(built) == repr(other)
+
+
+def test_every_recipes_network_can_be_built():
+    for recipe in bench.RECIPES.values():
+        assert av.models.from_architecture(recipe.network).architecture
+
+
+def test_a_run_is_trained_judged_and_written_and_its_sessions_cost_adds_up(
+    tmp_path, monkeypatch, at_hand, capsys
+):
+    real, folder = bench.judge, tmp_path / "runs" / "tiny-3"
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "judge", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main(monkeypatch, tmp_path, "tiny", "--seed", "3", "--images", "20")
+    before = bench.cost_of(folder, "training")["core_hours"]
+    monkeypatch.setattr(bench, "judge", real)
+    main(monkeypatch, tmp_path, "tiny", "--seed", "3", "--images", "20")
+    about = json.loads((tmp_path / "results" / "tiny-3.json").read_text())
+    assert about["training"]["core_hours"] >= before > 0
+    assert about["evaluation"]["core_hours"] >= 0
+    assert about["n"] == 20
+    assert about["sides"] == [16, 32, 32]
+    assert about["curves"]["PGD10, train"][0] == [2, 4, 6]
+    saved = av.Evaluation.load(tmp_path / "results" / "tiny-3.npz")
+    network = runs.load_model(folder / "latest.pt")
+    test = bench.load_data("cifar10", "").test.sample(20)
+    attack = EASY[1].attack
+    assert torch.equal(
+        av.evaluate(network, test, [attack], seed=3).of(attack.name), saved.of("PGD20")
+    )
+    assert "CIFAR-10 (JPEG mirror)" in (tmp_path / "results" / "table.md").read_text()
+    capsys.readouterr()
+    main(monkeypatch, tmp_path, "tiny", "--seed", "3")
+    assert "is there already" in capsys.readouterr().out
+
+
+def test_what_a_killed_session_has_cost_is_counted(tmp_path, monkeypatch):
+    for session, (began, now) in enumerate([(0.0, 1800.0), (100.0, 1000.0)]):
+        monkeypatch.setattr(bench, "spent", lambda now=now: now)
+        bench.Meter(tmp_path, "training", began, 0.0).save()
+        assert bench.cost_of(tmp_path, "evaluation")["core_hours"] == 0, session
+    assert bench.cost_of(tmp_path, "training")["core_hours"] == 0.75
+
+
+def test_a_run_that_overfits_catastrophically_is_stopped_and_the_table_says_so(
+    tmp_path, monkeypatch, at_hand
+):
+    def curves(network):
+        return {"Clean, train": 0.9, "FGSM, train": 0.8, "PGD10, train": 0.01}
+
+    monkeypatch.setattr(bench, "watch", lambda *given: curves)
+    main(monkeypatch, tmp_path, "other")
+    about = json.loads((tmp_path / "results" / "other-0.json").read_text())
+    assert about["stopped"].startswith("after 2 steps: catastrophic overfitting")
+    assert "accuracy" not in about
+    text = (tmp_path / "results" / "table.md").read_text()
+    assert "other, seed 0, stopped after 2 steps: catastrophic overfitting" in text
+
+
+def test_a_level_is_reached_by_the_cheapest_run_that_does(tmp_path):
+    for name, hours, accuracy in (("big", 2.0, 0.41), ("fast", 0.5, 0.335), ("weak", 0.1, 0.2)):
+        about = {
+            "recipe": name,
+            "seed": 0,
+            "stopped": "",
+            "parameters": 1e6,
+            "training": {"core_hours": hours},
+            "evaluation": {"core_hours": 0.3},
+            "data": {"name": "cifar10-jpeg"},
+            "n": 1000,
+            "accuracy": {column.title: accuracy for column in bench.COLUMNS},
+            "interval95": {"AutoAttack": [accuracy - 0.03, accuracy + 0.03]},
+        }
+        (tmp_path / f"{name}-0.json").write_text(json.dumps(about))
+    text = bench.table(tmp_path)
+    assert "- AutoAttack 30 %: 0.50 core-hours (fast, seed 0)" in text
+    assert "- AutoAttack 33 %: 0.50 core-hours (fast, seed 0)" in text
+    assert "- AutoAttack 36 %: 2.00 core-hours (big, seed 0)" in text
+    assert "33.5 [30.5, 36.5]" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing"], "recipe = 'nothing' is not allowed: one of tiny, other"),
+        (["tiny", "--steps", "7"], "steps = 7 is not allowed: its 3 parts divide 6 or 9"),
+        (["--table"], "holds no results"),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_line(tmp_path, monkeypatch, at_hand, words, message):
+    with pytest.raises(SystemExit, match=message):
+        main(monkeypatch, tmp_path, *words)
