@@ -8,8 +8,7 @@ leaves the ball, is a perturb stage alone.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, get_type_hints
 
@@ -17,7 +16,6 @@ import torch
 from torch import Generator, Tensor, nn
 
 from avmixup_kit._base import check, distributed
-from avmixup_kit._base.private import AnyBatchNorm
 from avmixup_kit._base.registry import Registry
 from avmixup_kit._base.shapes import Images
 from avmixup_kit._base.texts import text_of
@@ -25,7 +23,7 @@ from avmixup_kit.methods.balls import Ball, Norm, ascend, check_epsilon, in_l2_b
 from avmixup_kit.methods.balls import ball as ball
 from avmixup_kit.methods.balls import direction as direction
 from avmixup_kit.methods.balls import lengths as lengths
-from avmixup_kit.methods.batch import Batch
+from avmixup_kit.methods.batch import Batch, BatchNorm, frozen
 from avmixup_kit.methods.labels import one_hot
 from avmixup_kit.methods.losses import (
     LabelCrossEntropy,
@@ -34,38 +32,7 @@ from avmixup_kit.methods.losses import (
     TargetedCrossEntropy,
 )
 
-BatchNorm = Literal["eval", "batch", "train"]
 Start = Literal["uniform", "normal", "zero"]
-
-
-@contextmanager
-def frozen(model: nn.Module, batch_norm: BatchNorm = "eval") -> Iterator[None]:
-    """Hold a model still while an attack looks at it, and leave it as it was found.
-
-    Parameters take no gradient. Batch norm works in one of three modes: ``"eval"`` (running
-    statistics), ``"batch"`` (the batch's own, running averages untouched: the authors' code),
-    ``"train"`` (the batch's own, running averages updated, as in two public ports).
-    """
-    modules = list(model.modules())
-    modes = [module.training for module in modules]
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    tracking: list[AnyBatchNorm] = []
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        model.train(batch_norm != "eval")
-        if batch_norm == "batch":
-            tracking = [m for m in modules if isinstance(m, AnyBatchNorm) and m.track_running_stats]
-            for module in tracking:
-                module.track_running_stats = False
-        yield
-    finally:
-        for module in tracking:
-            module.track_running_stats = True
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)
