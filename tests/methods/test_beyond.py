@@ -3,8 +3,11 @@
 import copy
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +59,9 @@ def after(digits, method, steps=4, **options):
 @pytest.fixture(scope="session")
 def standard(digits) -> nn.Module:
     """A network trained on clean images: HAT's teacher."""
-    return after(digits, av.standard(), 40, seed=9)
+    trained = after(digits, av.standard(), 40, seed=9)
+    trained.zero_grad()
+    return trained
 
 
 class Truth(nn.Module):
@@ -86,7 +91,7 @@ def test_hat_with_h_1_and_hard_labels_is_clean_plus_pgd(digits):
     hat = methods.hat(Truth(digits.train), 1.0, 0.0, 0.7, **small)
     both = hat.replace(loss=CleanAndAdversarial(0.7))
     for mine, theirs in zip(
-        after(digits, hat, 3).parameters(), after(digits, both, 3).parameters(), strict=True
+        after(digits, hat, 1).parameters(), after(digits, both, 1).parameters(), strict=True
     ):
         torch.testing.assert_close(mine, theirs)
 
@@ -454,16 +459,28 @@ STATEFUL = {
     "AWP that draws again": (av.awp(built("iat"), 0.02), {"average": 0.9}),
 }
 
-SCRIPT = """
+KILLED = """
 import os, sys
-from tests.methods.test_beyond import STATEFUL, new, runs
-import avmixup_kit as av
-av.small_cnn
-method, options = STATEFUL[sys.argv[1]]
-for record in runs.log(new(av.digits(), av.Dial(method), 9, **options), sys.argv[2], checkpoint_every=4):
+sys.path.insert(0, sys.argv[1])
+from test_beyond import STATEFUL, av, new, runs
+method, options = STATEFUL["ensemble"]
+training = new(av.digits(), av.Dial(method), 9, **options)
+for record in runs.log(training, sys.argv[2], checkpoint_every=4):
     if record.step == 5:
         os.kill(os.getpid(), 9)
 """
+
+
+def test_what_was_remembered_survives_a_kill(digits, tmp_path):
+    words = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "run")]
+    assert subprocess.run(words, timeout=600, check=False).returncode == -9
+    method, options = STATEFUL["ensemble"]
+    whole, rest = (new(digits, av.Dial(method), 9, **options) for _ in range(2))
+    list(whole)
+    assert next(runs.log(rest, tmp_path / "run", resume=True)).step == 4
+    list(rest)
+    assert same(rest.model, whole.model)
+    assert torch.equal(rest.memory.kept["ensemble"], whole.memory.kept["ensemble"])
 
 
 @pytest.mark.parametrize("name", STATEFUL)
@@ -548,7 +565,7 @@ def test_what_a_method_asks_is_told_in_one_line_when_it_starts_and_when_it_is_tu
 
 def test_a_teacher_is_another_network_of_the_same_classes(digits, standard):
     model = av.small_cnn(digits, base_channels=4)
-    with pytest.raises(ValueError, match="teacher = 'SmallCNN' is not allowed: it is the network"):
+    with pytest.raises(ValueError, match="teacher = 'Network' is not allowed: it is the network"):
         av.Training(model, digits.train, built("hat"), 2, teacher=model)
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(ValueError, match="the teacher has 3 classes, digits/train has 10"):
@@ -697,9 +714,9 @@ def test_a_search_trains_with_teacher_and_average_and_judges_the_averaged_copy(
     assert not {"teacher", "average"} & av.search.Plan(**given).identity(digits).keys()
     with pytest.raises(ValueError, match="teacher = None is not allowed: Helped asks"):
         av.search.Plan("hat", ranges={"h": (1, 4)}, **given).check(digits)
-    plan = av.search.Plan("adr", ranges={"average": (0.5, 0.5)}, **given)
-    assert plan.training(digits.train, plan.build({}, EPSILON), 0).average == 0.995
-    plan = av.search.Plan("adr", ranges={"epsilon": (0.1, 0.2)}, average=0.7, **given)
+    adr = av.search.Plan("adr", ranges={"average": (0.5, 0.9)}, average=0.8, **given)
+    assert adr.training(digits.train, adr.build({}, EPSILON), 0).average == 0.8
+    plan = av.search.Plan("alp", ranges={"weight": (0.1, 1)}, average=0.7, **given)
     judged = []
 
     def measure(network, *rest):
