@@ -448,9 +448,9 @@ def test_the_pictures_show_the_label_that_a_network_sets(digits):
     until(lambda: lab.trainer.run.strip is not None)
     assert all(0.1 < share < 0.99 for share in lab.trainer.run.strip.targets)
     lab.dial.turn(method=methods.avmixup(lambda2=0.3, label="averaged"), alpha=0.0)
-    until(lambda: "what the averaged copy says" in lab.note.value)
     lab.start()
     lab.join(PATIENCE)
+    until(lambda: "what the averaged copy says" in lab.note.value)
     assert all(0.3 < share < 0.99 for share in lab.trainer.run.strip.targets)
 
 
