@@ -10,7 +10,7 @@ leaves the ball, is a perturb stage alone.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar, Unpack, get_args, get_type_hints
 
 import torch
 from torch import Generator, Tensor, nn
@@ -84,6 +84,7 @@ class Attack:
     batch_norm: BatchNorm = "eval"
     source: nn.Module | None = None
     norm: Norm = "linf"
+    usual_step: ClassVar[float] = 1 / 4
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon, self.norm)
@@ -106,7 +107,7 @@ class Attack:
     @property
     def step(self) -> float:
         """The step size in force: ``step_size``, or epsilon / 4 where that is None."""
-        return self.epsilon / 4 if self.step_size is None else self.step_size
+        return self.usual_step * self.epsilon if self.step_size is None else self.step_size
 
     @property
     def drawn_within(self) -> float:
@@ -219,11 +220,7 @@ class FGSMRS(Attack):
     """
 
     steps: int = 1
-
-    @property
-    def step(self) -> float:
-        """The step size in force."""
-        return 1.25 * self.epsilon if self.step_size is None else self.step_size
+    usual_step: ClassVar[float] = 1.25
 
     @property
     def kind(self) -> str:
@@ -237,22 +234,15 @@ class NFGSM(Attack):
 
     N-FGSM, de Jorge et al. 2022: noise U(-2 epsilon, 2 epsilon), then a step of epsilon
     (``step_size=None``). It leaves the ball, up to 3 epsilon, and so it is for training alone.
-
-    Raises:
-        ValueError: as ``Attack``; a noise below 0.
     """
 
     steps: int = 1
     noise: float = 2.0
+    usual_step: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check.that(0 <= self.noise < float("inf"), "noise", self.noise, "times epsilon, 0 or more")
-
-    @property
-    def step(self) -> float:
-        """The step size in force."""
-        return self.epsilon if self.step_size is None else self.step_size
 
     @property
     def drawn_within(self) -> float:

@@ -211,3 +211,9 @@ def answer(network: nn.Module, x: Images) -> Logits:
     """Return what a network that is asked, not trained, says of images: logits (N, K)."""
     with torch.no_grad(), frozen(network):
         return network(x)
+
+
+def check_network(name: str, value: Any) -> None:
+    """Raise ValueError unless it is a network."""
+    allowed = "a network; a run folder's is runs.open(folder).model"
+    check.that(isinstance(value, nn.Module), name, value, allowed)

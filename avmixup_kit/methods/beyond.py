@@ -61,8 +61,7 @@ def hat(
 ) -> Method:
     """Return HAT (Rade and Moosavi-Dezfooli 2022): TRADES, and helpers that a fixed network labels.
 
-    ``teacher``: the fixed, standardly trained network; None: the training's,
-    ``Training(..., teacher=network)``.
+    ``teacher``: standardly trained; None: the training's, ``Training(..., teacher=network)``.
     """
     return Method(
         replace(NEAR_KL, **crafting), Adversarial(), Helped(Trades(beta), h, weight, teacher)

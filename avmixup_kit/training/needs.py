@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from avmixup_kit._base import check
+from avmixup_kit.methods.batch import check_network
 from avmixup_kit.methods.method import Method
 
 
@@ -46,8 +47,7 @@ class Has:
 
 def check_teacher(teacher: Any, model: nn.Module) -> None:
     """Raise ValueError unless it is a network, and another one than is trained."""
-    allowed = "a network; a run folder's is runs.open(folder).model"
-    check.that(isinstance(teacher, nn.Module), "teacher", teacher, allowed)
+    check_network("teacher", teacher)
     allowed = "it is the network in training, and would not stay fixed; pass a copy"
     check.that(teacher is not model, "teacher", type(teacher).__name__, allowed)
 
