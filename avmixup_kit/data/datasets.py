@@ -367,7 +367,8 @@ def _count(validation: float | int | None, available: int) -> int:
     validation = 0.1 if validation is None else check.plain(validation)
     if isinstance(validation, float) and 0 <= validation < 1:
         return round(validation * available)
-    fine = type(validation) is int and 0 <= validation < available
+    fine = isinstance(validation, int) and not isinstance(validation, bool)
+    fine = fine and 0 <= validation < available
     allowed = (
         f"a part in [0, 1) or a count from 0 to {available - 1}, of {available} training images"
     )
