@@ -364,13 +364,12 @@ def _data(
 
 def _count(validation: float | int | None, available: int) -> int:
     """How many of `available` training images to hold out; None is a tenth."""
-    validation = 0.1 if validation is None else check.plain(validation)
-    if isinstance(validation, float) and 0 <= validation < 1:
-        return round(validation * available)
-    fine = isinstance(validation, int) and not isinstance(validation, bool)
-    fine = fine and 0 <= validation < available
+    given: Any = 0.1 if validation is None else check.plain(validation)
+    if isinstance(given, float) and 0 <= given < 1:
+        return round(given * available)
+    fine = type(given) is int and 0 <= given < available
     allowed = (
         f"a part in [0, 1) or a count from 0 to {available - 1}, of {available} training images"
     )
-    check.that(fine, "validation", validation, allowed)
-    return int(validation)
+    check.that(fine, "validation", given, allowed)
+    return given
