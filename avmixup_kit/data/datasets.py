@@ -372,4 +372,4 @@ def _count(validation: float | int | None, available: int) -> int:
         f"a part in [0, 1) or a count from 0 to {available - 1}, of {available} training images"
     )
     check.that(fine, "validation", given, allowed)
-    return given
+    return int(given)
