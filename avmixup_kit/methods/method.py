@@ -79,6 +79,8 @@ class Method:
     def __post_init__(self) -> None:
         for name in _STAGES:
             stage = getattr(self, name)
+            if stage is None and name == "around":
+                continue
             fine = callable(stage) and not isinstance(stage, type)
             check.that(fine, name, stage, "a stage, which is called with (model, batch)")
             object.__setattr__(self, name, plain(stage))
