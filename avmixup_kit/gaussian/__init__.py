@@ -8,9 +8,11 @@ objectives  losses: hard labels, label smoothing, AVmixup
 stationary  the population loss and where training on it ends
 flows       adversarial feature overfitting: the paths there
 soft        what soft labels prescribe
+labels      labels that a model sets, at points inside the ball, at the vertex and beyond
 finite      training on drawn data
 """
 
+from avmixup_kit.gaussian import labels
 from avmixup_kit.gaussian.bounds import (
     alignment_bound,
     epsilon_exact,
@@ -85,6 +87,7 @@ __all__ = [
     "expected_loss",
     "fit",
     "flow",
+    "labels",
     "loss_slope",
     "low_noise_share",
     "matching_gamma",

@@ -117,9 +117,7 @@ def forces(
         slope = np.where(noisy, 1.0, x > 0)
         curve = np.where(noisy, mills(x) / np.where(noisy, spread, 1.0), 0.0)
         return Forces(slope, epsilon * slope, curve, np.where(noisy, log_ndtr(x), 0.0))
-    x, weight, log_scale, z, decay = _logistic_nodes(mean, spread[..., None])
-    slope = np.vecdot(x, weight)
-    curve = np.vecdot(x * np.where(z > 0, 1.0, decay) / (1 + decay), weight)
+    slope, curve, log_scale = logistic_tails(mean, spread[..., None])
     if (way.label == 1).all():
         common = log_scale.max(axis=-1)
         parts = way.weight * np.exp(log_scale - common[..., None])
@@ -143,11 +141,29 @@ def expected(
     if loss == "hinge":
         x, noisy = _hinge_gap(mean[..., 0], spread)
         return np.where(noisy, spread * ndtr(x) * (x + mills(x)), np.maximum(x, 0))
-    x, weight, log_scale, z, _ = _logistic_nodes(mean, spread[..., None])
+    value = softplus_mean(mean, spread[..., None])
+    return (way.weight * (value + (1 - way.label) * mean)).sum(-1)
+
+
+def logistic_tails(
+    mean: np.ndarray, deviation: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return E σ(-z) and E σ'(z), each to be multiplied by exp(log_scale), and log_scale.
+
+    z is normal; mean and deviation broadcast.
+    """
+    x, weight, log_scale, z, decay = _logistic_nodes(mean, deviation)
+    curve = x * np.where(z > 0, 1.0, decay) / (1 + decay)
+    return np.vecdot(x, weight), np.vecdot(curve, weight), log_scale
+
+
+def softplus_mean(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Return E log(1 + e^-z) over normal z; mean and deviation broadcast."""
+    x, weight, log_scale, z, _ = _logistic_nodes(mean, deviation)
     # softplus(-z) / σ(-z) tends to 1, and is 1 to 1e-13 from z = 30
     near = np.minimum(z, 30.0)
     value = np.vecdot(x * np.logaddexp(0.0, -near) * (1 + np.exp(near)), weight)
-    return (way.weight * (value * np.exp(log_scale) + (1 - way.label) * mean)).sum(-1)
+    return value * np.exp(log_scale)
 
 
 def _logits(

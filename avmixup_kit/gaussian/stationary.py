@@ -106,7 +106,7 @@ def stationary_point(
         check.that(fine, "model", model, "sigma_a > 0 and sigma_b > 0 where the scale is learned")
         return _free_optimum(model, epsilon, loss)
     scale = number("scale", scale, 0, open_low=True)
-    B = _root_in_share(lambda B: _sign_at(model, B, epsilon, loss, scale))
+    B = root_in_share(lambda B: _sign_at(model, B, epsilon, loss, scale))
     return Stationary(B, scale, float(effective_epsilon(model, B, epsilon, loss, scale)))
 
 
@@ -115,16 +115,16 @@ def _sign_at(model: FeatureModel, B: float, epsilon: float, loss: Loss, scale: f
     return float(tilt(model, f, share, s))
 
 
-def _root(slope: Callable[[float], float], low: float, high: float) -> float:
+def root(slope: Callable[[float], float], low: float, high: float) -> float:
     return root_scalar(slope, bracket=(low, high), method="brentq", xtol=1e-13, rtol=1e-13).root
 
 
-def _root_in_share(slope: Callable[[float], float]) -> float:
+def root_in_share(slope: Callable[[float], float]) -> float:
     if slope(0.0) >= 0:
         return 0.0
     if slope(1.0) <= 0:
         return 1.0
-    return _root(slope, 0.0, 1.0)
+    return root(slope, 0.0, 1.0)
 
 
 def _free_optimum(model: FeatureModel, epsilon: float, loss: Loss) -> Stationary:
@@ -144,7 +144,7 @@ def _free_optimum(model: FeatureModel, epsilon: float, loss: Loss) -> Stationary
     def outer(B: float) -> float:
         return _sign_at(model, B, epsilon, loss, _best_norm(model, B, epsilon, loss))
 
-    B = _root_in_share(outer)
+    B = root_in_share(outer)
     norm = _best_norm(model, B, epsilon, loss)
     if norm == 0:
         return Stationary(0.0, 0.0, epsilon)
@@ -160,7 +160,7 @@ def _hinge_spread(z: float) -> float:
     def excess(x: float) -> float:
         return float(mills(x) - z)
 
-    return 1 / (_root(excess, -z, 40.0) + z)
+    return 1 / (root(excess, -z, 40.0) + z)
 
 
 def _best_norm(model: FeatureModel, B: float, epsilon: float, loss: Loss) -> float:
@@ -179,4 +179,4 @@ def _best_norm(model: FeatureModel, B: float, epsilon: float, loss: Loss) -> flo
         low, high = high, 4 * high
         if high > 1e12:
             raise RuntimeError(f"the norm of least loss is beyond 1e12 for {loss!r} at B = {B:g}")
-    return _root(slope, low, high)
+    return root(slope, low, high)
