@@ -91,7 +91,7 @@ class Rectified:
         least, most = sys.float_info.min, sys.float_info.max
         _check_pair("temperature", self.temperature, least, most, allowed)
         allowed = "from 0 to 1, at the first step and at the last"
-        _check_pair("interpolation", self.interpolation, 0, 1, allowed)
+        _check_pair("interpolation", self.interpolation, 0.0, 1.0, allowed)
         allowed = "from 0 up to 1, such as 0.995"
         check.number("average", self.average, "[0, 1)", allowed)
 
@@ -112,10 +112,9 @@ class Rectified:
 class Ensembled:
     """A perturbation source that remembers what the network said of each image: Dong et al. 2022.
 
-    With p what the network says of the clean image in eval mode, q becomes memory q +
-    (1 - memory) p each time the image is seen; attack and loss add weight |p(x + delta) - q / sum
-    q|^2. It begins when ``ramp``'s first part of all steps is done; the weight grows as
-    exp(-5 (1 - t)^2) and is whole at the second.
+    With p what it says of the clean image in eval mode, q becomes memory q + (1 - memory) p each
+    time the image is seen; attack and loss add weight |p(x + delta) - q / sum q|^2. It begins when
+    ``ramp``'s first part of all steps is done, grows as exp(-5 (1 - t)^2), is whole at the second.
     """
 
     attack: Attack = TRAINING
@@ -129,7 +128,7 @@ class Ensembled:
         check_factor("weight", self.weight)
         check.number("memory", self.memory, "[0, 1)", "from 0 up to 1, such as 0.9")
         allowed = "parts of all steps, the second not below the first"
-        _check_pair("ramp", self.ramp, 0, 1, allowed, rising=True)
+        _check_pair("ramp", self.ramp, 0.0, 1.0, allowed, rising=True)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Images:
         done, (first, last) = batch.need("progress"), self.ramp

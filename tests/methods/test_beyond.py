@@ -290,11 +290,9 @@ def test_who_is_asked_places_what_lambda2_leaves_at_the_image_that_is_named(
     model = Networks(network, averaged=standard, teacher=trained)
     asked = standard if label == "averaged" else trained
     assert AVmixup(2.0, 1.0, 0.1, label=label).asked_at == "adversarial"
-    places: tuple[tuple[Any, torch.Tensor], ...] = (
-        ("clean", x),
-        ("adversarial", x + delta),
-        ("vertex", x + 2 * delta),
-    )
+    places: dict[Any, torch.Tensor] = {
+        "clean": x, "adversarial": x + delta, "vertex": x + 2 * delta
+    }  # fmt: skip
     mix = AVmixup(2.0, 0.9, 0.3, label=label, alpha=0.0)
     assert methods.parse(repr(mix)) == mix
     for place, image in places.items():
