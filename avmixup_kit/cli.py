@@ -1,13 +1,11 @@
 """The command line: python -m avmixup_kit train | evaluate | demo | search."""
 
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, make_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 
@@ -16,7 +14,6 @@ from avmixup_kit import search as tuning
 from avmixup_kit._base import check, distributed, files
 from avmixup_kit._base.distributed import RankFailed, choose_device
 from avmixup_kit._base.plots import graph_objects
-from avmixup_kit._base.plugins import load_plugins
 from avmixup_kit._base.provenance import without_home
 from avmixup_kit.cli_options import (
     AttackNames,
@@ -25,9 +22,10 @@ from avmixup_kit.cli_options import (
     NetworkName,
     Plugins,
     RunDataOptions,
-    method_options,
     radius,
+    seen_in,
     tyro,
+    with_method,
 )
 from avmixup_kit.data import Data
 from avmixup_kit.demo import demo
@@ -43,40 +41,6 @@ from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
 from avmixup_kit.training.settings import Precision, Settings
 from avmixup_kit.training.updates import OptimizerName, ScheduleName
-
-
-def _seen(words: Sequence[str]) -> Namespace:
-    """Return which method and plugins the words name, the plugins loaded."""
-    peek = ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--method", default="avmixup")
-    peek.add_argument("--plugin", nargs="+", action="extend", type=Path, default=[])
-    seen = peek.parse_known_args(list(words))[0]
-    load_plugins(seen.plugin)
-    return seen
-
-
-def _train_command(words: Sequence[str], seen: Namespace) -> type:
-    """Return ``Train`` with the options of the method that the words name.
-
-    Raises:
-        ValueError: an unknown method, or a setting that it does not have.
-    """
-    if seen.method not in methods.METHODS:
-        them = f"; {', '.join(map(str, seen.plugin))} does not register it" if seen.plugin else ""
-        allowed = ", ".join(methods.METHODS)
-        raise ValueError(f"method = {seen.method!r} is not allowed: one of {allowed}{them}")
-    mine = method_options(seen.method)
-    foreign = {f.name for name in methods.METHODS for f in fields(method_options(name))} - {
-        f.name for f in fields(mine)
-    }
-    for word in words:
-        key = word.split("=")[0].removeprefix("--").replace("-", "_")
-        if word.startswith("--") and key.removeprefix("no_") in foreign:
-            has = ", ".join(f.name for f in fields(mine) if f.name != "method") or "no settings"
-            raise ValueError(f"method {seen.method}: {key} is no setting of it; it has {has}")
-    shown: Any = ("method", Annotated[mine, tyro.conf.arg(name="")], field(default_factory=mine))
-    about = {"__doc__": Train.__doc__}
-    return make_dataclass("Train", [shown], bases=(Train,), frozen=True, namespace=about)
 
 
 @dataclass(frozen=True)
@@ -488,9 +452,9 @@ def main() -> None:
     """Run a command; what a user can put right is told in one line, with exit status 2."""
     words = sys.argv[1:]
     try:
-        seen = _seen(words)
+        seen = seen_in(words)
         commands = {
-            "train": _train_command(words[1:], seen) if words[:1] == ["train"] else Train,
+            "train": with_method(Train, words[1:], seen) if words[:1] == ["train"] else Train,
             "evaluate": Evaluate,
             "demo": Demo,
             "reproduce": Reproduce,

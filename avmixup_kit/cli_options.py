@@ -1,6 +1,7 @@
 """What commands share: which images, and the settings of the chosen method."""
 
-from collections.abc import Mapping
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from types import NoneType
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from avmixup_kit import methods
 from avmixup_kit._base import check, distributed
 from avmixup_kit._base.distributed import choose_device
+from avmixup_kit._base.plugins import load_plugins
 from avmixup_kit._base.registry import Registry
 from avmixup_kit.data import DATASETS, Augmentation, Data, cifar10_or_mirror, load
 from avmixup_kit.methods.attacks import ATTACKS, Norm
@@ -177,3 +179,37 @@ def method_options(name: str) -> type[MethodOptions]:
     return make_dataclass(
         "MethodOptions", shown, bases=(MethodOptions,), frozen=True, namespace=about
     )
+
+
+def seen_in(words: Sequence[str]) -> Namespace:
+    """Return which method and plugins the words name, the plugins loaded."""
+    peek = ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--method", default="avmixup")
+    peek.add_argument("--plugin", nargs="+", action="extend", type=Path, default=[])
+    seen = peek.parse_known_args(list(words))[0]
+    load_plugins(seen.plugin)
+    return seen
+
+
+def with_method(command: type, words: Sequence[str], seen: Namespace) -> type:
+    """Return the command with the options of the method that the words name.
+
+    Raises:
+        ValueError: an unknown method, or a setting that it does not have.
+    """
+    if seen.method not in methods.METHODS:
+        them = f"; {', '.join(map(str, seen.plugin))} does not register it" if seen.plugin else ""
+        allowed = ", ".join(methods.METHODS)
+        raise ValueError(f"method = {seen.method!r} is not allowed: one of {allowed}{them}")
+    mine = method_options(seen.method)
+    foreign = {f.name for name in methods.METHODS for f in fields(method_options(name))} - {
+        f.name for f in fields(mine)
+    }
+    for word in words:
+        key = word.split("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and key.removeprefix("no_") in foreign:
+            has = ", ".join(f.name for f in fields(mine) if f.name != "method") or "no settings"
+            raise ValueError(f"method {seen.method}: {key} is no setting of it; it has {has}")
+    shown: Any = ("method", Annotated[mine, tyro.conf.arg(name="")], field(default_factory=mine))
+    about, name = {"__doc__": command.__doc__}, command.__name__
+    return make_dataclass(name, [shown], bases=(command,), frozen=True, namespace=about)

@@ -1,12 +1,12 @@
 """What a notebook asks of its reader: a guess before a figure, and an exercise that it checks."""
 
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any
 
 import ipywidgets as widgets
 
 from avmixup_kit._base import check as checks
+from avmixup_kit._base import html
 from avmixup_kit._base.plots import COLOURS
 from avmixup_kit.live.controls import row, stored
 from avmixup_kit.live.drawing import ALARM
@@ -24,8 +24,8 @@ class Question(widgets.VBox):
     def say(self, well: bool, verdict: str, text: str = "") -> None:
         """Show a verdict, coloured by whether it is a good one, and a text after it."""
         colour = _WELL if well else ALARM
-        verdict, text = escape(verdict), escape(text)
-        self.said.value = f'<p role="status"><b style="color:{colour}">{verdict}</b> {text}</p>'
+        words = '<p role="status"><b style="color:{}">{}</b> {}</p>'
+        self.said.value = html.markup(words, colour, verdict, text)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         return stored(super()._repr_mimebundle_(**kwargs), self.name, "the question")
@@ -46,7 +46,7 @@ def predict(question: str, options: Sequence[str], answer: str, why: str) -> Que
     checks.that(len(set(options)) > 1, "options", list(options), "two or more different answers")
     checks.one_of("answer", answer, tuple(options))
     buttons = [widgets.Button(description=one, layout={"width": "auto"}) for one in options]
-    asked = Question("predict", widgets.HTML(f"<b>{escape(question)}</b>"), row(*buttons))
+    asked = Question("predict", widgets.HTML(html.markup("<b>{}</b>", question)), row(*buttons))
 
     def pick(button: widgets.Button) -> None:
         well = button.description == answer

@@ -4,7 +4,7 @@ import copy
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,14 +16,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from avmixup_kit._base import check, distributed
 from avmixup_kit._base.precision import float32_products, native_bf16, native_tf32
 from avmixup_kit._base.texts import checksum
-from avmixup_kit.data.splits import Source, Split, split_for
-from avmixup_kit.methods.attacks import Attack
+from avmixup_kit.data.splits import Source, split_for
 from avmixup_kit.methods.batch import Batch, Memory, Networks
 from avmixup_kit.methods.method import Method, networks_of
-from avmixup_kit.methods.named import METHODS
 from avmixup_kit.models.weights import check_weights, first_answer, load_weights
 from avmixup_kit.training.dial import Dial
-from avmixup_kit.training.needs import Has, check_steps, check_teacher
+from avmixup_kit.training.needs import Has, check_arguments, check_steps, check_teacher
 from avmixup_kit.training.settings import Settings
 from avmixup_kit.training.signs import Sign
 from avmixup_kit.training.updates import Optimizer, Schedule, Updates
@@ -165,7 +163,7 @@ class Training(Iterator[Record]):
         settings: Settings | None = None,
         **changes: Any,
     ) -> None:
-        _check_arguments(model, method, changes, split)
+        check_arguments(model, method, changes, split)
         check.flag("compile", compile)
         check.flag("sync_batch_norm", sync_batch_norm)
         fine = teacher is None or isinstance(teacher, nn.Module)
@@ -423,7 +421,7 @@ class Training(Iterator[Record]):
             "model": {name: t.clone() for name, t in self.model.state_dict().items()},
             "optimiser": copy.deepcopy(self.optimiser.state_dict()),
             "generator": self.rng.get_state(),
-            "settings": _plain(asdict(self.settings)),
+            "settings": self.settings.as_json(),
             **self.updates.texts,
             "data": self.split.checksum,
             "networks": self.networks,
@@ -454,7 +452,7 @@ class Training(Iterator[Record]):
         was: dict[str, Any] = dict(state["settings"])
         step = check.whole("step", state["step"], 0, most=check.whole("steps", was["steps"]))
         was |= {name: saved[name] for name in self.updates.texts}
-        mine: dict[str, Any] = _plain(asdict(self.settings)) | self.updates.texts
+        mine: dict[str, Any] = self.settings.as_json() | self.updates.texts
         if new_settings:
             mine = {"optimizer": mine["optimizer"]}
         elif was["steps"] < mine["steps"] and mine | {"steps": was["steps"]} == was:
@@ -498,35 +496,3 @@ class Training(Iterator[Record]):
         self._next_step = step
         kept = state.get("memory", {})
         self.memory.kept = {name: rows.to(self.device).clone() for name, rows in kept.items()}
-
-
-def _check_arguments(model: Any, method: Any, changes: dict[str, Any], given: Source) -> None:
-    """Raise TypeError where ``Training`` was given what it cannot train with."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model = {check.said(model)} is not allowed: a network, an nn.Module")
-    trained = any(parameter.requires_grad for parameter in model.parameters())
-    check.that(trained, "model", model, "it has no weights that can be trained")
-    allowed, said = "", check.said(method)
-    if isinstance(method, Attack):
-        allowed, said = "an attack is a stage of a method, such as av.pgd_training()", method.name
-    elif method in METHODS.values() or isinstance(method, type):
-        allowed, said = f"call it: {method.__name__}()", method.__name__
-    elif not isinstance(method, Method) and not callable(method):
-        allowed = "a method, such as av.avmixup(), a Dial, or a function from step to method"
-    if allowed:
-        raise TypeError(f"method = {said} is not allowed: {allowed}")
-    known = [setting.name for setting in fields(Settings)]
-    for name, value in changes.items():
-        if name == "epochs":
-            split, size = Split.of(given), changes.get("batch_size", Settings(1).batch_size)
-            raise TypeError(
-                f"epochs = {check.said(value)} is not allowed: training counts steps; an epoch of "
-                f"{split.name} in batches of {size} is {len(split) // size} of them"
-            )
-        if name not in known:
-            allowed = f"Training has no such setting; there are {', '.join(known)}"
-            raise TypeError(f"{name} = {check.said(value)} is not allowed: {allowed}")
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}

@@ -1,14 +1,18 @@
-"""What a method asks of its training, told when the training starts or the dial is turned."""
+"""What a method asks of its training, and a training of its arguments, told before it starts."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
 
 from avmixup_kit._base import check
+from avmixup_kit.data.splits import Source, Split
+from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.methods.batch import check_network
 from avmixup_kit.methods.method import Method
+from avmixup_kit.methods.named import METHODS
+from avmixup_kit.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -58,3 +62,31 @@ def check_steps(methods: Iterable[Any], steps: int, was: int) -> None:
         who = method.asks.get("progress") if isinstance(method, Method) else None
         allowed = f"{who} moves with the part of all steps that is done; keep steps = {was}"
         check.that(who is None, "steps", steps, allowed)
+
+
+def check_arguments(model: Any, method: Any, changes: dict[str, Any], given: Source) -> None:
+    """Raise TypeError where ``Training`` was given what it cannot train with."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model = {check.said(model)} is not allowed: a network, an nn.Module")
+    trained = any(parameter.requires_grad for parameter in model.parameters())
+    check.that(trained, "model", model, "it has no weights that can be trained")
+    allowed, said = "", check.said(method)
+    if isinstance(method, Attack):
+        allowed, said = "an attack is a stage of a method, such as av.pgd_training()", method.name
+    elif method in METHODS.values() or isinstance(method, type):
+        allowed, said = f"call it: {method.__name__}()", method.__name__
+    elif not isinstance(method, Method) and not callable(method):
+        allowed = "a method, such as av.avmixup(), a Dial, or a function from step to method"
+    if allowed:
+        raise TypeError(f"method = {said} is not allowed: {allowed}")
+    known = [setting.name for setting in fields(Settings)]
+    for name, value in changes.items():
+        if name == "epochs":
+            split, size = Split.of(given), changes.get("batch_size", Settings(1).batch_size)
+            raise TypeError(
+                f"epochs = {check.said(value)} is not allowed: training counts steps; an epoch of "
+                f"{split.name} in batches of {size} is {len(split) // size} of them"
+            )
+        if name not in known:
+            allowed = f"Training has no such setting; there are {', '.join(known)}"
+            raise TypeError(f"{name} = {check.said(value)} is not allowed: {allowed}")

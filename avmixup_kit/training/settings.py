@@ -1,7 +1,7 @@
 """How weights are updated: SGD's numbers and the learning rate's schedule."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 from avmixup_kit._base import check
 
@@ -65,3 +65,7 @@ class Settings:
         """Return which share of ``lr`` the schedule "steps" leaves at ``step``."""
         times = [at * self.steps if at <= 1 else at for at in self.decay_at]
         return self.decay_factor ** sum(step >= time for time in times)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings by name as JSON has them: lists for tuples."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from avmixup_kit import gaussian
+from avmixup_kit._base import html
 from avmixup_kit._base.plots import COLOURS, GREY
 from avmixup_kit.live.controls import Explorer, Number, View
 from avmixup_kit.live.drawing import curve, dressed
@@ -74,7 +75,7 @@ def moments(model: gaussian.FeatureModel, epsilon: float) -> go.Figure:
         row_heights=[0.34, 0.34, 0.32],
         vertical_spacing=0.09,
         horizontal_spacing=0.03,
-        column_titles=[f"<b>{title}</b>" for title in chosen],
+        column_titles=[html.markup("<b>{}</b>", title) for title in chosen],
     )
     limit = _limit(model, B)
     for column, frame in enumerate(chosen.values(), 1):
@@ -202,11 +203,11 @@ def titles(blank: Callable[[], go.Figure]) -> list[dict[str, Any]]:
 def said(axes: Axes, error: float) -> dict[str, Any]:
     """Return the annotation that says how much is wrong, in a panel's upper left corner."""
     x, y = axes
-    share = "&lt; 0.1" if error < 1e-3 else f"{100 * error:.1f}"
+    share = "< 0.1" if error < 1e-3 else f"{100 * error:.1f}"
     return {
         "x": 0.01, "y": 1, "xref": f"{x} domain", "yref": f"{y} domain", "yanchor": "top",
         "xanchor": "left", "align": "left", "showarrow": False, "font": {"size": 16},
-        "text": f'<b style="color:{_WRONG}">{share} %</b><br>wrong',
+        "text": html.markup('<b style="color:{}">{} %</b><br>wrong', _WRONG, share),
     }  # fmt: skip
 
 
@@ -233,7 +234,8 @@ def _draw(frame: int, epsilon: float, trained_at: float, **features: Any) -> Vie
         bells = bell(model, B, epsilon, under)
         traces |= {name + space: bell for name, bell in bells.items()}
         annotations += panel_words(axes, model, B, epsilon, under)
-    names = ["robust", f"{model.c} that look<br>robust", f"{model.d - model.c} weak"]
+    looking = html.markup("{} that look<br>robust", model.c)
+    names = ["robust", looking, f"{model.d - model.c} weak"]
     traces["weight"] = {"x": names, "y": _shares(model, B)}
     limit = _limit(model, path)
     axis = {"range": [-limit, limit]}
