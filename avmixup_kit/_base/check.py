@@ -7,6 +7,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
+MOST = 2**63 - 1  # the largest int of torch's
 LONGEST = 300  # letters of a value that a message shows
 
 
@@ -64,8 +65,9 @@ def _is_real(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether value is an int or a float, finite, and within float's range."""
-    return _is_real(value) and -sys.float_info.max <= value <= sys.float_info.max
+    """Return whether value is a finite float, or an int that torch takes beside floats."""
+    most = MOST if isinstance(value, int) else sys.float_info.max
+    return _is_real(value) and -most <= value <= most
 
 
 def number(name: str, value: Any, interval: str, allowed: str, *, none: bool = False) -> Any:
@@ -82,6 +84,8 @@ def number(name: str, value: Any, interval: str, allowed: str, *, none: bool = F
     low, high = _ends(interval)
     if not _is_real(value) and "number" not in allowed:
         allowed = f"a number; {allowed}"
+    if isinstance(value, int) and abs(value) > MOST:
+        allowed += "; so large a number is written as a float"
     fine = is_number(value)
     fine = fine and (value >= low if interval[0] == "[" else value > low)
     fine = fine and (value <= high if interval[-1] == "]" else value < high)
@@ -101,7 +105,7 @@ def whole(
     least: int = 1,
     what: str = "a whole number",
     *,
-    most: int = 2**63 - 1,
+    most: int = MOST,
     none: bool = False,
 ) -> Any:
     """Return value as Python's int (True is none), ``least`` to ``most``.

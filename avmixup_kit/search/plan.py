@@ -265,4 +265,5 @@ def _margin_based(given: object) -> "Attack | Judge":
         hard = isinstance(given, AutoAttack) and given.attacks == ("apgd-ce",)
         _check_not_fooled(not hard, "APGD-CE")
         return given
-    raise TypeError(f"objective = {given!r} is not allowed: a name or an attack on the margin")
+    said = check.said(given)
+    raise TypeError(f"objective = {said} is not allowed: a name or an attack on the margin")

@@ -261,8 +261,8 @@ def _own(optimizer: Any, model: nn.Module) -> torch.optim.Optimizer:
     made = optimizer([p for p in model.parameters() if p.requires_grad])
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(
-            f"optimizer = {optimizer!r} is not allowed: it returned {type(made).__name__}, it must "
-            "return a torch.optim.Optimizer"
+            f"optimizer = {check.said(optimizer)} is not allowed: it returned "
+            f"{type(made).__name__}, it must return a torch.optim.Optimizer"
         )
     for group in made.param_groups:
         lr = group.get("lr")

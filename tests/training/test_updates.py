@@ -256,7 +256,11 @@ def test_a_run_folders_text_is_parsed_and_never_run(text, message):
     "options",
     [
         {"optimizer": lambda parameters: torch.optim.Adam(parameters)},
-        {"optimizer": partial(torch.optim.Adam, lr=0.1, betas=torch.tensor([0.9, 0.99]))},
+        {
+            "optimizer": partial(
+                torch.optim.Adam, lr=0.1, betas=cast(Any, torch.tensor([0.9, 0.99]))
+            )
+        },
         {"schedule": lambda step: 0.1},
     ],
 )
