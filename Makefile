@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Jupyter asks whoever is root, in a container say, to say so.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: demo test torture portable lab cuda clean
+.PHONY: demo test torture portable lab cuda cuda-pack cuda-first cuda-tables clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m avmixup_kit demo
@@ -53,6 +53,14 @@ cuda:
 	$$python -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || \
 		{ [ -x $(BIN)/python ] && python=$(BIN)/python; }; \
 	$$python benchmarks/cuda_benchmark.py $(CUDA_ARGS)
+
+# What a machine without network lacks, below 40 MiB, into the ignored folder cuda-pack/.
+cuda-pack: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/cuda_pack.py --images $${AVMIXUP_TEST_DATA:-data}
+
+# A GPU's first twenty minutes; they write below $$OUT and install nothing.
+cuda-first cuda-tables:
+	$(PYTHON) benchmarks/cuda_runs.py $(@:cuda-%=%) $(CUDA_ARGS)
 
 $(VENV)/.created:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'

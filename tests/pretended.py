@@ -250,6 +250,13 @@ class _Autocast(torch.autocast):
         super().__init__("cpu" if device_type == "cuda" else device_type, *args, **kwargs)
 
 
+def _replace_generators(old: type, new: type) -> None:
+    """Replace what the kit's modules call Generator, those loaded meanwhile too."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "avmixup_kit" and vars(module).get("Generator") is old:
+            vars(module)["Generator"] = new
+
+
 @contextmanager
 def device() -> Iterator[_Rules]:
     """Pretend that there is a CUDA device; yields what its host had to wait for."""
@@ -267,10 +274,9 @@ def device() -> Iterator[_Rules]:
             held.enter_context(mock.patch.object(torch.cuda, name, value))
         held.enter_context(mock.patch.object(torch, "autocast", _Autocast))
         held.enter_context(mock.patch.object(torch, "load", _load))
-        for name, module in list(sys.modules.items()):
-            if name.split(".")[0] == "avmixup_kit" and vars(module).get("Generator") is Near:
-                held.enter_context(mock.patch.object(module, "Generator", FarGenerator))
         held.enter_context(mock.patch.object(torch, "Generator", FarGenerator))
+        held.callback(_replace_generators, FarGenerator, Near)
+        _replace_generators(Near, FarGenerator)
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         held.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
         held.enter_context(_Calls(rules))

@@ -19,7 +19,7 @@ from avmixup_kit.live.lab.run import LiveRun
 from avmixup_kit.methods import attacks, losses, transport
 from avmixup_kit.methods.mixing import AVmixup
 from avmixup_kit.methods.sources import Mixture
-from avmixup_kit.training import runs
+from avmixup_kit.training import loop, runs
 from tests import pretended
 
 LONG = os.environ.get("AVMIXUP_DRY_RUN") == "long"
@@ -230,6 +230,19 @@ def test_a_blocking_copy_is_found_and_the_line_that_makes_it(monkeypatch):
     with pytest.raises(AssertionError, match=r"a copy between devices that waits, .*test_dry_run"):
         monkeypatch.setattr(av.data.Split, "batch", there_and_back)
         rehearsed("small_cnn", av.standard())
+
+
+def test_nothing_is_pretended_any_more_afterwards():
+    names = "is_available", "device_count", "Event", "get_device_name"
+    before = [torch.Generator, torch.load, torch.autocast, *(getattr(torch.cuda, n) for n in names)]
+    with pretended.device():
+        assert torch.cuda.is_available()
+        assert loop.Generator("cuda").device.type == "cuda"
+        assert type(loop.Generator()) is before[0]
+    after = [torch.Generator, torch.load, torch.autocast, *(getattr(torch.cuda, n) for n in names)]
+    assert after == before
+    assert loop.Generator is torch.Generator
+    assert not torch.zeros(2).is_cuda
 
 
 def test_a_generator_of_the_cpu_is_found():
