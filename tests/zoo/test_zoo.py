@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -27,6 +28,11 @@ def copy(tmp_path, monkeypatch):
     return folder
 
 
+def near(accuracy: float):
+    """One of 449 images may turn where another CPU rounds otherwise."""
+    return pytest.approx(accuracy, abs=100 / 449 + 0.01)
+
+
 def evaluate(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["avmixup_kit", "evaluate", *map(str, words)])
     cli.main()
@@ -40,7 +46,7 @@ def test_a_network_and_evaluate_reproduce_a_cards_figures_in_five_lines():
     attacks = [av.pgd(steps=20, epsilon=data.epsilon), av.cw(steps=20, epsilon=data.epsilon)]
     result = av.evaluate(network, data.test, attacks)
     for name in result.names:
-        assert round(100 * result.accuracy(name), 2) == network.card["accuracies"][name]
+        assert 100 * result.accuracy(name) == near(network.card["accuracies"][name])
 
 
 @pytest.mark.parametrize("name", av.zoo.names())
@@ -102,8 +108,8 @@ def test_a_card_cannot_run_code(copy, tmp_path):
 def test_the_command_line_evaluates_a_network_of_the_zoo(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     evaluate(monkeypatch, "--zoo", "digits/pgd", "--attacks", "pgd", "--steps", "20")
-    said = capsys.readouterr().out
-    assert f"{av.zoo.card('digits/pgd')['accuracies']['PGD20']:.2f}" in said
+    (found,) = re.findall(r"PGD20 +([\d.]+)%", capsys.readouterr().out)
+    assert float(found) == near(av.zoo.card("digits/pgd")["accuracies"]["PGD20"])
     assert list(tmp_path.iterdir()) == []
 
 
