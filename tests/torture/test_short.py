@@ -33,9 +33,9 @@ def test_one_try_of_each_kind_on_a_run_loses_nothing_and_a_second_call_goes_on(t
     first = json.loads((tmp_path / "out" / "result.json").read_text())
     assert table.total(first)["tries"] + len(first["skipped"]) == 7
     assert table.total(first)["failed"] == 0
-    done, said = torture(tmp_path, "--tries", "2", "--only", "killed at each")
+    done, said = torture(tmp_path, "--tries", "2", "--only", "train: killed at each")
     assert "train: killed at each operation on files | 2 | 2 | 0 | 0 |" in said
-    assert "dashboard save: killed at each operation on files | 2 | 2 | 0 | 0 |" in said
+    assert "train: killed at any moment | 1 | 1 | 0 | 0 |" in said
     _, said = torture(tmp_path, "--tries", "2", "--seed", "1")
     assert "holds another torture" in said
     assert "seed was 0, is 1" in said
