@@ -92,11 +92,13 @@ class HalfRun(Folder):
 
     def make(self, folder: Path) -> None:
         replace(self.work, until=self.work.steps - 3).run(folder)
+        write_verdicts(folder / "run")
 
     def read(self, folder: Path, path: Path) -> tuple[str, dict[str, Any]]:
         run, found = folder / "run", {}
         said = tried(
             lambda: runs.open(run).log,
+            lambda: runs.open(run).evaluation,
             lambda: runs.about(run),
             lambda: runs.images_of(run),
             lambda: runs.curves_of(run),
@@ -116,9 +118,10 @@ class Judged(Folder):
     name = "verdicts"
 
     def make(self, folder: Path) -> None:
-        model = av.small_cnn(digits(), base_channels=4)
-        result = av.evaluate(model, digits().test.subset(20), [av.fgsm(EPSILON)], check=False)
-        runs.save_evaluation(folder, result)
+        write_verdicts(folder)
+
+    def files(self, folder: Path) -> list[Path]:
+        return [folder / "correct.npz"]
 
     def read(self, folder: Path, path: Path) -> tuple[str, dict[str, Any]]:
         found = {}
@@ -194,6 +197,13 @@ def write_images(folder: Path, classes: tuple[str, ...] = ("a", "b")) -> None:
         for number in range(3):
             pixels = noise.integers(0, 256, (8, 8, 3), np.uint8)
             Image.fromarray(pixels).save(place / f"{number}.png")
+
+
+def write_verdicts(folder: Path) -> None:
+    """Evaluate an untrained network on a few images, into a folder."""
+    model = av.small_cnn(digits(), base_channels=4)
+    result = av.evaluate(model, digits().test.subset(20), [av.fgsm(EPSILON)], check=False)
+    runs.save_evaluation(folder, result)
 
 
 FOLDERS: tuple[Folder, ...] = (

@@ -9,6 +9,7 @@ from avmixup_kit._base.tables import markdown_table
 
 OUTCOMES = ("survived", "refused", "failed")
 ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RESULT = ROOT / "results" / "torture" / "result.json"
 
 
@@ -83,13 +84,14 @@ def row(result: dict[str, Any]) -> str:
 
 
 def save(result: dict[str, Any], folder: Path) -> None:
-    """Write result.json and README.md; the project's own also into the project's README."""
+    """Write result.json and README.md; the project's own also into the page that has its row."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "README.md").write_text(markdown(result))
     if folder.resolve() == RESULT.parent:
-        readme = ROOT / "README.md"
-        lines = readme.read_text().splitlines(keepends=True)
-        ours = row(result).split("|")[1]
-        written = [row(result) + "\n" if line.startswith(f"|{ours}|") else line for line in lines]
-        readme.write_text("".join(written))
+        for page in PAGES:
+            lines = page.read_text().splitlines(keepends=True)
+            ours = row(result).split("|")[1]
+            now = [row(result) + "\n" if line.startswith(f"|{ours}|") else line for line in lines]
+            if now != lines:
+                page.write_text("".join(now))

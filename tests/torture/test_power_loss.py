@@ -13,7 +13,7 @@ from tests.torture.power_loss import recorded, survive
 
 @pytest.mark.parametrize(
     ("work", "most"),
-    [(works.Train(), 60), (works.PIECES, 25), (works.Judge(), 25), (works.Lab(), 30)],
+    [(works.Train(), 50), (works.PIECES, 20), (works.Judge(), 25), (works.Lab(), 25)],
     ids=lambda value: getattr(value, "name", None),
 )
 def test_work_goes_on_from_every_disk_that_a_power_loss_leaves(work, most, tmp_path):
