@@ -473,16 +473,22 @@ def test_a_method_that_asks_for_what_is_not_there_is_refused_beside_the_menu(dig
     assert lab.dial.turns == ()
 
 
+def strip_of(lab):
+    strip = lab.trainer.run.strip
+    assert strip is not None
+    return strip
+
+
 def test_the_pictures_show_the_label_that_a_network_sets(digits):
     first = methods.adr(epsilon=EPSILON, steps=1, interpolation=(0.9, 0.9))
     lab = show(digits, new(digits, steps=4, method=first))
     until(lambda: lab.trainer.run.strip is not None)
-    assert all(0.1 < share < 0.99 for share in lab.trainer.run.strip.targets)
+    assert all(0.1 < share < 0.99 for share in strip_of(lab).targets)
     lab.dial.turn(method=methods.avmixup(lambda2=0.3, label="averaged"), alpha=0.0)
     lab.start()
     lab.join(PATIENCE)
     until(lambda: "what the averaged copy says" in lab.note.value)
-    assert all(0.3 < share < 0.99 for share in lab.trainer.run.strip.targets)
+    assert all(0.3 < share < 0.99 for share in strip_of(lab).targets)
 
 
 def test_a_method_that_is_left_comes_back_as_it_was(digits):
