@@ -471,6 +471,7 @@ class Training(Iterator[Record]):
         average = state.get("average")
         if self._average is not None and average is not None:
             check_weights(self._average, average)
+        check_weights(self.model, state["model"])
         generator = Generator(device=self.device).set_state(state["generator"].cpu())
         optimiser, dial = copy.deepcopy(self.optimiser.state_dict()), self.dial
         before = dial.state_dict() if dial else None

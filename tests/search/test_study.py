@@ -25,6 +25,7 @@ from avmixup_kit import cli, methods, paper, tuning
 from avmixup_kit.data import Split
 from avmixup_kit.evaluation.autoattack import autoattack
 from avmixup_kit.evaluation.random_search import RandomSearch
+from avmixup_kit.search import result as result_module
 from avmixup_kit.search import storage as storage_module
 from avmixup_kit.search import study as study_module
 
@@ -495,6 +496,14 @@ def test_a_plan_that_cannot_be_is_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         plan(**changes)
     assert "\n" not in str(caught.value)
+
+
+def test_an_objective_that_follows_another_network_is_part_of_the_search(data):
+    lent = [av.cw(steps=2, source=av.small_cnn(data, seed=seed)) for seed in (1, 2)]
+    objectives = [plan(objective=attack).identity(data)["objective"] for attack in lent]
+    assert objectives[0] != objectives[1]
+    name = result_module._name  # pyright: ignore[reportPrivateUsage]
+    assert [name(text) for text in objectives] == ["CW2 (transfer)"] * 2
 
 
 def test_a_plan_of_numpys_numbers_is_the_same_plan(data):

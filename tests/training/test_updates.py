@@ -177,6 +177,12 @@ def test_settings_that_say_the_same_as_the_optimizer_are_fine(digits):
         av.Training(model, digits.train, av.standard(), settings=settings, **options)
 
 
+def test_a_function_that_fails_is_named(digits):
+    for name in ("optimizer", "schedule"):
+        with pytest.raises(ValueError, match=rf"^{name} = .*AVmixup.* failed \(ValueError: gamma"):
+            new(digits, **{name: av.AVmixup})
+
+
 def test_what_returns_no_optimizer_is_refused(digits):
     with pytest.raises(TypeError, match="it returned NoneType, it must return a torch.optim.Opt"):
         new(digits, optimizer=lambda parameters: None)
