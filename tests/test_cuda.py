@@ -78,8 +78,8 @@ def test_make_cuda_needs_no_installation():
 def test_the_benchmark_in_small_on_a_cpu(tmp_path):
     """Every part of the benchmark but the compiled rows, for which the budget is too small."""
     done = run(
-        "--device", "cpu", "--network", "small_cnn", "--seconds", 20, "--output", tmp_path,
-        CUDA_VISIBLE_DEVICES="",
+        "--device", "cpu", "--network", "small_cnn", "--seconds", 20,
+        CUDA_VISIBLE_DEVICES="", OUT=str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     report = json.loads((tmp_path / "benchmark.json").read_text())

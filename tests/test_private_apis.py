@@ -72,6 +72,16 @@ def test_dynamo_still_has_its_errors_and_its_limit():
     assert isinstance(torch._dynamo.config.recompile_limit, int)  # pyright: ignore[reportPrivateUsage]
 
 
+def test_a_threads_store_of_cuda_graphs_is_still_where_it_was():
+    from torch._inductor import cudagraph_trees as trees
+
+    names = "tree_manager_containers", "tree_manager_locks"
+    assert all(hasattr(trees.local, name) for name in names), "of the thread that imports it"
+    assert not torch._C._is_key_in_tls("no such key")  # pyright: ignore
+    torch._C._stash_obj_in_tls("a key", names)  # pyright: ignore
+    assert torch._C._get_obj_in_tls("a key") is names  # pyright: ignore
+
+
 def test_a_tensors_version_counts_changes_in_place():
     tensor = torch.zeros(2)
     before = tensor._version

@@ -1,8 +1,9 @@
 """What the kit takes from torch's private parts, where torch offers no public way.
 
-Those of one module alone stand there: ``training.compiled`` (torch._dynamo), ``search.storage``
-(Optuna's _trial_id), ``live.lab.trainer`` (a tensor's _version), ``live.figures`` (plotly's and
-anywidget's JavaScript). tests/test_private_apis.py fails when one of them changes.
+Those of one module alone stand there: ``training.compiled`` (torch._dynamo, a thread's CUDA
+graphs), ``search.storage`` (Optuna's _trial_id), ``live.lab.trainer`` (a tensor's _version),
+``live.figures`` (plotly's and anywidget's JavaScript). tests/test_private_apis.py fails when one of
+them changes.
 """
 
 import torch
