@@ -15,6 +15,7 @@ from torch._dynamo.utils import counters
 import avmixup_kit as av
 from avmixup_kit import methods, runs
 from avmixup_kit.training import checkpoints
+from avmixup_kit.training.compiled import Compiled
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
 from tests.conftest import skip
@@ -97,6 +98,27 @@ with warnings.catch_warnings(record=True) as said:
 print([str(w.message).split("(")[0] for w in said if "compil" in str(w.message)])
 print(losses == run(False))
 """  # noqa: E501
+
+
+@pytest.mark.usefixtures("compiler")
+def test_an_evaluation_compiled_once_for_all_batch_sizes_finds_the_same(digits, network):
+    compiled = Compiled(network, dynamic=True)
+    network.eval()
+    attack, first = av.pgd(steps=3, epsilon=EPSILON), digits.test.sample(30)
+    assert torch.equal(
+        av.evaluate(compiled, first, [attack]).correct,
+        av.evaluate(network, first, [attack]).correct,
+    )
+    torch.compiler.set_stance("fail_on_recompile")
+    try:
+        for count in (31, 47, 80):
+            part = digits.test.sample(count)
+            found = av.evaluate(compiled, part, [attack], batch_size=count - 7, check=False)
+            assert torch.equal(
+                found.correct, av.evaluate(network, part, [attack], check=False).correct
+            )
+    finally:
+        torch.compiler.set_stance("default")
 
 
 def test_without_a_c_compiler_training_says_so_once_and_goes_on(tmp_path):
