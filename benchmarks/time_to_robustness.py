@@ -157,10 +157,10 @@ RECIPES: dict[str, Recipe] = {
     # What ``reproduce --scale laptop`` trains as PGD.
     "laptop": replace(
         ANCHOR,
-        network=STRIDED,
+        network=STRIDED.replace("=32", "=20"),
         perturb=attacks.pgd(steps=2, epsilon=EPSILON, step_size=5 / 8 * EPSILON),
-        steps=6 * EPOCH,
-        sides=(SIDE,) * 6,
+        steps=10 * EPOCH,
+        sides=(SIDE,) * 10,
     ),
     "best-hour": replace(ANCHOR, network=SMOOTH, average=0.995, lam=0.9),
     # Four times the work of an image, three times the images: an evening.

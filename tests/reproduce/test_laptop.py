@@ -86,19 +86,19 @@ def test_tables_share_the_networks_of_one_method():
     assert pgd == plan("table1", plans.LAPTOP).rows[1].run
 
 
-def test_a_network_of_table_1_costs_at_most_six_tenths_of_a_core_hour():
+def test_no_network_costs_more_than_six_tenths_of_a_core_hour_to_train():
     assert plans.LAPTOP.gflops is not None
-    for one in estimate.estimates([plan("table1", plans.LAPTOP)]):
+    for one in estimate.estimates([plan(name, plans.LAPTOP) for name in plans.NAMES]):
         assert one.training / (plans.LAPTOP.gflops * 3.6e12) <= 0.6
 
 
 def test_an_estimate_is_in_core_hours():
     said = []
     reproduce(["table1"], "laptop", only_estimate=True, say=said.append)
-    assert "h on a core at 80 x 10^9 a second" in said[0]
+    assert "h on a core at 70 x 10^9 a second" in said[0]
     assert "Hours are core-hours" in said[0]
     pgd = next(line for line in said[0].splitlines() if line.startswith("cifar10/pgd"))
-    assert float(pgd.split()[-1]) == pytest.approx(0.97, rel=0.05)
+    assert float(pgd.split()[-1]) == pytest.approx(0.59, rel=0.05)
 
 
 def test_schedule_and_averaged_weights_reach_the_training_and_the_result(tmp_path, standing_in):

@@ -129,6 +129,27 @@ print(losses == run(False))
 """  # noqa: E501
 
 
+@pytest.mark.usefixtures("compiler")
+def test_an_evaluation_compiled_once_for_all_batch_sizes_finds_the_same(digits, network):
+    compiled = Compiled(network, dynamic=True)
+    network.eval()
+    attack, first = av.pgd(steps=3, epsilon=EPSILON), digits.test.sample(30)
+    assert torch.equal(
+        av.evaluate(compiled, first, [attack]).correct,
+        av.evaluate(network, first, [attack]).correct,
+    )
+    torch.compiler.set_stance("fail_on_recompile")
+    try:
+        for count in (31, 47, 80):
+            part = digits.test.sample(count)
+            found = av.evaluate(compiled, part, [attack], batch_size=count - 7, check=False)
+            assert torch.equal(
+                found.correct, av.evaluate(network, part, [attack], check=False).correct
+            )
+    finally:
+        torch.compiler.set_stance("default")
+
+
 def test_without_a_c_compiler_training_says_so_once_and_goes_on(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT],

@@ -5,13 +5,14 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import avmixup_kit as av
-from avmixup_kit import cli, methods, runs
+from avmixup_kit import cli, cli_options, methods, runs
 from avmixup_kit.live.lab import new_run
 from avmixup_kit.models.export import CARD
 
@@ -136,6 +137,21 @@ def test_images_of_another_data_set_are_refused(monkeypatch, capsys, copy):
         evaluate(monkeypatch, "--zoo", "digits/pgd", "--data", "digits")
     wanted = "data = 'digits' is not allowed: digits/pgd was trained on svhn (--anyway to insist)"
     assert wanted in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("root", "asked"), [((), Path("data")), (("--root", "x"), Path("x"))])
+def test_a_network_of_cifar10_is_evaluated_on_what_lies_in_a_folder(
+    monkeypatch, capsys, copy, digits, root, asked
+):
+    def found(folder):
+        assert Path(folder) == asked
+        return replace(digits, name="cifar10-jpeg")
+
+    path = copy / "digits" / "pgd.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": "cifar10-jpeg"}))
+    monkeypatch.setattr(cli_options, "cifar10_or_mirror", found)
+    evaluate(monkeypatch, "--zoo", "digits/pgd", "--images", "20", "--attacks", "fgsm", *root)
+    assert "FGSM" in capsys.readouterr().out
 
 
 def test_the_dashboards_next_run_can_start_from_a_network_of_the_zoo():
