@@ -105,6 +105,10 @@ class Train:
     average: float | None = None
     """Also keep an averaged copy of the weights, which is then measured, saved and evaluated: how
     much of it stays at each step, such as 0.995."""
+    teacher: Path | None = None
+    """Run folder, or checkpoint file, of the fixed network that the method asks."""
+    awp: float | None = None
+    """Weight perturbation (AWP) around the method: its rho, such as 0.005."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     curves_every: int = 500
@@ -128,6 +132,9 @@ class Train:
     def _train(self) -> None:
         loaded = self.data.load()
         method = self.method.build(loaded.epsilon)
+        if self.average is not None and method.average is not None:
+            method = method.replace(average=self.average)
+        method = method if self.awp is None else methods.awp(method, self.awp)
         dial = Dial(method, runs.turns_of(self.turns) if self.turns else ())
         options = {} if self.base_channels is None else {"base_channels": self.base_channels}
         network = models.build(self.network, loaded, seed=self.settings.seed, **options)
@@ -140,6 +147,7 @@ class Train:
             optimizer=self.optimizer,
             schedule=self.schedule,
             average=self.average,
+            teacher=None if self.teacher is None else runs.load_model(self.teacher),
             settings=self.settings,
         )
         records = runs.log(
@@ -323,6 +331,10 @@ class Search:
     """Width of a network that has this setting, where not the default."""
     objective: str = "cw"
     """What judges: cw (CW20, 3 restarts), apgd-t or autoattack (quick)."""
+    average: float | None = None
+    """Keep, and judge, an averaged copy of the weights: how much of it stays at each step."""
+    teacher: Path | None = None
+    """Run folder, or checkpoint file, of the fixed network that the method asks."""
     images: int | None = None
     """How many validation images it is measured on; all where left out."""
     prune: bool = True

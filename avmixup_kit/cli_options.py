@@ -154,7 +154,7 @@ def method_options(name: str) -> type[MethodOptions]:
     ]
     for key, setting in entry.settings.items():
         kind, default = setting.annotation, setting.default
-        if not _said(kind):
+        if not _said(kind) or key == "average":  # each command has an --average of its own
             continue
         hint = None
         if default is None:

@@ -22,6 +22,17 @@ METHOD_COLOURS = {
     "feature_scatter": "#E69F00",
     "feature_scatter_avmixup": "#999933",
     "mixture": "#882255",
+    "adversarial_mixup": "#44AA99",
+    "mart": "#117733",
+    "hat": "#CC6677",
+    "adr": "#DDCC77",
+    "alp": "#661100",
+    "lse": "#6699CC",
+    "trades_lse": "#AA4499",
+    "iat": "#888888",
+    "temporal_ensembling": "#AA4466",
+    "pgd_awp": "#4477AA",
+    "trades_awp": "#228833",
 }
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 GREY = "#808080"

@@ -8,16 +8,14 @@ leaves the ball, is a perturb stage alone.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar, Unpack, get_args, get_type_hints
 
 import torch
 from torch import Generator, Tensor, nn
 
 from avmixup_kit._base import check, distributed
-from avmixup_kit._base.private import AnyBatchNorm
 from avmixup_kit._base.registry import Registry
 from avmixup_kit._base.shapes import Images
 from avmixup_kit._base.texts import text_of
@@ -25,7 +23,7 @@ from avmixup_kit.methods.balls import Ball, Norm, ascend, check_epsilon, in_l2_b
 from avmixup_kit.methods.balls import ball as ball
 from avmixup_kit.methods.balls import direction as direction
 from avmixup_kit.methods.balls import lengths as lengths
-from avmixup_kit.methods.batch import Batch
+from avmixup_kit.methods.batch import Batch, BatchNorm, frozen
 from avmixup_kit.methods.labels import one_hot
 from avmixup_kit.methods.losses import (
     LabelCrossEntropy,
@@ -34,38 +32,7 @@ from avmixup_kit.methods.losses import (
     TargetedCrossEntropy,
 )
 
-BatchNorm = Literal["eval", "batch", "train"]
 Start = Literal["uniform", "normal", "zero"]
-
-
-@contextmanager
-def frozen(model: nn.Module, batch_norm: BatchNorm = "eval") -> Iterator[None]:
-    """Hold a model still while an attack looks at it, and leave it as it was found.
-
-    Parameters take no gradient. Batch norm works in one of three modes: ``"eval"`` (running
-    statistics), ``"batch"`` (the batch's own, running averages untouched: the authors' code),
-    ``"train"`` (the batch's own, running averages updated, as in two public ports).
-    """
-    modules = list(model.modules())
-    modes = [module.training for module in modules]
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    tracking: list[AnyBatchNorm] = []
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        model.train(batch_norm != "eval")
-        if batch_norm == "batch":
-            tracking = [m for m in modules if isinstance(m, AnyBatchNorm) and m.track_running_stats]
-            for module in tracking:
-                module.track_running_stats = False
-        yield
-    finally:
-        for module in tracking:
-            module.track_running_stats = True
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -117,6 +84,7 @@ class Attack:
     batch_norm: BatchNorm = "eval"
     source: nn.Module | None = None
     norm: Norm = "linf"
+    usual_step: ClassVar[float] = 1 / 4
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon, self.norm)
@@ -139,7 +107,7 @@ class Attack:
     @property
     def step(self) -> float:
         """The step size in force: ``step_size``, or epsilon / 4 where that is None."""
-        return self.epsilon / 4 if self.step_size is None else self.step_size
+        return self.usual_step * self.epsilon if self.step_size is None else self.step_size
 
     @property
     def drawn_within(self) -> float:
@@ -252,11 +220,7 @@ class FGSMRS(Attack):
     """
 
     steps: int = 1
-
-    @property
-    def step(self) -> float:
-        """The step size in force."""
-        return 1.25 * self.epsilon if self.step_size is None else self.step_size
+    usual_step: ClassVar[float] = 1.25
 
     @property
     def kind(self) -> str:
@@ -270,22 +234,15 @@ class NFGSM(Attack):
 
     N-FGSM, de Jorge et al. 2022: noise U(-2 epsilon, 2 epsilon), then a step of epsilon
     (``step_size=None``). It leaves the ball, up to 3 epsilon, and so it is for training alone.
-
-    Raises:
-        ValueError: as ``Attack``; a noise below 0.
     """
 
     steps: int = 1
     noise: float = 2.0
+    usual_step: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check.that(0 <= self.noise < float("inf"), "noise", self.noise, "times epsilon, 0 or more")
-
-    @property
-    def step(self) -> float:
-        """The step size in force."""
-        return self.epsilon if self.step_size is None else self.step_size
 
     @property
     def drawn_within(self) -> float:

@@ -1,6 +1,6 @@
 """What weights descend (means over the batch) and what attacks climb (sums over the batch)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -12,6 +12,7 @@ from avmixup_kit._base.shapes import Images, Labels, Logits, PerExample, Scalar
 from avmixup_kit._base.texts import text_of
 from avmixup_kit.methods import transport
 from avmixup_kit.methods.batch import Batch
+from avmixup_kit.methods.mixing import Mixup
 
 
 def soft_cross_entropy(logits: Logits, y: Labels) -> PerExample:
@@ -33,6 +34,16 @@ def kl_divergence(logits: Logits, logits_hat: Logits) -> PerExample:
     """Return KL(softmax(logits) || softmax(logits_hat)) of each example, (N,)."""
     log_p = F.log_softmax(logits, dim=1)
     return (log_p.exp() * (log_p - F.log_softmax(logits_hat, dim=1))).sum(1)
+
+
+def squared_error(logits: Logits, y: Labels) -> PerExample:
+    """Return |softmax(logits) - y|^2 of each example, (N,), for soft labels (N, K)."""
+    return (logits.softmax(1) - y).square().sum(1)
+
+
+def check_factor(name: str, value: float) -> None:
+    """Raise ValueError unless value is what a term of a loss may be multiplied by."""
+    check.that(0.0 <= value < float("inf"), name, value, "a finite number, 0 or more")
 
 
 # ------------------------------------------------------------------------- what weights descend
@@ -63,15 +74,124 @@ class Trades:
     """
 
     beta: float = 6.0
+    passes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        fine = 0.0 <= self.beta < float("inf")
-        check.that(fine, "beta", self.beta, "a finite number, 0 or more")
+        check_factor("beta", self.beta)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Scalar:
         clean = model(batch.x)
         divergence = kl_divergence(clean, model(batch.need("x_hat"))).mean()
         return soft_cross_entropy(clean, batch.need("y_hat")).mean() + self.beta * divergence
+
+
+@dataclass(frozen=True)
+class CleanAndAdversarial:
+    """CE(f(x), y) + beta CE(f(x_hat), y_hat), means over the batch, one pass after the other."""
+
+    beta: float = 1.0
+    passes: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        check_factor("beta", self.beta)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Scalar:
+        clean = soft_cross_entropy(model(batch.x), batch.y)
+        hat = soft_cross_entropy(model(batch.need("x_hat")), batch.need("y_hat"))
+        return clean.mean() + self.beta * hat.mean()
+
+
+@dataclass(frozen=True)
+class LogitPairing:
+    """Adversarial logit pairing (Kannan, Kurakin, Goodfellow 2018).
+
+    Cross-entropy on clean and adversarial images, half and half, plus weight |z - z_hat|^2 of their
+    logits, means over the batch.
+    """
+
+    weight: float = 0.5
+    passes: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        check_factor("weight", self.weight)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Scalar:
+        clean, hat = model(batch.x), model(batch.need("x_hat"))
+        both = soft_cross_entropy(clean, batch.y) + soft_cross_entropy(hat, batch.need("y_hat"))
+        return (both / 2 + self.weight * (clean - hat).square().sum(1)).mean()
+
+
+@dataclass(frozen=True)
+class Mart:
+    """MART (Wang et al. 2020): boosted cross-entropy, and KL weighted by the clean image's lack.
+
+    With p and p' the probabilities at x and x_hat, and k the likeliest class at x_hat but y:
+    CE(x_hat, y) - log(1.0001 - p'_k + 1e-12) + beta KL(p || p') (1.0000001 - p_y), means over the
+    batch, logarithms of p' guarded by 1e-12, gradients through both, as in the authors' code.
+    """
+
+    beta: float = 5.0
+    passes: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        check_factor("beta", self.beta)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Scalar:
+        clean, hat = model(batch.x), model(batch.need("x_hat"))
+        log_p, q = F.log_softmax(clean, dim=1), hat.softmax(1)
+        rival = q.scatter(1, batch.y.argmax(1, keepdim=True), float("-inf")).amax(1)
+        boosted = soft_cross_entropy(hat, batch.need("y_hat")) - (1.0001 - rival + 1e-12).log()
+        divergence = (log_p.exp() * (log_p - (q + 1e-12).log())).sum(1)
+        lacking = 1.0000001 - (log_p.exp() * batch.y).sum(1)
+        return boosted.mean() + self.beta * (divergence * lacking).mean()
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """Mean squared error between probabilities and label on x_hat: SCORE (Pang et al. 2022)."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Scalar:
+        return squared_error(model(batch.need("x_hat")), batch.need("y_hat")).mean()
+
+
+@dataclass(frozen=True)
+class SquaredTrades:
+    """TRADES with squared errors of probabilities for cross-entropy and KL: SCORE on TRADES.
+
+    |p - y|^2 + beta |p' - p|^2, means over the batch, gradients through both.
+    """
+
+    beta: float = 4.0
+    passes: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        check_factor("beta", self.beta)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Scalar:
+        clean, hat = model(batch.x), model(batch.need("x_hat"))
+        apart = squared_error(hat, clean.softmax(1)).mean()
+        return squared_error(clean, batch.need("y_hat")).mean() + self.beta * apart
+
+
+@dataclass(frozen=True)
+class Interpolated:
+    """Interpolated adversarial training (Lamb et al. 2019): the mean of two cross-entropies.
+
+    One on a mixup of the clean images, one on a mixup of x_hat; each draws partners and weights of
+    its own, and goes through the network by itself.
+    """
+
+    mixup: Mixup = Mixup()  # noqa: RUF009 (frozen, no state)
+    passes: ClassVar[int] = 2
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Scalar:
+        x, x_hat = batch.x, batch.need("x_hat")
+        losses = []
+        for delta, y in ((torch.zeros_like(x), batch.y), (x_hat - x, batch.need("y_hat"))):
+            with torch.no_grad():
+                mixed, label = self.mixup(model, replace(batch, y=y, delta=delta))
+            losses.append(soft_cross_entropy(model(mixed), label).mean())
+        return (losses[0] + losses[1]) / 2
 
 
 # ---------------------------------------------------------------------------- what attacks climb
@@ -124,8 +244,7 @@ class Margin(_WithoutReference):
     name: ClassVar[str] = "CW"
 
     def __post_init__(self) -> None:
-        fine = 0.0 <= self.kappa < float("inf")
-        check.that(fine, "kappa", self.kappa, "a finite number, 0 or more")
+        check_factor("kappa", self.kappa)
 
     def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         return -F.relu(margin(logits, y) + self.kappa)
@@ -186,6 +305,17 @@ class KLToClean(_FromCleanLogits):
     def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         assert reference is not None
         return kl_divergence(reference, logits)
+
+
+@dataclass(frozen=True)
+class SquaredToClean(_FromCleanLogits):
+    """|p(x + delta) - p(x)|^2, which TRADES with squared errors climbs; labels play no part."""
+
+    name: ClassVar[str] = "LSE"
+
+    def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
+        assert reference is not None
+        return squared_error(logits, reference.softmax(1))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""A training method as three stages, and its text that gives it back.
+"""A training method as its stages, and its text that gives it back.
 
     perturb(model, batch) -> delta             Algorithm 1, line 3
     mix(model, batch)     -> (x_hat, y_hat)    lines 5 to 7
     loss(model, batch)    -> scalar            line 9
+    around(model, batch, again)                the update: weights moved while the gradient is taken
 
 Any attack, any mix and any loss make a method: ``Method(pgd(steps=10), AVmixup(2.0, 1.0, 0.1))`` is
 the paper's. A stage is a frozen dataclass, of the kit or of one's own.
@@ -10,7 +11,7 @@ the paper's. A stage is a frozen dataclass, of the kit or of one's own.
 
 import ast
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Protocol, runtime_checkable
@@ -19,8 +20,8 @@ from torch import nn
 
 from avmixup_kit._base import plugins
 from avmixup_kit._base.shapes import Images
-from avmixup_kit._base.texts import NetworkAbsentError, network_of, text
-from avmixup_kit.methods import attacks, losses, mixing, sources
+from avmixup_kit._base.texts import NetworkAbsentError, network_of, text, text_of
+from avmixup_kit.methods import asked, attacks, losses, mixing, sources, weights
 from avmixup_kit.methods.attacks import NoAttack
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.losses import CrossEntropy, Loss
@@ -34,12 +35,19 @@ class Perturb(Protocol):
     def __call__(self, model: nn.Module, batch: Batch, /) -> Images: ...
 
 
-_STAGES = ("perturb", "mix", "loss")
+@runtime_checkable
+class Around(Protocol):
+    """What may follow the gradient: ``again()`` takes it anew, at the weights as they are then."""
+
+    def __call__(self, model: nn.Module, batch: Batch, again: Callable[[], None], /) -> None: ...
+
+
+_STAGES = ("perturb", "mix", "loss", "around")
 
 
 @dataclass(frozen=True)
 class Method:
-    """A training method as its three stages; each is public and can be called by itself.
+    """A training method as its stages; each is public and can be called by itself.
 
     ``repr`` is the code that rebuilds it (``parse`` reads it back without evaluating code).
     """
@@ -47,10 +55,30 @@ class Method:
     perturb: Perturb = NoAttack()  # noqa: RUF009 (frozen, no state)
     mix: Mix = Adversarial()  # noqa: RUF009
     loss: Loss = CrossEntropy()  # noqa: RUF009
+    around: Around | None = None
+
+    def __repr__(self) -> str:
+        return text_of(self, "around")
+
+    @property
+    def asks(self) -> dict[str, str]:
+        """What the stages ask of the training, and which stage does.
+
+        "averaged": the averaged copy; "teacher": the fixed teacher; "progress": how far it is.
+        """
+        return {what: type(stage).__name__ for stage in _all(self) for what in _asks(stage)}
+
+    @property
+    def average(self) -> float | None:
+        """How much of the averaged copy stays at each step, where a stage that asks it says so."""
+        for stage in _all(self):
+            if "averaged" in _asks(stage) and hasattr(stage, "average"):
+                return stage.average
+        return None
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Every setting of the three stages by name; these are what ``replace`` accepts.
+        """Every setting of the stages by name; these are what ``replace`` accepts.
 
         A stage wrapped by another lends it the settings that the wrapper itself does not have.
         """
@@ -89,6 +117,19 @@ def _inner(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
+def _all(value: Any) -> Iterator[Any]:
+    """Yield a stage and those it wraps."""
+    for each in _inner(value):
+        if _is_stage(each):
+            yield each
+            for held in dataclasses.fields(each):
+                yield from _all(getattr(each, held.name))
+
+
+def _asks(stage: Any) -> Collection[str]:
+    return () if isinstance(stage, Method) else getattr(stage, "asks", ())
+
+
 def _settings(stage: Any) -> Iterator[tuple[str, Any]]:
     """Yield a stage's settings by name, then those of the stages it wraps."""
     if not _is_stage(stage):
@@ -119,7 +160,7 @@ def _turned(stage: Any, changes: Mapping[str, Any]) -> Any:
 def _vocabulary() -> dict[str, Any]:
     return {
         name: value
-        for module in (attacks, losses, mixing, sources)
+        for module in (asked, attacks, losses, mixing, sources, weights)
         for name, value in vars(module).items()
         if isinstance(value, type) and dataclasses.is_dataclass(value)
     } | {"Method": Method}
@@ -169,7 +210,8 @@ def check_saved(name: str, value: Any, networks: Iterable[nn.Module] = ()) -> No
         raise ValueError(
             f"{name} = {text(value)} is not allowed: it cannot be saved and found again; a "
             "stage is a frozen dataclass at the top of a module, its settings are Python numbers, "
-            "texts, tuples, stages, and as source a network that the Dial was given (without a Dial, a Method may hold anything that can be called)"
+            "texts, tuples, stages, and as source a network that the Dial was given (without a "
+            "Dial, a Method may hold anything that can be called)"
         )
 
 

@@ -5,7 +5,7 @@ Every mix is ``mix(model, batch) -> (x_hat, y_hat)``, images (N, C, H, W) and la
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,12 @@ from torch import Tensor, nn
 from avmixup_kit._base import check, distributed
 from avmixup_kit._base.private import standard_gamma
 from avmixup_kit._base.shapes import Images, Labels
-from avmixup_kit.methods.batch import Batch
+from avmixup_kit._base.texts import text_of
+from avmixup_kit.methods.batch import Batch, answer, averaged, teacher
 from avmixup_kit.methods.labels import check_lambda, smooth
+
+LabelFrom = Literal["fixed", "averaged", "teacher"]
+AskedAt = Literal["clean", "adversarial", "vertex"]
 
 
 @runtime_checkable
@@ -53,6 +57,15 @@ class Adversarial:
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Images, Labels]:
         return batch.x + batch.need("delta"), smooth(batch.y, self.lam)
+
+
+@dataclass(frozen=True)
+class AsClimbed:
+    """x + delta with the label that the perturbation left in y_hat, or y where it left none."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Images, Labels]:
+        label = batch.y if batch.y_hat is None else batch.y_hat
+        return batch.x + batch.need("delta"), label
 
 
 @dataclass(frozen=True)
@@ -101,8 +114,14 @@ class AVmixup:
     default), the authors' code does (True). ``per_example=False`` draws one alpha per batch, as one
     public port does. ``alpha`` fixes the weight and draws nothing.
 
+    ``label``: the vertex's label has lambda2 on the true class and 1 - lambda2 spread evenly over
+    the others, the paper's ("fixed"). Unlike the paper, "averaged" and "teacher" let the averaged
+    copy or a fixed teacher place the 1 - lambda2, as it sees the image that ``asked_at`` names: the
+    clean one, x + delta, or the vertex.
+
     Raises:
-        ValueError: gamma < 1, a lambda or alpha outside [0, 1].
+        ValueError: gamma < 1, a lambda or alpha outside [0, 1], an unknown label or place; when
+            called, whoever is asked is not there.
     """
 
     gamma: float = 2.0
@@ -111,6 +130,16 @@ class AVmixup:
     clip_vertex: bool = False
     per_example: bool = True
     alpha: float | None = None
+    label: LabelFrom = "fixed"
+    asked_at: AskedAt = "adversarial"
+
+    def __repr__(self) -> str:
+        return text_of(self, "label", "asked_at")
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """The averaged copy or the teacher, where it places labels."""
+        return () if self.label == "fixed" else (self.label,)
 
     def __post_init__(self) -> None:
         fine = 1.0 <= self.gamma < float("inf")
@@ -119,6 +148,8 @@ class AVmixup:
         check_lambda("lambda1", self.lambda1)
         check_lambda("lambda2", self.lambda2)
         _check_weight("alpha", self.alpha)
+        check.one_of("label", self.label, get_args(LabelFrom))
+        check.one_of("asked_at", self.asked_at, get_args(AskedAt))
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Images, Labels]:
         x, y = batch.x, batch.y
@@ -129,10 +160,15 @@ class AVmixup:
 
         weight, label_weight = _weights(self, x, uniform)
         x_hat = weight * x + (1 - weight) * vertex
-        y_hat = label_weight * smooth(y, self.lambda1) + (1 - label_weight) * smooth(
-            y, self.lambda2
-        )
-        return x_hat, y_hat
+        far = smooth(y, self.lambda2) if self.label == "fixed" else self._asked(model, batch)
+        return x_hat, label_weight * smooth(y, self.lambda1) + (1 - label_weight) * far
+
+    def _asked(self, model: nn.Module, batch: Batch) -> Labels:
+        network = averaged(model) if self.label == "averaged" else teacher(model)
+        x, delta = batch.x, batch.need("delta")
+        places = {"clean": x, "adversarial": x + delta, "vertex": self.vertex(x, delta)}
+        said = answer(network, places[self.asked_at]).float().softmax(1)
+        return self.lambda2 * batch.y + (1 - self.lambda2) * said
 
     def vertex(self, x: Images, delta: Images) -> Images:
         """Return the adversarial vertex x + gamma * delta (N, C, H, W), Equation (12)."""
@@ -141,6 +177,8 @@ class AVmixup:
 
     def label_at(self, t: float) -> float:
         """Return the true class's target probability at x + t * delta, t = (1 - alpha) * gamma.
+
+        What a network that is asked adds to it is left out.
 
         The paper's setting (2, 1, 0.1) gives 1 - 0.45 t on [0, 2].
         """

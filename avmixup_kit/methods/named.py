@@ -18,7 +18,7 @@ from avmixup_kit.methods.attacks import (
 )
 from avmixup_kit.methods.losses import KLToClean, Trades, TransportDistance
 from avmixup_kit.methods.method import Method, Perturb
-from avmixup_kit.methods.mixing import Adversarial, AVmixup, Mixup
+from avmixup_kit.methods.mixing import Adversarial, AskedAt, AVmixup, LabelFrom, Mixup
 
 METHODS = Registry("method")
 BY_NAME = METHODS  # its name in version 0.1
@@ -39,8 +39,18 @@ SETTINGS = {
     "clip_vertex": "Clip the vertex to valid pixels, as the authors' code does.",
     "per_example": "One mixing weight per example rather than per batch.",
     "lam": "The true class's share of the label.",
-    "beta": "Weight of the KL term.",
+    "label": "Where the vertex's label comes from: fixed, the averaged copy, the teacher.",
+    "asked_at": "At which image they are asked.",
+    "beta": "Weight of the term that holds adversarial to clean outputs.",
     "a": "Mixing weights come from Beta(a, a).",
+    "h": "How far out the helper lies, in perturbations.",
+    "weight": "Weight of the method's own term.",
+    "temperature": "At which the averaged copy is asked, first and last.",
+    "interpolation": "The averaged copy's share of the label, first and last.",
+    "rho": "How far weights are moved, as a part of their length.",
+    "since": "Part of all steps before weights are moved.",
+    "memory": "How much of what was said of an image stays each time it is seen.",
+    "ramp": "Parts of all steps after which the term begins and is whole.",
 }
 
 
@@ -122,6 +132,8 @@ def avmixup(
     *,
     clip_vertex: bool = False,
     per_example: bool = True,
+    label: LabelFrom = "fixed",
+    asked_at: AskedAt = "adversarial",
     perturb: Perturb | None = None,
     **crafting: Unpack[StartedCrafting],
 ) -> Method:
@@ -129,12 +141,15 @@ def avmixup(
 
     ``perturb`` is any other perturbation source, in place of PGD and its arguments. Where paper
     and authors' code differ the paper decides: ``clip_vertex=True`` is the code's clipped vertex.
+    ``label``: unlike the paper, the averaged copy or a fixed teacher places 1 - lambda2 of the
+    vertex's label, as it sees the image that ``asked_at`` names.
 
     Raises:
-        ValueError: gamma < 1, a lambda outside [0, 1], an illegal PGD setting.
+        ValueError: gamma < 1, a lambda outside [0, 1], an unknown label, an illegal PGD setting.
     """
     perturb = replace(TRAINING, **crafting) if perturb is None else perturb
-    return Method(perturb, AVmixup(gamma, lambda1, lambda2, clip_vertex, per_example))
+    mix = AVmixup(gamma, lambda1, lambda2, clip_vertex, per_example)
+    return Method(perturb, replace(mix, label=label, asked_at=asked_at))
 
 
 @METHODS.register(title="TRADES")

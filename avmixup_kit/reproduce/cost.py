@@ -14,8 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from avmixup_kit._base import check
 from avmixup_kit.evaluation.autoattack import AutoAttack
+from avmixup_kit.methods.asked import Ensembled, Rectified
 from avmixup_kit.methods.attacks import Attack, NoAttack
-from avmixup_kit.methods.losses import KLToClean, TargetedCrossEntropy, Trades, TransportDistance
+from avmixup_kit.methods.losses import (
+    KLToClean,
+    SquaredToClean,
+    TargetedCrossEntropy,
+    TransportDistance,
+)
 from avmixup_kit.methods.method import Method
 from avmixup_kit.methods.sources import Mixture
 from avmixup_kit.paper import Recipe
@@ -58,14 +64,16 @@ def step_macs(network: Macs, method: Method) -> float:
     """Return the multiply-adds that one image takes part in during one training step.
 
     Every step of an attack is a pass to the input, an attack that compares with the clean image
-    (TRADES, Feature Scatter, a targeted one) needs its logits first, and TRADES' loss updates
-    through clean and adversarial images.
+    (TRADES, Feature Scatter, a targeted one) needs its logits first, and a loss updates through as
+    many images as its ``passes`` say (TRADES: clean and adversarial), twice under AWP. A label that
+    the averaged copy sets is one forward; what a teacher of another size costs is left out.
 
     Raises:
         ValueError: a perturbation source whose cost is not known.
     """
-    updates = 2 if isinstance(method.loss, Trades) else 1
-    return _crafting(network, method.perturb) + updates * network.full
+    updates = getattr(method.loss, "passes", 1) * (1 if method.around is None else 2)
+    asked = network.forward if "averaged" in method.asks else 0
+    return _crafting(network, method.perturb) + updates * network.full + asked
 
 
 def training_macs(network: Macs, method: Method, settings: Settings | Recipe) -> float:
@@ -95,11 +103,15 @@ def _crafting(network: Macs, perturb: object) -> float:
     """Multiply-adds per image of one perturbation source."""
     if isinstance(perturb, NoAttack):
         return 0.0
+    if isinstance(perturb, Rectified):
+        return _crafting(network, perturb.attack)
+    if isinstance(perturb, Ensembled):
+        return _crafting(network, perturb.attack) + network.forward
     if isinstance(perturb, Mixture):
         # One source is drawn for each batch.
         return sum(_crafting(network, s) for s in perturb.sources) / len(perturb.sources)
     if isinstance(perturb, Attack):
-        compares = KLToClean | TargetedCrossEntropy | TransportDistance
+        compares = KLToClean | SquaredToClean | TargetedCrossEntropy | TransportDistance
         looks = isinstance(perturb.objective, compares)
         looks += perturb.restarts if perturb.restarts > 1 else 0
         return perturb.steps * perturb.restarts * network.to_input + looks * network.forward

@@ -5,12 +5,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from avmixup_kit import methods, models, paper
 from avmixup_kit._base import check
+from avmixup_kit._base.texts import checksum
 from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation.autoattack import AutoAttack, autoattack
 from avmixup_kit.evaluation.random_search import RandomSearch
@@ -19,6 +21,7 @@ from avmixup_kit.methods import attacks
 from avmixup_kit.methods.attacks import Attack
 from avmixup_kit.methods.losses import Margin
 from avmixup_kit.methods.mixing import Adversarial
+from avmixup_kit.training.folders import load_model
 from avmixup_kit.training.loop import Training
 from avmixup_kit.training.settings import Settings
 
@@ -59,6 +62,9 @@ class Plan:
         prune: end hopeless trials early (asynchronous successive halving): after a sixth and
             half of the steps the best third goes on.
         ranges: lowest and highest value of further settings of the method that are numbers.
+        average: how much of an averaged copy of the weights stays at each step; that copy is then
+            judged. None: as the method says.
+        teacher: run folder, or checkpoint file, of the fixed network that the method asks.
 
     Raises:
         ValueError: a range outside what the method allows or upside down, an unknown name, nothing
@@ -79,6 +85,8 @@ class Plan:
     images: int | None = None
     prune: bool = True
     ranges: Mapping[str, Range] = field(default_factory=dict)
+    average: float | None = None
+    teacher: str | Path | None = None
 
     def __post_init__(self) -> None:
         check.one_of("method", self.method, methods.METHODS)
@@ -142,8 +150,10 @@ class Plan:
 
     def build(self, changes: Mapping[str, Any], epsilon: float) -> methods.Method:
         """Return the method with these settings."""
-        steps = {} if self.attack_steps is None else {"steps": self.attack_steps}
-        return methods.at_epsilon(self.method, epsilon, **{**steps, **changes})
+        given: dict[str, Any] = {} if self.attack_steps is None else {"steps": self.attack_steps}
+        if self.average is not None and "average" in self._takes:
+            given["average"] = self.average
+        return methods.at_epsilon(self.method, epsilon, **{**given, **changes})
 
     @property
     def reference(self) -> str:
@@ -190,7 +200,17 @@ class Plan:
         width = {} if self.base_channels is None else {"base_channels": self.base_channels}
         network = models.build(self.network, train, seed=seed, **width).to(train.device)
         settings = dataclasses.replace(self.settings, seed=seed)
-        return Training(network, train, method, settings=settings)
+        teacher = None if self.teacher is None else load_model(self.teacher)
+        options = {"average": self.average, "teacher": teacher}
+        return Training(network, train, method, settings=settings, **options)
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """What the method asks for beside its own settings, where anything was said."""
+        told: dict[str, Any] = {} if self.average is None else {"average": self.average}
+        if self.teacher is not None:
+            told["teacher"] = checksum(load_model(self.teacher))
+        return told
 
     def identity(self, data: Data) -> dict[str, Any]:
         """Return all that decides a trial, as plain values: what two searches must share."""
@@ -207,7 +227,7 @@ class Plan:
             "network": [self.network, self.base_channels],
             "settings": repr(self.settings),
             "prune": self.prune,
-        }
+        } | self._asked
 
 
 def _check_not_fooled(fine: bool, name: str) -> None:

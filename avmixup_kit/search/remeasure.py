@@ -135,7 +135,7 @@ class _Work:
         training = self.plan.training(data.train, method, seed)
         for _ in training:
             pass
-        evaluation = evaluate(training.model, data.test, rows, seed=seed)
+        evaluation = evaluate(training.judged, data.test, rows, seed=seed)
         about = evaluation.to_json() | {
             "method": repr(method),
             "settings": repr(training.settings),

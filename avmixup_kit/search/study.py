@@ -150,7 +150,7 @@ class Worker:
                 if step < training.step:
                     continue
                 self._train_to(step, training, path)
-                value = measure(training.model, self.validation, plan, self.epsilon)
+                value = measure(training.judged, self.validation, plan, self.epsilon)
                 if step not in measured:
                     trial.report(value, step)
                 if step < training.steps and trial.should_prune():

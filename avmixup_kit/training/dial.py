@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,9 +81,17 @@ class Dial:
         self._ahead = sorted(turns, key=lambda turn: turn.step)
         self._next_step = 0
         self._lock = threading.Lock()
-        check = method
-        for turn in self._ahead:
-            check = _apply(check, turn.change)
+        self.hold_to(lambda method: None)
+
+    def hold_to(self, check: Callable[[Method], object]) -> None:
+        """Let ``check`` refuse methods, of this moment, of turns to come and of later ones."""
+        with self._lock:
+            method = self._method
+            check(method)
+            for turn in self._ahead:
+                method = _apply(method, turn.change)
+                check(method)
+            self._check = check
 
     @property
     def method(self) -> Method:
@@ -105,6 +113,7 @@ class Dial:
             method = _apply(self._method, change)
             for name, value in change.items():
                 check_saved(name, value, self.networks)
+            self._check(method)
             self._turns.append(Turn(self._next_step, change))
             self._method = method
         return method

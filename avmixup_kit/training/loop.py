@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from avmixup_kit._base import check, distributed
 from avmixup_kit._base.texts import checksum
 from avmixup_kit.data.splits import Source, Split, split_for
 from avmixup_kit.methods.attacks import Attack
-from avmixup_kit.methods.batch import Batch, Networks
+from avmixup_kit.methods.batch import Batch, Memory, Networks
 from avmixup_kit.methods.method import Method, networks_of
 from avmixup_kit.methods.named import METHODS
 from avmixup_kit.models.weights import first_answer, load_weights
 from avmixup_kit.training.dial import Dial
+from avmixup_kit.training.needs import Has, check_steps, check_teacher
 from avmixup_kit.training.precision import float32_products, native_bf16, native_tf32
 from avmixup_kit.training.settings import Settings
 from avmixup_kit.training.signs import Sign
@@ -126,8 +128,9 @@ class Training(Iterator[Record]):
             the peak down to 0 after the last step; or a function from step (0 is the first) to the
             learning rate itself, of all groups. What it says is set anew before each step.
         average: how much of the averaged copy of the weights stays at each step, such as 0.995;
-            None keeps no copy.
-        teacher: a fixed network that the method's stages may ask, as ``model.teacher``.
+            None keeps no copy, unless the method says how much (ADR).
+        teacher: a fixed network that the method's stages may ask, as ``model.teacher``; moved to
+            the model's device, and put in eval mode.
         settings: fields of Settings by name (seed, batch_size, lr, ...).
 
     ``averaged`` is the averaged copy of the model, where ``average`` asks for one: it follows the
@@ -193,13 +196,25 @@ class Training(Iterator[Record]):
 
             self._network = Compiled(self.model)
         self._updated = distributed.wrapped(self._network)
-        self.teacher = None if teacher is None else teacher.to(self.device).eval()
+        self.teacher = None
+        if teacher is not None:
+            check_teacher(teacher, self.model)
+            self._check_classes("teacher", teacher.to(self.device))
+            self.teacher = teacher.eval()
+        if isinstance(self.method, Method):
+            average = self.method.average if average is None else average
+            for network in networks_of(self.method).values():
+                network.to(self.device)
+            Has(average, teacher)(self.method)
+        if self.dial:
+            self.dial.hold_to(Has(average, teacher))
         self.average, self._average = average, None
         if average is not None:
             allowed = "from 0 up to 1, such as 0.995, or None"
             check.that(0 <= average < 1, "average", average, allowed)
             self._average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(average))
             self._average.requires_grad_(False).eval()
+        self.memory = Memory(len(self.split))
         self._watch = Watch(self.device)
         self.updates = Updates(model, settings, changes, optimizer, schedule)
         self.settings = self.updates.settings
@@ -215,19 +230,23 @@ class Training(Iterator[Record]):
         check.that(precision != "bf16" or native_bf16(self.device), "precision", precision, allowed)
         allowed = f"only CUDA devices since Ampere have it, not this {self.device.type}"
         check.that(precision != "tf32" or native_tf32(self.device), "precision", precision, allowed)
-        outputs = self._outputs(split.batch([0])[0])
+        self._check_classes("model", model)
+
+    def _check_classes(self, name: str, network: nn.Module) -> None:
+        outputs, split = self._outputs(self.split.batch([0])[0], network), self.split
         if outputs != split.num_classes:
             raise ValueError(
-                f"the model has {outputs} classes, {split.name} has {split.num_classes}"
+                f"the {name} has {outputs} classes, {split.name} has {split.num_classes}"
             )
 
-    def _outputs(self, x: Tensor) -> int:
-        """Return how many classes the model tells apart."""
-        was_training = self.model.training
-        self.model.eval()
+    def _outputs(self, x: Tensor, network: nn.Module | None = None) -> int:
+        """Return how many classes the model, or another network, tells apart."""
+        network = self.model if network is None else network
+        was_training = network.training
+        network.eval()
         with torch.no_grad():
-            outputs = first_answer(self.model, x.to(self.device)).shape[-1]
-        self.model.train(was_training)
+            outputs = first_answer(network, x.to(self.device)).shape[-1]
+        network.train(was_training)
         return outputs
 
     @property
@@ -262,6 +281,11 @@ class Training(Iterator[Record]):
         if self._average is None and self.teacher is None:
             return network
         return Networks(network, self.averaged, self.teacher)
+
+    @property
+    def asked(self) -> nn.Module:
+        """The model as stages see it: with its averaged copy and its teacher, where it has them."""
+        return self._asked(self.model)
 
     @property
     def networks(self) -> dict[str, str]:
@@ -339,26 +363,44 @@ class Training(Iterator[Record]):
             float32_products(device, tf32=precision == "tf32"),
         ):
             batch = Batch(x[rows], y[rows], index[rows], self.rng)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            batch.progress, batch.memory = step / self.settings.steps, self.memory.begun()
+            with self._precision():
                 network = self._asked(self._network)
                 batch.delta = method.perturb(network, batch)
                 with torch.no_grad():
                     batch.x_hat, batch.y_hat = method.mix(network, batch)
-                self.model.train()
-                loss = method.loss(self._asked(self._updated), batch)
-            mean = distributed.mean(loss.detach())
+            self.model.train()
+            drawn = self.rng.get_state() if method.around else None
+            mean = distributed.mean(self._gradient(method, batch))
             if device.type == "cuda":
                 self._watch.see(mean, step, lr, method)
             else:
                 _stop_if_diverged(float(mean), step, lr, method)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            if method.around:
+                method.around(self.model, batch, partial(self._again, method, batch, drawn))
             self.optimiser.step()
+            self.memory.keep()
             if not self.sync_batch_norm:
                 distributed.average_batch_norm(self.model)
             if self._average is not None:
                 self._average.update_parameters(self.model)
         return mean
+
+    def _precision(self) -> torch.autocast:
+        bf16 = self.settings.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+
+    def _gradient(self, method: Method, batch: Batch) -> Tensor:
+        """Return the loss of one's own rows, its gradient taken."""
+        with self._precision():
+            loss = method.loss(self._asked(self._updated), batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach()
+
+    def _again(self, method: Method, batch: Batch, drawn: Any) -> None:
+        self.rng.set_state(drawn)
+        self._gradient(method, batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a bit-identical continuation needs: tensors, plain values."""
@@ -373,6 +415,7 @@ class Training(Iterator[Record]):
             "networks": self.networks,
             "dial": self.dial.state_dict() if self.dial else None,
             "average": None if self._average is None else copy.deepcopy(self._average.state_dict()),
+            "memory": {name: rows.clone() for name, rows in self.memory.kept.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any], *, new_settings: bool = False) -> None:
@@ -394,6 +437,9 @@ class Training(Iterator[Record]):
             mine = {"optimizer": mine["optimizer"]}
         elif was["steps"] < mine["steps"] and mine | {"steps": was["steps"]} == was:
             self.updates.goes_on(was["steps"], int(state["step"]))
+            if state["step"]:
+                methods = (self.method, self.dial and self.dial.method)
+                check_steps(methods, mine["steps"], was["steps"])
             del mine["steps"]
         check.same(was, mine, "the saved training had other settings")
         images = {"checksum of the images": self.split.checksum}
@@ -420,6 +466,8 @@ class Training(Iterator[Record]):
                 self._average.load_state_dict(state["average"])
             else:
                 self._average.module.load_state_dict(state["model"])
+        kept = state.get("memory", {})
+        self.memory.kept = {name: rows.to(self.device).clone() for name, rows in kept.items()}
         self.rng.set_state(state["generator"].cpu())
         self._next_step = int(state["step"])
 

@@ -48,11 +48,11 @@ def nothing_left():
     assert set(threading.enumerate()) <= before
 
 
-def new(digits, dial=None, steps=STEPS, method=None):
+def new(digits, dial=None, steps=STEPS, method=None, **options):
     method = methods.avmixup(epsilon=EPSILON, steps=1) if method is None else method
     network = av.small_cnn(digits, seed=2, base_channels=4)
     dial = Dial(method) if dial is None else dial
-    return Training(network, digits.train, dial, steps, batch_size=16, seed=4)
+    return Training(network, digits.train, dial, steps, batch_size=16, seed=4, **options)
 
 
 def show(digits, training=None, **options):
@@ -414,7 +414,8 @@ def test_a_lambda1_below_lambda2_is_legal_and_explained(digits):
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_can_be_switched_to_and_trains(digits, name):
     first = methods.pgd(epsilon=EPSILON, steps=2) if name == "avmixup" else None
-    lab = show(digits, new(digits, steps=4, method=first))
+    asked = {"average": 0.9, "teacher": av.small_cnn(digits, base_channels=4)}
+    lab = show(digits, new(digits, steps=4, method=first, **asked))
     until(lambda: lab.method.value is not None)
     lab.method.value = name
     assert methods.name_of(lab.dial.method) == name
@@ -429,6 +430,34 @@ def test_every_method_can_be_switched_to_and_trains(digits, name):
         assert parameters["step_size"] == EPSILON / 4
     for number in lab.numbers.values():
         until(lambda number=number: number.box.disabled == (number.name not in parameters))
+
+
+@pytest.mark.parametrize(("name", "lacks"), [("adr", "average"), ("hat", "teacher")])
+def test_a_method_that_asks_for_what_is_not_there_is_refused_beside_the_menu(digits, name, lacks):
+    lab = show(digits, new(digits, steps=4))
+    until(lambda: lab.method.value == "avmixup")
+    lab.method.value = name
+    assert f"{lacks} = None is not allowed" in lab.method.error.value
+    assert methods.name_of(lab.dial.method) == "avmixup"
+    assert lab.dial.turns == ()
+
+
+def shares(lab):
+    strip = lab.trainer.run.strip
+    assert strip is not None
+    return strip.targets
+
+
+def test_the_pictures_show_the_label_that_a_network_sets(digits):
+    first = methods.adr(epsilon=EPSILON, steps=1, interpolation=(0.9, 0.9))
+    lab = show(digits, new(digits, steps=4, method=first))
+    until(lambda: lab.trainer.run.strip is not None)
+    assert all(0.1 < share < 0.99 for share in shares(lab))
+    lab.dial.turn(method=methods.avmixup(lambda2=0.3, label="averaged"), alpha=0.0)
+    lab.start()
+    lab.join(PATIENCE)
+    until(lambda: "what the averaged copy says" in lab.note.value)
+    assert all(0.3 < share < 0.99 for share in shares(lab))
 
 
 def test_a_method_that_is_left_comes_back_as_it_was(digits):
@@ -626,6 +655,23 @@ def test_data_that_are_not_there_are_told_and_the_run_kept(digits, tmp_path):
     lab.join(PATIENCE)
     assert len(lab.trainer.runs) == 1
     assert identical(weights(lab.training), headless(digits))
+
+
+def test_a_new_run_is_made_with_a_teacher_and_an_averaged_copy(digits, tmp_path):
+    list(runs.log(new(digits, steps=2), tmp_path / "clean"))
+    lab = show(digits)
+    lab.new["steps"].value, lab.new["method"].value = 3, "hat"
+    lab.make_button.click()
+    until(lambda: "teacher = None is not allowed: Helped asks a fixed teacher" in lab.alert.value)
+    lab.new["teacher"].value = str(tmp_path / "clean")
+    lab.make_button.click()
+    until(lambda: len(lab.trainer.runs) == 2)
+    assert lab.training.teacher is not None
+    assert lab.training.averaged is None
+    lab.new["method"].value, lab.new["average"].value = "adr", 0.7
+    lab.make_button.click()
+    until(lambda: len(lab.trainer.runs) == 3)
+    assert lab.training.average == lab.dial.method.average == 0.7
 
 
 def test_a_new_run_is_made_without_code(digits):

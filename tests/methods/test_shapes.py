@@ -8,7 +8,8 @@ CHECKED = """
 import torch
 from jaxtyping import install_import_hook
 
-MODULES = ("attacks", "balls", "batch", "labels", "losses", "method", "mixing", "named")
+MODULES = ("asked", "attacks", "balls", "batch", "beyond", "labels", "losses", "method", "mixing")
+MODULES += ("named", "weights")
 CORE = [f"avmixup_kit.methods.{module}" for module in MODULES]
 with install_import_hook(CORE, "beartype.beartype"):
     import avmixup_kit as av
@@ -18,7 +19,8 @@ torch.set_num_threads(1)
 data = av.digits()
 x, y = data.train.batch(torch.arange(6))
 for build in methods.BY_NAME.values():
-    training = av.Training(av.small_cnn(data), data.train, build(), 1, batch_size=8)
+    options = {"batch_size": 8, "teacher": av.small_cnn(data)}
+    training = av.Training(av.small_cnn(data), data.train, build(), 1, **options)
     next(training)
 for attack in (av.fgsm(0.1), av.pgd(steps=2, restarts=2), av.cw(steps=2)):
     attack(training.model, x, y, torch.Generator())

@@ -37,6 +37,10 @@ METHODS = {
     "Mixup": methods.mixup(0.4),
     "Mixup of PGD": methods.pgd(epsilon=EPSILON, steps=2).replace(mix=av.Mixup(per_example=False)),
     "five sources": methods.mixture(epsilon=EPSILON, steps=2),
+    "ADR": methods.adr(epsilon=EPSILON, steps=2),
+    "IAT": methods.iat(epsilon=EPSILON, steps=2),
+    "PGD + AWP": methods.pgd_awp(epsilon=EPSILON, steps=2),
+    "Temporal ensembling": methods.temporal_ensembling(ramp=(0.0, 0.0), epsilon=EPSILON, steps=2),
 }
 
 
@@ -132,13 +136,30 @@ def test_gradients_of_one_step_are_those_of_one_process(pair, name):
         close(gradients, one)
 
 
-@pytest.mark.parametrize("name", ["AVmixup", "TRADES", "Feature Scatter", "Mixup of PGD"])
+@pytest.mark.parametrize(
+    "name",
+    ["AVmixup", "TRADES", "Feature Scatter", "Mixup of PGD", "PGD + AWP", "Temporal ensembling"],
+)
 def test_losses_and_weights_after_steps_are_those_of_one_process(pair, name):
     losses, weights, generator = trained_by(name, 5)
     for other_losses, other_weights, other_generator in pair(trained_by, name, 5):
         close(torch.tensor(other_losses), torch.tensor(losses), 1e-5)
         close(other_weights, weights, 1e-5)
         assert torch.equal(other_generator, generator)
+
+
+def remembered(name):
+    run = new(METHODS[name], 3)
+    list(run)
+    return run.memory.kept["ensemble"]
+
+
+def test_what_is_remembered_of_images_is_that_of_one_process_on_both(pair):
+    one = remembered("Temporal ensembling")
+    first, second = pair(remembered, "Temporal ensembling")
+    assert torch.equal(first, second)
+    assert torch.equal(first.sum(1) > 0, one.sum(1) > 0)
+    close(first, one, 1e-5)
 
 
 def test_without_synchronised_batch_norm_both_hold_one_network_of_their_own(pair):

@@ -302,7 +302,8 @@ class Dashboard(widgets.VBox):
             method = self._left_methods[name]
             return method.replace(epsilon=epsilon) if "epsilon" in method.parameters else method
         steps = menu.steps_of(old, *self._left_methods.values(), self.dial.initial)
-        return menu.named(name, epsilon, steps)
+        method, average = menu.named(name, epsilon, steps), self.training.average
+        return method.replace(average=average) if average and method.average else method
 
     # -------------------------------------------------------------------- only on the own thread
 

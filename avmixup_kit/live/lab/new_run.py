@@ -1,5 +1,6 @@
 """A run made without code: the form that is filled in, and the training that comes of it."""
 
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -10,6 +11,7 @@ from avmixup_kit._base.registry import Registry
 from avmixup_kit.data import DATASETS, Data, load
 from avmixup_kit.live.lab.menu import named, titles
 from avmixup_kit.training.dial import Dial
+from avmixup_kit.training.folders import load_model
 from avmixup_kit.training.loop import Training
 
 
@@ -35,6 +37,8 @@ def fields() -> dict[str, Any]:
         "batch_size": widgets.IntText(128, description="batch size"),
         "lr": widgets.FloatText(0.1, description="learning rate"),
         "seed": widgets.IntText(0, description="seed"),
+        "average": widgets.FloatText(0, description="averaged copy"),
+        "teacher": widgets.Text("", description="teacher's run"),
     }
     for widget in form.values():
         widget.style.description_width = "7em"
@@ -51,13 +55,23 @@ def make(
     batch_size: int,
     lr: float,
     seed: int,
+    average: float,
+    teacher: str,
 ) -> tuple[Training, Data]:
-    """Return a training of the named parts, and its data set."""
+    """Return a training of the named parts, and its data set.
+
+    ``average``: 0 keeps no averaged copy, unless the method asks for one. ``teacher``: the run
+    folder of a fixed network; "" is none.
+    """
     asked = {"root": root, "path": root, "download": download}
     settings = DATASETS.entries[data].settings
     options = {name: value for name, value in asked.items() if name in settings}
     loaded = load(data, **options).to("cuda" if torch.cuda.is_available() else "cpu")
     model = models.build(network, loaded, seed=seed).to(loaded.train.device)
-    dial = Dial(named(method, loaded.epsilon, 10))
+    chosen = named(method, loaded.epsilon, 10)
+    if average and chosen.average is not None:
+        chosen = chosen.replace(average=average)
+    fixed = load_model(Path(teacher).expanduser()) if teacher else None
     settings = {"batch_size": batch_size, "lr": lr, "seed": seed}
-    return Training(model, loaded.train, dial, steps, **settings), loaded
+    settings |= {"average": average or None, "teacher": fixed}
+    return Training(model, loaded.train, Dial(chosen), steps, **settings), loaded

@@ -26,6 +26,7 @@ from avmixup_kit.evaluation.crafting import craft
 from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.methods import attacks
+from avmixup_kit.methods.asked import Rectified
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.method import Method
 from avmixup_kit.training import checkpoints, runs
@@ -220,7 +221,11 @@ class LiveRun:
         with torch.no_grad(), attacks.frozen(model):
             confidence, said = model(x + delta).softmax(1).max(1)
             rng = Generator(device=x.device).manual_seed(0)
-            mixed, y_hat = method.mix(model, Batch(x, y, rng=rng, delta=delta))
+            now = self.training.step / self.training.steps
+            batch = Batch(x, y, rng=rng, delta=delta, progress=now)
+            if isinstance(method.perturb, Rectified):
+                batch.y_hat = method.perturb.label(self.training.asked, batch)
+            mixed, y_hat = method.mix(self.training.asked, batch)
         names = [split.classes[int(label)] for label in split.labels]
         return Strip(
             x.cpu(),

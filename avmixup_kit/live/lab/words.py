@@ -74,6 +74,9 @@ def label_note(method: Method) -> str:
         f"{mix.label_at(1):.3g} at the adversarial example, {mix.lambda2:.3g} at the vertex, "
         f"{mix.gamma:.3g} times as far. "
     )
+    if mix.label != "fixed":
+        who = "averaged copy" if mix.label == "averaged" else "teacher"
+        words += f"The rest of the vertex's label is what the {who} says. "
     if mix.lambda1 < mix.lambda2:
         words += (
             "λ₁ &lt; λ₂ is legal: the target rises along the attack's direction, as in the paper's "
