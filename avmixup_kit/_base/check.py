@@ -1,13 +1,13 @@
 """What a bad argument is told: "x = v is not allowed: what is, and what to do"."""
 
 import ast
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import cache
 from typing import Any
 
 MOST = 2**63 - 1  # the largest int of torch's
+FLOAT32 = (2 - 2**-23) * 2.0**127  # its largest
 LONGEST = 300  # letters of a value that a message shows
 
 
@@ -65,8 +65,8 @@ def _is_real(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether value is a finite float, or an int that torch takes beside floats."""
-    most = MOST if isinstance(value, int) else sys.float_info.max
+    """Return whether value is a number that float32 holds, and as an int one that torch takes."""
+    most = MOST if isinstance(value, int) else FLOAT32
     return _is_real(value) and -most <= value <= most
 
 
@@ -86,6 +86,8 @@ def number(name: str, value: Any, interval: str, allowed: str, *, none: bool = F
         allowed = f"a number; {allowed}"
     if isinstance(value, int) and abs(value) > MOST:
         allowed += "; so large a number is written as a float"
+    elif isinstance(value, float) and FLOAT32 < abs(value) < float("inf"):
+        allowed += "; float32 holds none so large"
     fine = is_number(value)
     fine = fine and (value >= low if interval[0] == "[" else value > low)
     fine = fine and (value <= high if interval[-1] == "]" else value < high)

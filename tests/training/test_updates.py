@@ -180,7 +180,7 @@ def test_settings_that_say_the_same_as_the_optimizer_are_fine(digits):
 def test_a_function_that_fails_is_named(digits):
     for name in ("optimizer", "schedule"):
         with pytest.raises(ValueError, match=rf"^{name} = .*AVmixup.* failed \(ValueError: gamma"):
-            new(digits, **{name: av.AVmixup})
+            new(digits, 12, None, **{name: av.AVmixup})
 
 
 def test_what_returns_no_optimizer_is_refused(digits):
