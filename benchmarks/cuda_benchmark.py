@@ -4,7 +4,7 @@
     python benchmarks/cuda_benchmark.py --accuracy --data cifar10-jpeg.tar.xz --minutes 30
     python benchmarks/cuda_benchmark.py --device cpu --network small_cnn --seconds 20 --output DIR
 
-Needs torch, torchvision, numpy, scipy and scikit-learn, nothing installed from here. Writes
+Needs torch, torchvision, numpy, scipy, scikit-learn and what ``make cuda-pack`` brings. Writes
 results/cuda/<gpu>/benchmark.json and table.md; what did not fit into the time is skipped and named.
 
 The plain loop is AVmixup as most public code writes it: float32, NCHW, eager, parameters not frozen
@@ -39,6 +39,7 @@ from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / "cuda-pack" / "site"))  # what a bare machine lacks
 
 import cuda_checks  # noqa: E402
 
