@@ -318,7 +318,7 @@ def _network(
     """
     settings["normalisation"] = normalisation = check.plain(settings["normalisation"])
     in_channels = settings["in_channels"]
-    if normalisation == "per_image":
+    if isinstance(normalisation, str) and normalisation == "per_image":
         normalise: nn.Module = Standardise()
     else:
         fine = isinstance(normalisation, tuple) and len(normalisation) == 2
