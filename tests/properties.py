@@ -35,6 +35,7 @@ from avmixup_kit import methods, models, runs
 from avmixup_kit._base import check
 from avmixup_kit.evaluation.autoattack import AutoAttack
 from avmixup_kit.evaluation.random_search import RandomSearch
+from avmixup_kit.methods import losses
 from avmixup_kit.methods import method as texts
 from avmixup_kit.methods.attacks import ATTACKS
 from avmixup_kit.methods.method import networks_of, parse
@@ -87,7 +88,7 @@ def network(seed: int = 0) -> torch.nn.Module:
 
 
 def training(method: Any, **options: Any) -> av.Training:
-    given: dict[str, Any] = {"steps": STEPS, "batch_size": 8} | options
+    given: dict[str, Any] = {"steps": STEPS, "batch_size": 8, "teacher": network(7)} | options
     if "settings" in given:
         given = {k: v for k, v in given.items() if k not in ("steps", "batch_size")}
     return av.Training(given.pop("model", None) or network(), digits().train, method, **given)
@@ -247,8 +248,9 @@ def of_a_stage(rng: random.Random) -> Draw:
         if hasattr(stage, "reference"):
             return _fixed(av.Method(av.Attack(stage, steps=1)))
         returned = str(inspect.signature(kind.__call__).return_annotation)
-        losses = kind.__module__.endswith("losses")
-        slot = "mix" if "tuple" in returned else "loss" if losses else "perturb"
+        scalar = str(inspect.signature(losses.CrossEntropy.__call__).return_annotation)
+        slots = {"tuple": "mix", scalar: "loss", "None": "around"}
+        slot = next((slots[word] for word in slots if word in returned), "perturb")
         return _fixed(replace(av.pgd_training(steps=1), **{slot: stage}))
 
     return Draw("stage", name, given, made)

@@ -87,6 +87,7 @@ class Rectified:
 
     def __post_init__(self) -> None:
         check.settle(self)
+        _check_attack(self.attack)
         allowed = "positive numbers, at the first step and at the last"
         least, most = sys.float_info.min, sys.float_info.max
         _check_pair("temperature", self.temperature, least, most, allowed)
@@ -125,6 +126,7 @@ class Ensembled:
 
     def __post_init__(self) -> None:
         check.settle(self)
+        _check_attack(self.attack)
         check_factor("weight", self.weight)
         check.number("memory", self.memory, "[0, 1)", "from 0 up to 1, such as 0.9")
         allowed = "parts of all steps, the second not below the first"
@@ -139,13 +141,13 @@ class Ensembled:
         kept = self.memory * memory.rows("ensemble", index, said) + (1 - self.memory) * said
         memory.note("ensemble", index, kept)
         left = max(0.0, last - done) / max(last - first, 1e-9)
-        pull = Pulled(kept / kept.sum(1, keepdim=True), self.weight * math.exp(-5 * left**2))
+        pull = _Pulled(kept / kept.sum(1, keepdim=True), self.weight * math.exp(-5 * left**2))
         batch.asked["pull"] = pull
         return replace(self.attack, objective=pull)(model, batch)
 
 
 @dataclass(frozen=True, eq=False)
-class Pulled(LabelCrossEntropy):
+class _Pulled(LabelCrossEntropy):
     """Cross-entropy plus weight |p - target|^2, which temporal ensembling climbs and descends."""
 
     target: Tensor
@@ -162,6 +164,10 @@ class PulledCrossEntropy:
     def __call__(self, model: nn.Module, batch: Batch) -> Scalar:
         loss = batch.asked.get("pull", LabelCrossEntropy())
         return loss(model(batch.need("x_hat")), batch.need("y_hat"), None).mean()
+
+
+def _check_attack(attack: Any) -> None:
+    check.that(isinstance(attack, Attack), "attack", attack, "an attack, such as av.pgd()")
 
 
 def _check_pair(

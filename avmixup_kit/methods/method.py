@@ -184,7 +184,7 @@ def _vocabulary() -> dict[str, Any]:
         name: value
         for module in (asked, attacks, losses, mixing, sources, weights)
         for name, value in vars(module).items()
-        if isinstance(value, type) and dataclasses.is_dataclass(value)
+        if isinstance(value, type) and dataclasses.is_dataclass(value) and name[0] != "_"
     } | {"Method": Method}
 
 

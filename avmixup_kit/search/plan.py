@@ -103,6 +103,8 @@ class Plan:
         for name in ("images", "attack_steps", "base_channels"):
             check.whole(name, getattr(self, name), none=True)
         check.flag("prune", self.prune)
+        fine = self.teacher is None or isinstance(self.teacher, str | Path)
+        check.that(fine, "teacher", self.teacher, "a run folder's or checkpoint's path, or None")
         if self.epsilon is not None:
             attacks.check_epsilon(self.epsilon)
         fine = isinstance(self.settings, Settings)
