@@ -5,8 +5,8 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from avmixup_kit._base import check
 from avmixup_kit._base.shapes import Images, Labels, Logits, PerExample, Scalar
@@ -63,7 +63,7 @@ class Helped:
             return loss
         asked = teacher(model) if self.teacher is None else self.teacher
         named = answer(asked, batch.x + delta)
-        label = F.one_hot(named.argmax(1), named.shape[1]).to(batch.y)
+        label = torch.zeros_like(batch.y).scatter(1, named.argmax(1, keepdim=True), 1.0)
         helpers = soft_cross_entropy(model(batch.x + self.h * delta), label)
         return loss + self.weight * helpers.mean()
 

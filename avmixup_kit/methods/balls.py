@@ -113,4 +113,6 @@ def ascend(
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(objective(x_hat), x_hat)
         delta = allowed.climb(delta, gradient, step_size)
+        # A CUDA graph whose output is still held when the next replay begins is captured anew.
+        del gradient
     return allowed.project(delta)

@@ -437,7 +437,7 @@ class _Run:
     def _checkpoint(self, name: str) -> None:
         # A checkpoint without the log that led to it would be taken up with a gap.
         self._log_steps()
-        self._settle()
+        distributed.from_rank_0(self._settle)
         architecture = getattr(self.training.model, "architecture", None)
         try:
             saved = content(architecture, self.training.state_dict())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import avmixup_kit as av
 from avmixup_kit import attacks
-from avmixup_kit.methods import losses
+from avmixup_kit.methods import balls, losses
 from avmixup_kit.methods.attacks import NoAttack, frozen
 from avmixup_kit.methods.losses import KLToClean, TransportDistance
 
@@ -288,7 +288,7 @@ def test_one_avmixup_step_costs_ten_crafting_passes_and_one_full_pass(digits):
 
 def test_no_gradient_lives_on_into_the_next_forward(digits, batch, rng, monkeypatch):
     """One that a CUDA graph wrote would make the next replay a capture: 22 graphs instead of 4."""
-    living, direction = [], attacks.direction
+    living, direction = [], balls.direction
 
     def noted(gradient, norm):
         living.append(weakref.ref(gradient))
@@ -297,7 +297,7 @@ def test_no_gradient_lives_on_into_the_next_forward(digits, batch, rng, monkeypa
     def looked_at(module, arguments):
         assert not any(gradient() is not None for gradient in living)
 
-    monkeypatch.setattr(attacks, "direction", noted)
+    monkeypatch.setattr(balls, "direction", noted)
     model = av.small_cnn(digits)
     model.register_forward_pre_hook(looked_at)
     av.pgd(steps=3, epsilon=EPSILON)(model, batch[0], batch[1], rng)

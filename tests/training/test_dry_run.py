@@ -16,7 +16,7 @@ from avmixup_kit._base import distributed
 from avmixup_kit.data import Augmentation
 from avmixup_kit.evaluation.random_search import RandomSearch
 from avmixup_kit.live.lab.run import LiveRun
-from avmixup_kit.methods import attacks, losses, transport
+from avmixup_kit.methods import balls, losses, transport
 from avmixup_kit.methods.mixing import AVmixup
 from avmixup_kit.methods.sources import Mixture
 from avmixup_kit.training import loop, runs
@@ -50,7 +50,7 @@ def training(network, method, device, precision="float32"):
     split = images(network)
     return av.Training(
         build(network, split), split, av.Dial(method), STEPS, device=device, batch_size=8, seed=4,
-        precision=precision, average=0.9, teacher=build(network, split),
+        precision=precision, average=0.995, teacher=build(network, split),
     )  # fmt: skip
 
 
@@ -190,7 +190,7 @@ WAITS, LEAVES = AssertionError, pretended.Refused
 PLANTED = {
     "mixing weights drawn on the CPU": (distributed, "per_example", alphas_of_the_cpu, LEAVES),
     "partners drawn on the CPU": (distributed, "partners", partners_of_the_cpu, LEAVES),
-    "a number in the attack's loop": (attacks, "direction", doubtful, WAITS),
+    "a number in the attack's loop": (balls, "direction", doubtful, WAITS),
     "a tolerance that is looked at": (transport, "sinkhorn", looking, WAITS),
 }
 
