@@ -8,7 +8,6 @@ import hashlib
 import io
 import re
 from functools import cache
-from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +89,7 @@ def _templates() -> Environment:
         "base64_png": lambda image: base64.b64encode(png(image)).decode(),
         "figure_json": lambda figure: htmlsafe_json_dumps(figure, lambda given: given.to_json()),
         "pieces": lambda text: re.findall(r"\S{12}(?=\S)|.+?(?=\S{13})|.+", text, re.DOTALL),
-        "plain": unescape,
+        "plain": lambda text: Markup(text).unescape(),
         "percent": "{:.1%}".format,
         "short": "{:.4g}".format,
     }

@@ -10,6 +10,7 @@ import threading
 import time
 import tracemalloc
 from dataclasses import dataclass
+from html import unescape
 
 import pytest
 import torch
@@ -436,7 +437,7 @@ def test_a_lambda1_below_lambda2_is_legal_and_explained(digits):
     lab = show(digits)
     lab.numbers["lambda1"].box.value = 0.5
     lab.numbers["lambda2"].box.value = 0.7
-    until(lambda: "rises along the attack's direction" in lab.note.value)
+    until(lambda: "rises along the attack's direction" in unescape(lab.note.value))
     assert lab.numbers["lambda1"].error.value == ""
     now = lab.dial.method.parameters
     assert (now["lambda1"], now["lambda2"]) == (0.5, 0.7)
