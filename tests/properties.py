@@ -297,7 +297,8 @@ def of_a_training(rng: random.Random) -> Draw:
             given[name] = rng.choice(options)
     if check.plain(given.get("compile")) is True:
         del given["compile"]  # it takes a minute
-    if given.get("optimizer") == "adam":
+    optimizer = given.get("optimizer")
+    if isinstance(optimizer, str) and optimizer in ("adam", "adamw"):
         given["lr"] = rng.choice((0.001, np.float64(0.001), torch.tensor(0.001)))
 
     def made() -> Callable[[], av.Training]:

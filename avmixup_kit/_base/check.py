@@ -1,12 +1,13 @@
 """What a bad argument is told: "x = v is not allowed: what is, and what to do"."""
 
 import ast
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import cache
 from typing import Any
 
+MOST = 2**63 - 1  # the largest int of torch's
+FLOAT32 = (2 - 2**-23) * 2.0**127  # its largest
 LONGEST = 300  # letters of a value that a message shows
 
 
@@ -64,8 +65,9 @@ def _is_real(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether value is an int or a float, finite, and within float's range."""
-    return _is_real(value) and -sys.float_info.max <= value <= sys.float_info.max
+    """Return whether value is a number that float32 holds, and as an int one that torch takes."""
+    most = MOST if isinstance(value, int) else FLOAT32
+    return _is_real(value) and -most <= value <= most
 
 
 def number(name: str, value: Any, interval: str, allowed: str, *, none: bool = False) -> Any:
@@ -82,6 +84,10 @@ def number(name: str, value: Any, interval: str, allowed: str, *, none: bool = F
     low, high = _ends(interval)
     if not _is_real(value) and "number" not in allowed:
         allowed = f"a number; {allowed}"
+    if isinstance(value, int) and abs(value) > MOST:
+        allowed += "; so large a number is written as a float"
+    elif isinstance(value, float) and FLOAT32 < abs(value) < float("inf"):
+        allowed += "; float32 holds none so large"
     fine = is_number(value)
     fine = fine and (value >= low if interval[0] == "[" else value > low)
     fine = fine and (value <= high if interval[-1] == "]" else value < high)
@@ -101,7 +107,7 @@ def whole(
     least: int = 1,
     what: str = "a whole number",
     *,
-    most: int = 2**63 - 1,
+    most: int = MOST,
     none: bool = False,
 ) -> Any:
     """Return value as Python's int (True is none), ``least`` to ``most``.

@@ -364,7 +364,7 @@ def _data(
 
 def _count(validation: float | int | None, available: int) -> int:
     """How many of `available` training images to hold out; None is a tenth."""
-    validation = 0.1 if validation is None else check.plain(validation)
+    validation = check.plain(0.1 if validation is None else validation)
     if isinstance(validation, float) and 0 <= validation < 1:
         return round(validation * available)
     fine = type(validation) is int and 0 <= validation < available
@@ -372,4 +372,5 @@ def _count(validation: float | int | None, available: int) -> int:
         f"a part in [0, 1) or a count from 0 to {available - 1}, of {available} training images"
     )
     check.that(fine, "validation", validation, allowed)
-    return int(validation)
+    assert isinstance(validation, int)
+    return validation

@@ -430,8 +430,9 @@ class Data:
                 split.num_classes,
                 f"the same names in the same order as the {train.num_classes} of {train.name}",
             )
-        check.settle(self)
-        check.number("epsilon", self.epsilon, "(0, 1]", "0 < epsilon <= 1 (8 is 8 / 255)")
+        allowed = "0 < epsilon <= 1 (8 is 8 / 255)"
+        epsilon = check.number("epsilon", self.epsilon, "(0, 1]", allowed)
+        object.__setattr__(self, "epsilon", epsilon)
 
     @property
     def classes(self) -> tuple[str, ...]:

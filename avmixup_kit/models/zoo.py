@@ -318,12 +318,12 @@ def _network(
     """
     settings["normalisation"] = normalisation = check.plain(settings["normalisation"])
     in_channels = settings["in_channels"]
-    if normalisation == "per_image":
-        normalise: nn.Module = Standardise()
+    if isinstance(normalisation, tuple) and len(normalisation) == 2:
+        normalise: nn.Module = Normalise(*normalisation, in_channels=in_channels)
     else:
-        fine = isinstance(normalisation, tuple) and len(normalisation) == 2
+        fine = isinstance(normalisation, str) and normalisation == "per_image"
         check.that(fine, "normalisation", normalisation, "'per_image' or a pair (mean, std)")
-        normalise = Normalise(*normalisation, in_channels=in_channels)
+        normalise = Standardise()
     body = nn.Sequential(OrderedDict(parts))
     head = nn.Linear(num_features, settings["num_classes"])
     for module in body.modules():

@@ -113,7 +113,8 @@ class Plan:
         check.that(bool(self.space or self.also), "method", self.method, allowed)
 
     def _check_range(self, name: str, limits: Range) -> None:
-        check.one_of("ranges", name, self._takes)
+        # The radius is the plan's or the data set's: verdicts under several are not comparable.
+        check.one_of("ranges", name, [each for each in self._takes if each != "epsilon"])
         _check_pair(name, limits)
         for value in map(float, limits):  # what is drawn between them is no whole number
             try:
@@ -245,4 +246,5 @@ def _margin_based(given: object) -> "Attack | Judge":
         hard = isinstance(given, AutoAttack) and given.attacks == ("apgd-ce",)
         _check_not_fooled(not hard, "APGD-CE")
         return given
-    raise TypeError(f"objective = {given!r} is not allowed: a name or an attack on the margin")
+    said = check.said(given)
+    raise TypeError(f"objective = {said} is not allowed: a name or an attack on the margin")

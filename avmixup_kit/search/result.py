@@ -391,7 +391,10 @@ def _name(judge: str) -> str:
     title = re.search(r"title='([^']*)'", judge)
     if title:
         return title[1]
-    return methods.parse(judge).name if judge.startswith("Attack(") else judge
+    if not judge.startswith("Attack("):
+        return judge
+    own, lent = re.subn(r", source=Network\('\w+'\)", "", judge)
+    return methods.parse(own).name + " (transfer)" * lent
 
 
 def importance(trials: Sequence[Trial]) -> dict[str, float]:

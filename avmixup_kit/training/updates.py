@@ -2,7 +2,8 @@
 
 import ast
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -68,7 +69,8 @@ class Updates:
             if own_lr is None:
                 _unused(settings, given, ("lr",), "the schedule gives the learning rate itself")
             for step in (0, settings.steps - 1):
-                rate(schedule, settings, step)
+                with _named_in("schedule", schedule):
+                    rate(schedule, settings, step)
         self.settings = settings
         self._lrs = [float(group["lr"]) for group in self.optimiser.param_groups]
 
@@ -257,12 +259,27 @@ def _named(name: OptimizerName, model: nn.Module, settings: Settings) -> torch.o
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](groups, lr=settings.lr)
 
 
+@contextmanager
+def _named_in(name: str, value: Any) -> Iterator[None]:
+    """Say whose function it was that failed."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if str(error).startswith(name):
+            raise
+        said = f"{type(error).__name__}: {check.cut(str(error))}"
+        raise ValueError(
+            f"{name} = {check.said(value)} is not allowed: calling it failed ({said})"
+        ) from error
+
+
 def _own(optimizer: Any, model: nn.Module) -> torch.optim.Optimizer:
-    made = optimizer([p for p in model.parameters() if p.requires_grad])
+    with _named_in("optimizer", optimizer):
+        made = optimizer([p for p in model.parameters() if p.requires_grad])
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(
-            f"optimizer = {optimizer!r} is not allowed: it returned {type(made).__name__}, it must "
-            "return a torch.optim.Optimizer"
+            f"optimizer = {check.said(optimizer)} is not allowed: it returned "
+            f"{type(made).__name__}, it must return a torch.optim.Optimizer"
         )
     for group in made.param_groups:
         lr = group.get("lr")

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -183,6 +185,38 @@ def test_a_stage_is_found_again_by_its_module_and_name_and_no_code_is_run():
     for home in ("os:system", "builtins:eval", f"{__name__}:EPSILON"):
         with pytest.raises(ValueError, match="which is not there"):
             methods.parse("X()", {"X": home})
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A mix that checks nothing."""
+
+    share: Any = 0.5
+    inner: Any = None
+
+    def __call__(self, model, batch):
+        return batch.x + self.share * batch.delta, batch.y
+
+
+def test_numbers_of_numpy_and_torch_in_stages_of_ones_own_become_pythons():
+    dial = av.Dial(av.avmixup().replace(mix=Shared(np.float64(0.5), Shared(torch.tensor(2)))))
+    assert "mix=Shared(share=0.5, inner=Shared(share=2, inner=None))" in repr(dial.method)
+    dial.turn(share=np.float32(0.25), steps=np.linspace(2, 3, 2, dtype=int)[1])
+    dial.turn(mix=Shared(torch.tensor(0.75)))
+    lines = [json.loads(json.dumps(turn.to_json())) for turn in dial.turns]
+    assert lines[0]["change"] == {"share": 0.25, "steps": 3}
+    assert [av.Turn.from_json(line) for line in lines] == list(dial.turns)
+    for given in (np.zeros(2), torch.zeros(2), float("nan"), 10**5000):
+        with pytest.raises(
+            ValueError, match="^share = .* is not allowed: it cannot be saved"
+        ) as no:
+            dial.turn(share=given)
+        assert "\n" not in str(no.value)
+    for given in (None, 5, "x", Shared):
+        with pytest.raises(ValueError, match="^mix = .* is not allowed: a stage, which"):
+            dial.turn(mix=given)
+        with pytest.raises(TypeError, match="^method = .* is not allowed: a Method"):
+            dial.turn(method=given)
 
 
 def test_what_cannot_be_saved_is_refused_when_it_starts_and_when_it_is_turned():

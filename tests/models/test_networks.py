@@ -409,6 +409,7 @@ def test_small_cnn_learns_digits_in_seconds() -> None:
             r"mean = \(0.5, 0.5\) .*3 channels",
         ),
         (lambda: models.wide_resnet(10, 1, normalisation=(0.5, 0.0)), r"std = 0.0 .*> 0"),
+        (lambda: models.small_cnn(10, normalisation=np.ones(2)), "normalisation = array.* pair"),  # pyright: ignore
         (lambda: models.from_architecture("resnet(3)"), r"architecture = 'resnet\(3\)' "),
         (lambda: models.from_architecture("small_cnn(("), r"architecture = "),
         (lambda: models.from_architecture("__import__('os').getcwd()"), r"architecture = "),

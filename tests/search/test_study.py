@@ -25,6 +25,7 @@ from avmixup_kit import cli, methods, paper, tuning
 from avmixup_kit.data import Split
 from avmixup_kit.evaluation.autoattack import autoattack
 from avmixup_kit.evaluation.random_search import RandomSearch
+from avmixup_kit.search import result as result_module
 from avmixup_kit.search import storage as storage_module
 from avmixup_kit.search import study as study_module
 
@@ -475,6 +476,7 @@ def test_trials_are_handed_out_one_at_a_time(tmp_path, monkeypatch, data, file):
         ({"ranges": {"steps": (1, 2)}}, r"steps = \(1, 2\) is not allowed: .* whole number"),
         ({"ranges": {"clip_vertex": (0, 1)}}, r"clip_vertex = \(0, 1\) is .*: True or False"),
         ({"ranges": [("alpha", 1)]}, "ranges = .* is not allowed: .lowest, highest. by name"),
+        ({"ranges": {"epsilon": (0.0, 0.1)}}, "ranges = 'epsilon' is not allowed: one of gamma"),
         ({"settings": 5}, "settings = 5 is not allowed: Settings of one trial"),
         ({"epsilon": 0}, "epsilon = 0 is not allowed: pixels live in"),
         ({"epsilon": "x"}, "epsilon = 'x' is not allowed: a number; pixels live in"),
@@ -495,6 +497,14 @@ def test_a_plan_that_cannot_be_is_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         plan(**changes)
     assert "\n" not in str(caught.value)
+
+
+def test_an_objective_that_follows_another_network_is_part_of_the_search(data):
+    lent = [av.cw(steps=2, source=av.small_cnn(data, seed=seed)) for seed in (1, 2)]
+    objectives = [plan(objective=attack).identity(data)["objective"] for attack in lent]
+    assert objectives[0] != objectives[1]
+    name = result_module._name  # pyright: ignore[reportPrivateUsage]
+    assert [name(text) for text in objectives] == ["CW2 (transfer)"] * 2
 
 
 def test_a_plan_of_numpys_numbers_is_the_same_plan(data):

@@ -177,6 +177,12 @@ def test_settings_that_say_the_same_as_the_optimizer_are_fine(digits):
         av.Training(model, digits.train, av.standard(), settings=settings, **options)
 
 
+def test_a_function_that_fails_is_named(digits):
+    for name in ("optimizer", "schedule"):
+        with pytest.raises(ValueError, match=rf"^{name} = .*AVmixup.* failed \(ValueError: gamma"):
+            new(digits, 12, None, **{name: av.AVmixup})
+
+
 def test_what_returns_no_optimizer_is_refused(digits):
     with pytest.raises(TypeError, match="it returned NoneType, it must return a torch.optim.Opt"):
         new(digits, optimizer=lambda parameters: None)
@@ -256,7 +262,11 @@ def test_a_run_folders_text_is_parsed_and_never_run(text, message):
     "options",
     [
         {"optimizer": lambda parameters: torch.optim.Adam(parameters)},
-        {"optimizer": partial(torch.optim.Adam, lr=0.1, betas=torch.tensor([0.9, 0.99]))},
+        {
+            "optimizer": partial(
+                torch.optim.Adam, lr=0.1, betas=cast(Any, torch.tensor([0.9, 0.99]))
+            )
+        },
         {"schedule": lambda step: 0.1},
     ],
 )
