@@ -177,7 +177,10 @@ def tiny_imagenet(root: Path, download: bool) -> Decoded:
 
     for name, content in members(source, wanted):
         if name.name in texts:
-            texts[name.name] = content.decode()
+            try:
+                texts[name.name] = content.decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{source}: {name} is no text in UTF-8 ({error})") from error
         elif name.parts[-4:-3] == ("train",):
             decoder.add("train", name.parts[-3], str(name), content)
         elif name.parts[-3:-1] == ("val", "images"):

@@ -164,7 +164,7 @@ class Run:
         ``Evaluation.load(run.folder / "correct.npz")`` has each image's verdict.
         """
         path = self.folder / "evaluation.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return files.read_json(path) if path.exists() else None
 
 
 def open(

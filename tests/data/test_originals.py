@@ -428,6 +428,7 @@ def test_tiny_imagenet_is_its_pixels_and_labels(
             b"val_0.JPEG\tn02\t0",
             "4 names in val/images and 1 in val_annotations.txt.*'val_1.JPEG' is in one alone",
         ),
+        ("wnids.txt", b"n01\n\xff", r"wnids.txt is no text in UTF-8 \('utf-8' codec can't decode"),
         ("val/images/val_9.JPEG", jpeg(0), "5 names in val/images and 4 in val_annotations.txt"),
         ("val/images/val_1.JPEG", b"", "val_1.JPEG: not an image that can be decoded"),
     ],

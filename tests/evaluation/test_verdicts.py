@@ -1,6 +1,7 @@
 """Verdicts: exact, cheap, and independent of batch size, order and whatever else runs."""
 
 import json
+import re
 from dataclasses import replace
 from typing import Any, cast
 
@@ -362,6 +363,61 @@ def test_an_evaluation_that_cannot_be_written_leaves_the_one_before_it(
         replace(result, seed=1).save(tmp_path / "right.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["right.npz"]
     assert (tmp_path / "right.npz").read_bytes() == before
+
+
+def test_a_damaged_file_of_verdicts_is_another_s_or_the_same_but_never_other_verdicts(
+    trained, split, tmp_path
+):
+    whole = evaluate(trained, split, [av.pgd(steps=1, epsilon=EPSILON)])
+    path, draw = tmp_path / "correct.npz", np.random.default_rng(0)
+    whole.save(path)
+    content, said = path.read_bytes(), []
+    damaged = [content[: int(share * len(content))] for share in np.linspace(0, 0.99, 25)]
+    for at in draw.integers(0, 8 * len(content), 400):
+        flipped = bytearray(content)
+        flipped[at // 8] ^= 1 << at % 8
+        damaged.append(bytes(flipped))
+    for torn in damaged:
+        path.write_bytes(torn)
+        try:
+            read = Evaluation.load(path)
+        except ValueError as error:
+            said.append(str(error))
+        else:
+            assert str(read) == str(whole)
+            assert torch.equal(read.correct, whole.correct)
+    assert len(said) > len(damaged) / 2
+    form = re.compile(rf"{re.escape(str(path))} is damaged or of another version \(.*\)")
+    assert [words for words in said if not form.fullmatch(words)] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"names": np.array(["Clean"])}, r"matrix = \(2, 2, 2, 'bool'\) is not allowed: \(1, 1, 2"),
+        ({"correct": np.zeros((2, 3), np.int8)}, r"matrix = \(2, 2, 2, 'int8'\)"),
+        ({"correct": np.zeros(2, bool)}, r"matrix = \(2, 2, 1, 'bool'\)"),
+        ({"gradients": np.array([1])}, r"matrix = \(2, 1, 2, 'bool'\)"),
+        ({"gradients": np.array(["many", "more"])}, "ValueError: invalid literal for int"),
+        ({"more": "[" * 9}, "JSONDecodeError: "),
+        ({"more": "[]"}, "AttributeError: 'list' object has no attribute 'get'"),
+        ({"more": '{"stages": 1}'}, "AttributeError: 'int' object has no attribute 'items'"),
+        ({"more": '{"notes": 1}'}, "TypeError: 'int' object is not iterable"),
+        ({"seed": "a"}, "ValueError: invalid literal"),
+        ({"rule": None}, "KeyError: "),
+    ],
+)
+def test_a_file_of_other_verdicts_is_refused_with_its_reason(tmp_path, change, reason):
+    fields: dict[str, Any] = {
+        "names": np.array(["Clean", "FGSM"]), "correct": np.zeros((2, 3), bool), "rule": "any",
+        "gradients": np.array([0, 3]), "seed": 0, "data": "digits", "more": "{}",
+    }  # fmt: skip
+    path = tmp_path / "correct.npz"
+    np.savez(path, **fields)
+    assert Evaluation.load(path).names == ("Clean", "FGSM")
+    np.savez(path, **{k: v for k, v in (fields | change).items() if v is not None})
+    with pytest.raises(ValueError, match=rf"correct.npz is damaged or .*{reason}"):
+        Evaluation.load(path)
 
 
 def test_a_card_holds_what_was_measured_and_can_be_exported(trained, split, tmp_path):

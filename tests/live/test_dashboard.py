@@ -448,9 +448,13 @@ def test_a_method_of_ones_own_has_no_name():
     assert methods.name_of(methods.label_smoothing(0.8)) == "label_smoothing"
 
 
-def test_turns_are_told_by_step():
+def test_turns_are_told_by_step(monkeypatch):
     turns = (Turn(3, {"gamma": 2.0}), Turn(3, {"gamma": 3.0}), Turn(9, {"method": methods.pgd()}))
     assert turned(turns) == {3: "γ = 3", 9: "PGD"}
+    monkeypatch.setattr(
+        "avmixup_kit.live.lab.words.title", lambda *_: "<a href=//evil.example>x</a>"
+    )
+    assert turned(turns)[9] == "&lt;a href=//evil.example&gt;x&lt;/a&gt;"
 
 
 # ------------------------------------------------------------------------------ what can go wrong

@@ -37,6 +37,7 @@ from avmixup_kit.reproduce import (
     results,
     runner,
 )
+from avmixup_kit.reproduce.verdicts import Verdicts
 from avmixup_kit.training.loop import TrainingDiverged
 
 pytest.importorskip("pyautoattack")
@@ -578,6 +579,29 @@ def test_verdicts_that_were_damaged_are_named(made, tmp_path):
     _, said = make(["table1"], tmp_path, seeds=[0])
     assert "evaluated digits/standard-0" in said
     assert "trained" not in said
+
+
+def test_verdicts_with_any_bit_flipped_are_named_or_the_same(tmp_path):
+    whole = Verdicts(tmp_path / "verdicts.npz", "checksum", 40)
+    whole.add("pgd", 0, torch.arange(40) % 3 == 0, 99)
+    whole.save()
+    content, said = whole.path.read_bytes(), []
+    for at in np.random.default_rng(0).integers(0, 8 * len(content), 300):
+        flipped = bytearray(content)
+        flipped[at // 8] ^= 1 << at % 8
+        whole.path.write_bytes(flipped)
+        try:
+            read = Verdicts.load(whole.path, "checksum", 40)
+        except ValueError as error:
+            said.append(str(error))
+        else:
+            assert (read.gradients, read.correct["pgd"].tolist()) == (
+                whole.gradients,
+                whole.correct["pgd"].tolist(),
+            )
+    assert len(said) > 100
+    form = re.compile(r".*verdicts.npz is corrupted: remove it, and this .* again \(.*\)")
+    assert [words for words in said if not form.fullmatch(words)] == []
 
 
 def test_verdicts_and_file_that_do_not_belong_together_are_refused(copy):
