@@ -21,6 +21,7 @@ FORMAT = 1
 DAMAGED = (
     OSError,
     RuntimeError,
+    ValueError,
     KeyError,
     TypeError,
     EOFError,

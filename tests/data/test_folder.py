@@ -591,7 +591,7 @@ def test_a_source_that_changes_while_it_is_decoded_is_not_cached(
     assert len(image_folder(path).test) == 5
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "text", "bit", "other"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "bit", "order", "other"])
 def test_a_damaged_cache_is_made_anew(tmp_path: Path, decoded: Count, damage: str) -> None:
     path = write(tmp_path / "mine", layout())
     first = image_folder(path)
@@ -608,6 +608,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, decoded: Count, damage: st
                 "cut": content[: len(content) // 2],
                 "text": b"no cache\n" * 1000,
                 "bit": content[:pixel] + altered + content[pixel + 1 :],
+                "order": content.replace(b"little", b"litt  "),
             }[damage]
         )
     # A cache of other data is no damage, and says nothing.
