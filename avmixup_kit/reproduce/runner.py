@@ -458,9 +458,11 @@ class Runner:
 
 
 def _complete(assembled: results.Assembled, row: Row) -> bool:
-    """Return whether a row's result is there with all of its columns."""
+    """Return whether a row's result is there with all of its columns and their verdicts."""
     wanted = {column.title for column in row.columns}
     return any(
-        result.seed == row.run.settings.seed and wanted == result.accuracy.keys()
+        result.seed == row.run.settings.seed
+        and wanted == result.accuracy.keys()
+        and result.path.with_suffix(".npz").exists()
         for result in assembled.of(row.title)
     )

@@ -286,7 +286,7 @@ def seven() -> nn.Module:
     ("source", "message"),
     [
         (seven, r"PGD2 \(transfer\), of its source: the model's output has shape \(1, 7\), the"),
-        (lambda: lambda x: x, r"of its source: model = <lambda> is not allowed: an nn.Module"),
+        (lambda: lambda x: x, r"source = <function .*> is not allowed: a network, or None"),
         (lambda: seven().half(), r"of its source: the model's weights are torch.float16, images"),
         (lambda: Wrapped(seven(), after=lambda z: (z,)), "source: what the model returned = tuple"),
     ],
