@@ -305,7 +305,10 @@ class Runner:
                     return
         trained = files.read_json(self.folder / run.folder / "run.json")
         wanted = () if table.published is not None else ("PGD10, train", ROBUST)
-        curves = runs.curves_of(self.folder / run.folder) if wanted else {}
+        log = self.folder / run.folder / "log.jsonl"
+        with files.blamed(log, "is damaged: remove the run folder, and it is trained again"):
+            found = runs.curves_of(log.parent) if wanted else {}
+            curves = {name: found[name] for name in wanted}
         said, precision = evaluation.to_json(), run.settings.precision
         about = {
             "format": results.FORMAT,
@@ -338,7 +341,7 @@ class Runner:
             "augmentation": repr(data.train.augmentation),
             "attacks": {column.title: column.key for column in columns},
             **{key: said[key] for key in ("rule", "accuracy", "interval95")},
-            "curves": {name: curves[name] for name in wanted},
+            "curves": curves,
             "notes": verdicts.about["notes"],
             "seconds": {
                 "training": round(self._spent(self.folder / run.folder), 1),

@@ -21,7 +21,7 @@ from tests.torture.children import Skipped, ended, in_child, start
 from tests.torture.disk import one_loss
 from tests.torture.layer import Counter, Hindered, Operation, full, kill, read_only
 from tests.torture.power_loss import operations_of, survive
-from tests.torture.works import Broken, Work, go_on, refusal
+from tests.torture.works import Broken, Work, apart, go_on, refusal
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _ends_alike(reference: Reference, folder: Path) -> None:
         raise Broken(f"it does not go on: {said}")
     if (made := reference.work.made(folder)) != reference.made:
         wrong = [key for key in reference.made if made.get(key) != reference.made[key]]
-        both = [(reference.made[key], made.get(key)) for key in wrong]
+        both = [apart(reference.made[key], made.get(key)) for key in wrong]
         raise Broken(f"not as one left alone: {wrong}, which were and are {both}")
 
 

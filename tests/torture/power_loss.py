@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.torture.disk import Loss, Recorder, losses
 from tests.torture.layer import Operation, no_half
-from tests.torture.works import Broken, Work, go_on
+from tests.torture.works import Broken, Work, apart, go_on
 
 # What a work's processes write in C, unseen.
 FOREIGN = {"search": ("search/study.db",)}
@@ -42,7 +42,7 @@ def survive(work: Work, loss: Loss, folder: Path, reference: dict[str, object]) 
             raise Broken(f"{loss.promised[-1]} was promised, but: {said}")
         if not said and (made := work.made(folder)) != reference:
             wrong = [key for key in reference if made.get(key) != reference[key]]
-            both = [(reference[key], made.get(key)) for key in wrong]
+            both = [apart(reference[key], made.get(key)) for key in wrong]
             raise Broken(f"not as one left alone: {wrong}, which were and are {both}")
     except Broken as error:
         raise Broken(f"{where}: {error}") from error

@@ -80,13 +80,21 @@ def without_passing(tree: Any) -> Any:
     return tree
 
 
+def apart(was: Any, now: Any) -> tuple[Any, Any]:
+    """Return what only the one has and only the other, of two lists; else both."""
+    if isinstance(was, list) and isinstance(now, list):
+        return [one for one in was if one not in now], [one for one in now if one not in was]
+    return was, now
+
+
 def names(folder: Path) -> list[str]:
-    """Return what lies in a folder but for locks.
+    """Return what lies in a folder but for locks, and for how long a training took.
 
     Pieces go without the checksum in their name: a run taken up pickles the same state otherwise.
     """
     files = (path for path in folder.rglob("*") if path.is_file())
-    ours = (p for p in files if p.suffix not in (".lock", ".claim") and p.name != "lock")
+    passing = ("lock", "seconds.json")
+    ours = (p for p in files if p.suffix not in (".lock", ".claim") and p.name not in passing)
     return sorted(re.sub(r"pt\.[0-9a-f]{8}\.", "pt.*.", str(p.relative_to(folder))) for p in ours)
 
 
