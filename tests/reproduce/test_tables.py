@@ -642,6 +642,14 @@ def test_a_table_is_held_against_its_verdicts_and_says_which_are_missing(copy):
         assert "Not checked, for their verdicts are missing: pgd-0.npz, pgd-1.npz." in text
 
 
+def test_a_log_that_lacks_a_figures_curves_is_named(made, tmp_path):
+    shutil.copytree(made / "runs", tmp_path / "runs")
+    (log,) = (tmp_path / "runs").rglob("pgd-0/log.jsonl")
+    log.write_text("")
+    with pytest.raises(ValueError, match=r"pgd-0/log.jsonl is damaged: remove the run folder, and"):
+        make(["figure2"], tmp_path, seeds=[0])
+
+
 def test_verdicts_that_were_lost_are_written_again_from_the_run_folder(made, tmp_path):
     shutil.copytree(made / "runs", tmp_path / "runs")
     shutil.copytree(made / "results", tmp_path / "results")
