@@ -41,6 +41,8 @@ class Helped:
         check.settle(self)
         check.number("h", self.h, "(-inf, inf)", "a finite number of perturbations")
         check_factor("weight", self.weight)
+        fine = callable(self.loss) and not isinstance(self.loss, type)
+        check.that(fine, "loss", self.loss, "a loss, such as Trades(2.5)")
         if self.teacher is not None:
             check_network("teacher", self.teacher)
 

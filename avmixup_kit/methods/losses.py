@@ -192,6 +192,10 @@ class Interpolated:
     mixup: Mixup = Mixup()  # noqa: RUF009 (frozen, no state)
     passes: ClassVar[int] = 2
 
+    def __post_init__(self) -> None:
+        fine = isinstance(self.mixup, Mixup)
+        check.that(fine, "mixup", self.mixup, "a Mixup, such as Mixup(a=1.0)")
+
     def __call__(self, model: nn.Module, batch: Batch) -> Scalar:
         x, x_hat = batch.x, batch.need("x_hat")
         losses = []

@@ -25,6 +25,7 @@ from avmixup_kit.methods.labels import one_hot
 from avmixup_kit.methods.losses import CleanAndAdversarial
 from avmixup_kit.methods.mixing import AVmixup
 from avmixup_kit.methods.weights import AWP
+from avmixup_kit.search import Plan
 
 EPSILON = 0.15
 ANY: dict[str, Any] = {"number": 2.5, "single": (0.5,), "mean": "mean", "far": "far"}
@@ -751,3 +752,18 @@ def test_every_new_method_has_title_colour_summary_and_help_for_each_setting():
         assert hasattr(methods, name)
         for setting in entry.settings:
             assert setting in methods.SETTINGS or setting in ("teacher", "average"), setting
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: losses.Interpolated(mixup=8.0), "mixup = 8.0 is not allowed: a Mixup, such as"),
+        (lambda: Helped(loss=1), "loss = 1 is not allowed: a loss, such as Trades"),
+        (lambda: Ensembled(attack="x"), "attack = 'x' is not allowed: an attack, such as"),
+        (lambda: Rectified(attack=None), "attack = None is not allowed: an attack, such as"),
+        (lambda: Plan("hat", teacher=0.5), "teacher = 0.5 is not allowed: a run folder's or"),
+    ],
+)
+def test_a_stage_within_a_stage_that_is_none_is_refused(made, message):
+    with pytest.raises(ValueError, match=message):
+        made()
