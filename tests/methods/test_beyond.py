@@ -755,15 +755,15 @@ def test_every_new_method_has_title_colour_summary_and_help_for_each_setting():
 
 
 @pytest.mark.parametrize(
-    ("made", "message"),
+    ("kind", "given", "message"),
     [
-        (lambda: losses.Interpolated(mixup=8.0), "mixup = 8.0 is not allowed: a Mixup, such as"),
-        (lambda: Helped(loss=1), "loss = 1 is not allowed: a loss, such as Trades"),
-        (lambda: Ensembled(attack="x"), "attack = 'x' is not allowed: an attack, such as"),
-        (lambda: Rectified(attack=None), "attack = None is not allowed: an attack, such as"),
-        (lambda: Plan("hat", teacher=0.5), "teacher = 0.5 is not allowed: a run folder's or"),
+        (losses.Interpolated, {"mixup": 8.0}, "mixup = 8.0 is not allowed: a Mixup, such as"),
+        (Helped, {"loss": 1}, "loss = 1 is not allowed: a loss, such as Trades"),
+        (Ensembled, {"attack": "x"}, "attack = 'x' is not allowed: an attack, such as"),
+        (Rectified, {"attack": None}, "attack = None is not allowed: an attack, such as"),
+        (Plan, {"method": "hat", "teacher": 0.5}, "teacher = 0.5 is not allowed: a run folder's"),
     ],
 )
-def test_a_stage_within_a_stage_that_is_none_is_refused(made, message):
+def test_a_stage_within_a_stage_that_is_none_is_refused(kind: Any, given: Any, message: str):
     with pytest.raises(ValueError, match=message):
-        made()
+        kind(**given)
