@@ -1,4 +1,4 @@
-from . import evaluation, gaussian, methods, models, paper, plots, search, tuning, zoo
+from . import data, evaluation, gaussian, methods, models, paper, plots, search, tuning, zoo
 from .data import (
     Data,
     Split,
@@ -91,6 +91,7 @@ __all__ = [
     "cifar10_sample",
     "cifar100",
     "cw",
+    "data",
     "digits",
     "evaluate",
     "evaluation",

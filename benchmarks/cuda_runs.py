@@ -43,6 +43,7 @@ from avmixup_kit._base import files, provenance  # noqa: E402
 from avmixup_kit._base.distributed import choose_device  # noqa: E402
 from avmixup_kit._base.precision import native_bf16  # noqa: E402
 from avmixup_kit.data import originals  # noqa: E402
+from avmixup_kit.data.samples import MIRROR  # noqa: E402
 from avmixup_kit.reproduce import plan, plans, runner  # noqa: E402
 
 PACKAGES = "torch", "torchvision", "numpy", "scipy", "sklearn", "tqdm", "pyautoattack"
@@ -253,7 +254,7 @@ def main() -> None:
     except ValueError:
         print("error: there is no CUDA device; --rehearse tries it on a CPU", file=sys.stderr)
         raise SystemExit(2) from None
-    if not (PACK / "data" / runner.MIRROR).is_file():
+    if not (PACK / "data" / MIRROR).is_file():
         print(f"error: {PACK} holds no CIFAR-10: make cuda-pack", file=sys.stderr)
         raise SystemExit(2)
     if device.type == "cpu":
