@@ -235,6 +235,7 @@ class _Run:
     saved: float = field(default_factory=time.monotonic)
     writes: bool = field(default_factory=lambda: distributed.rank() == 0)
     file: IO[str] | None = None
+    torn: bool = False
     waiting: list[Record] = field(default_factory=list)
     new_signs: list[Sign] = field(default_factory=list)
 
@@ -414,12 +415,14 @@ class _Run:
     def _write(self, record: dict[str, Any]) -> None:
         self._log_steps()
         assert self.file is not None
+        if self.torn:
+            return
         with self._blaming_the_log():
             self.file.write(json.dumps(record) + "\n")
 
     def _settle(self) -> None:
         """Have the log on disk, where no power loss takes it."""
-        if self.writes and self.file is not None:
+        if self.writes and self.file is not None and not self.torn:
             with self._blaming_the_log():
                 os.fsync(self.file.fileno())
 
@@ -428,6 +431,7 @@ class _Run:
         try:
             yield
         except OSError as error:
+            self.torn = True  # a line written now would stand behind half of one
             raise OSError(
                 error.errno,
                 f"could not write {self.folder / 'log.jsonl'} ({error.strerror}); the last "
