@@ -100,7 +100,7 @@ def moments(model: gaussian.FeatureModel, epsilon: float) -> go.Figure:
     figure.update_annotations(font_size=15)
     figure.update_xaxes(zerolinecolor=GREY)
     return figure.update_layout(
-        showlegend=False, width=950, font_size=14, margin={"l": 80, "r": 10, "t": 40, "b": 50}
+        showlegend=False, font_size=14, margin={"l": 80, "r": 10, "t": 40, "b": 50}
     )
 
 
@@ -119,6 +119,7 @@ def _blank() -> go.Figure:
         _bells(figure, (row, 1), space)
     figure.add_bar(name="weight", marker_color=_GROUPS, showlegend=False, row=1, col=2)
     figure.update_yaxes(range=[0, 1.05], tickformat=".0%", row=1, col=2)
+    figure.update_xaxes(tickangle=0, row=1, col=2)
     figure.update_xaxes(title="score wᵀx; below 0 the other class is said", row=2, col=1)
     dressed(figure, "", "", 520).update_layout(font_size=13)
     figure.update_xaxes(zerolinecolor=GREY, col=1)
@@ -234,8 +235,14 @@ def _draw(frame: int, epsilon: float, trained_at: float, **features: Any) -> Vie
         bells = bell(model, B, epsilon, under)
         traces |= {name + space: bell for name, bell in bells.items()}
         annotations += panel_words(axes, model, B, epsilon, under)
-    looking = html.markup("{} that look<br>robust", model.c)
-    names = ["robust", looking, f"{model.d - model.c} weak"]
+    looking, weak = (
+        html.markup(words, many)
+        for words, many in (
+            ("looks<br>robust<br>({})", model.c),
+            ("weak<br>({})", model.d - model.c),
+        )
+    )
+    names = ["robust", looking, weak]
     traces["weight"] = {"x": names, "y": _shares(model, B)}
     limit = _limit(model, path)
     axis = {"range": [-limit, limit]}
