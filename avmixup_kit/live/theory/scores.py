@@ -235,13 +235,8 @@ def _draw(frame: int, epsilon: float, trained_at: float, **features: Any) -> Vie
         bells = bell(model, B, epsilon, under)
         traces |= {name + space: bell for name, bell in bells.items()}
         annotations += panel_words(axes, model, B, epsilon, under)
-    looking, weak = (
-        html.markup(words, many)
-        for words, many in (
-            ("looks<br>robust<br>({})", model.c),
-            ("weak<br>({})", model.d - model.c),
-        )
-    )
+    looking = html.markup("looks<br>robust<br>({})", model.c)
+    weak = html.markup("weak<br>({})", model.d - model.c)
     names = ["robust", looking, weak]
     traces["weight"] = {"x": names, "y": _shares(model, B)}
     limit = _limit(model, path)
