@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from avmixup_kit._base import check
+from avmixup_kit._base.shapes import Images
 from avmixup_kit.methods.attacks import TRAINING, Crafting, settings_of
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.losses import KLToClean, Margin, TargetedCrossEntropy, TransportDistance
@@ -36,7 +37,7 @@ class Mixture:
         allowed = "a tuple of one or more perturbation sources, called with (model, batch)"
         check.that(fine, "sources", self.sources, allowed)
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch) -> Images:
         """Return one source's delta (N, C, H, W); the draw comes from ``rng`` before its own."""
         return self.sources[_drawn(len(self.sources), batch.drawn_from())](model, batch)
 
