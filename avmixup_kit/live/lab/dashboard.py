@@ -198,9 +198,10 @@ class Dashboard(widgets.VBox):
     # ----------------------------------------------------------------------------- what can be done
 
     def _controls(self) -> None:
-        epsilon = self.trainer.run.epsilon
+        run = self.trainer.run
+        epsilon, named = run.epsilon, methods.name_of(run.method)
         options = menu.titles() | {"(your own)": None}
-        self.method = Choice("method", "method", options, None)
+        self.method = Choice("method", "method", options, named)
         numbers = menu.mixing_numbers(epsilon, least=epsilon / 50)
         self.numbers = {number.name: number for number in numbers}
         for number in self.numbers.values():
