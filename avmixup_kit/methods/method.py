@@ -11,7 +11,6 @@ the paper's. A stage is a frozen dataclass, of the kit or of one's own.
 
 import ast
 import dataclasses
-import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,11 +19,11 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from avmixup_kit._base import check, plugins
-from avmixup_kit._base.shapes import Images, Labels, PerExample, Scalar
+from avmixup_kit._base.shapes import Images
 from avmixup_kit._base.texts import NetworkAbsentError, network_of, text, text_of
 from avmixup_kit.methods import asked, attacks, losses, mixing, sources, weights
 from avmixup_kit.methods.attacks import NoAttack
-from avmixup_kit.methods.batch import Batch
+from avmixup_kit.methods.batch import Batch, check_place
 from avmixup_kit.methods.losses import CrossEntropy, Loss
 from avmixup_kit.methods.mixing import Adversarial, Mix
 
@@ -44,14 +43,6 @@ class Around(Protocol):
 
 
 _STAGES = ("perturb", "mix", "loss", "around")
-# Where a stage belongs, by what its call is annotated to return.
-_PLACES = (
-    (Images, "perturb"),
-    (tuple[Images, Labels], "mix"),
-    (Scalar, "loss"),
-    (None, "around"),
-    (PerExample, "an attack's objective"),
-)
 
 
 @dataclass(frozen=True)
@@ -92,8 +83,7 @@ class Method:
                 continue
             fine = callable(stage) and not isinstance(stage, type)
             check.that(fine, name, stage, "a stage, which is called with (model, batch)")
-            place = _place_of(stage)
-            check.that(place in (name, None), name, stage, f"by what it returns it is {place}")
+            check_place(name, stage, name)
             object.__setattr__(self, name, plain(stage))
 
     @property
@@ -127,15 +117,6 @@ class Method:
             unknown = ", ".join(f"{key} = {check.said(value)}" for key, value in changes.items())
             raise ValueError(f"{unknown} is not allowed: this method has {allowed}")
         return dataclasses.replace(self, **new)
-
-
-def _place_of(stage: Any) -> str | None:
-    """Return where a stage belongs, None where its annotations do not tell."""
-    try:
-        returned = inspect.signature(stage).return_annotation
-    except (TypeError, ValueError):
-        return None
-    return next((place for kind, place in _PLACES if returned is kind or returned == kind), None)
 
 
 def plain(value: Any) -> Any:

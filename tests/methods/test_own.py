@@ -17,9 +17,9 @@ from torch import nn
 import avmixup_kit as av
 from avmixup_kit import cli, methods, runs
 from avmixup_kit._base.registry import Registry
-from avmixup_kit.methods import losses, weights
+from avmixup_kit.methods import asked, losses, sources, weights
 from avmixup_kit.methods import method as method_module
-from avmixup_kit.methods.batch import Networks, averaged, teacher
+from avmixup_kit.methods.batch import PLACES, Networks, averaged, teacher
 
 EPSILON = 0.15
 
@@ -506,15 +506,21 @@ def test_a_stage_in_anothers_place_is_refused_before_a_step(place, slot):
         av.Dial(av.avmixup()).turn(**{slot: stage})
 
 
+def test_so_is_one_that_another_holds():
+    with pytest.raises(ValueError, match=r"loss = AVmixup\(.* by what it returns it is mix$"):
+        asked.Helped(loss=av.AVmixup())
+    with pytest.raises(ValueError, match=r"sources = AVmixup\(.* by what it returns it is mix$"):
+        sources.Mixture((av.pgd(steps=1), av.AVmixup()))
+
+
 def test_every_stage_of_the_kit_tells_its_place():
     every = method_module._vocabulary()  # pyright: ignore[reportPrivateUsage]
-    given = method_module._PLACES  # pyright: ignore[reportPrivateUsage]
     for name, kind in every.items():
         call = vars(kind).get("__call__")
         if call is None or kind in (av.Method, method_module.Method):
             continue
         returned = inspect.signature(call).return_annotation
-        places = [place for what, place in given if returned == what]
+        places = [place for what, place in PLACES if returned == what]
         assert len(places) == 1, name
 
 
