@@ -117,6 +117,7 @@ def _blank() -> go.Figure:
     )
     for row, space in ((1, ""), (2, " ")):
         _bells(figure, (row, 1), space)
+        figure.update_yaxes(range=[0, 1.5], row=row, col=1)  # room for the words above a bell
     figure.add_bar(name="weight", marker_color=_GROUPS, showlegend=False, row=1, col=2)
     figure.update_yaxes(range=[0, 1.05], tickformat=".0%", row=1, col=2)
     figure.update_xaxes(tickangle=0, row=1, col=2)
