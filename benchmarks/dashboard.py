@@ -36,8 +36,8 @@ lab = live.show(training, dial, data)
 lab.start()
 import json
 print(json.dumps({"gamma": lab.numbers["gamma"].slider.model_id,
-                  "note": lab.note.model_id, "pause": lab.hold.model_id,
-                  "go": lab.go.model_id, "state": lab.state.model_id}))
+                  "note": lab.note.model_id, "pause": lab.pause_button.model_id,
+                  "go": lab.start_button.model_id, "state": lab.state.model_id}))
 """
 
 
