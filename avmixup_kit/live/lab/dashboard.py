@@ -130,7 +130,7 @@ class Dashboard(widgets.VBox):
         self.name, self.trainer, self.period = name, trainer, period
         self.trouble: Exception | None = None
         self._seen: dict[str, Any] = {}
-        self._sorted: tuple[str, bool] = ("run", False)
+        self._sorted: tuple[str, bool] = ("", False)
         self.dials = Dials(trainer, self._by_hand)
         self.preset, self.method = self.dials.preset, self.dials.method
         self.numbers, self.note = self.dials.numbers, self.dials.note
