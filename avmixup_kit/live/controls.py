@@ -346,7 +346,9 @@ def grid(*children: widgets.Widget, least: str = "24em") -> widgets.Box:
     return widgets.Box(
         children,
         layout=widgets.Layout(
-            display="grid", grid_template_columns=f"repeat(auto-fit, minmax({least}, 1fr))"
+            display="grid",
+            grid_gap="0 0.75em",
+            grid_template_columns=f"repeat(auto-fit, minmax({least}, 1fr))",
         ),
     )
 

@@ -39,7 +39,7 @@ from tests.live.widgets import synced, traces
 
 EPSILON = 0.15
 STEPS = 40
-PATIENCE = 90  # seconds: only a test that will fail waits so long
+PATIENCE = 600  # seconds: only a test that will fail waits so long
 
 
 @pytest.fixture(autouse=True)

@@ -136,8 +136,9 @@ class Dashboard(widgets.VBox):
         self.numbers, self.note = self.dials.numbers, self.dials.note
         self._actions()
         self.progress, self.state, self.alert = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.strip, self.evaluation, self.program = (widgets.HTML() for _ in range(3))
-        kept = f"; the runs are in {trainer.shelf.folder}: take them up below."
+        self.strip, self.program = widgets.HTML(), widgets.HTML()
+        self.evaluation = widgets.HTML(layout={"overflow": "auto"})
+        kept = f"; the runs are in {Path(self.folder.value).parent}: take them up below."
         gone = GONE + (kept if trainer.shelf.folder else ".")
         self.curves = LiveFigure(panels.drawn(trainer.runs, trainer.run), gone)
         self.curves.on_msg(lambda _, told, __: "say" in told and self.sort(told["say"]))

@@ -13,8 +13,8 @@ from avmixup_kit.live.lab.run import LiveRun
 from avmixup_kit.live.lab.words import turned
 from avmixup_kit.methods import METHODS
 
-_PANELS = ("loss", "clean (%)", "PGD10 (%)", "scatter, PGD10")
-_LINES = 3  # of turns below the axis
+_PANELS = ("loss", "clean (%)", "PGD10 (%)", "scatter")
+_LINES = 2  # of turns below the axis
 _LETTER = 7 / 640  # of the axis, where it is narrow
 _SHADES = (0.0, -0.4, 0.45, -0.65, 0.7)  # towards black or white, of runs of one method
 
@@ -30,10 +30,10 @@ def _blank() -> go.Figure:
     figure = make_subplots(len(_PANELS), 1, shared_xaxes=True, vertical_spacing=0.03)
     styled(figure, "", "", "")
     figure.update_layout(
-        height=560,
+        height=540,
         uirevision="keep",
         autosize=True,
-        margin={"l": 60, "r": 15, "t": 30, "b": 110},
+        margin={"l": 60, "r": 15, "t": 30, "b": 92},
         legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
         hovermode="x",
     )
@@ -42,7 +42,7 @@ def _blank() -> go.Figure:
     figure.update_yaxes(range=[-2, 102], row=2)
     figure.update_yaxes(range=[-2, 102], row=3)
     said = "step (solid: training images, dashed: validation images)"
-    figure.update_xaxes(title={"text": said, "standoff": 65}, row=len(_PANELS))
+    figure.update_xaxes(title={"text": said, "standoff": 48}, row=len(_PANELS))
     return figure
 
 
