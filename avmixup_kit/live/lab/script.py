@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def script(run: LiveRun) -> str:
         "    network,",
         "    data.train,",
         "    av.Dial(method, turns),",
-        f"    settings=av.{training.settings!r},",
+        f"    settings=av.Settings({_settings(run)}),",
         *(f"    {name}={value!r}," for name, value in _options(run)),
         ")",
         f"while training.step < {step}:",
@@ -122,6 +123,14 @@ def _network(run: LiveRun) -> str:
 
 def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name].cpu(), b[name].cpu()) for name in a)
+
+
+def _settings(run: LiveRun) -> str:
+    """Return the settings that are not the usual ones, as arguments."""
+    settings = run.training.settings
+    told = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    usual = {field.name: field.default for field in fields(settings)}
+    return ", ".join(f"{k}={v!r}" for k, v in told.items() if v != usual[k])
 
 
 def _options(run: LiveRun) -> Iterable[tuple[str, Any]]:
