@@ -3,7 +3,6 @@
 import csv
 import io
 import itertools
-import os
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
 
 from avmixup_kit import live
-from avmixup_kit.live.lab import menu, panels, table
+from avmixup_kit.live.lab import menu, new_run, panels, table
 from avmixup_kit.live.lab.run import LiveRun
 from avmixup_kit.live.lab.script import script as script_of
 from avmixup_kit.live.lab.shelf import slug
@@ -512,17 +511,15 @@ def test_what_a_script_cannot_repeat_is_said(digits):
 
 
 def test_photographs_are_found_where_they_lie(digits, tmp_path, monkeypatch):
-    root = os.environ.get("AVMIXUP_TEST_DATA")
-    if not root or not os.path.exists(os.path.join(root, "cifar10-jpeg.tar.xz")):
-        pytest.skip("cifar10-jpeg.tar.xz is not in AVMIXUP_TEST_DATA")
-    lab = show(digits, new(digits, steps=1))
-    lab.new["data"].value, lab.new["root"].value = "cifar10", root
-    lab.new["steps"].value, lab.new["batch_size"].value = 1, 8
-    lab.make_button.click()
-    until(lambda: len(lab.trainer.runs) == 2 or "Could not" in lab.alert.value)
-    assert lab.training.split.name == "cifar10-jpeg/train"
-    ended(lab)
-    strip = lab.trainer.run.strip
-    assert strip is not None
-    assert strip.clean.shape[1:] == (3, 32, 32)
-    assert "cifar10-jpeg.tar.xz" in lab.script()
+    asked = []
+    monkeypatch.setattr(new_run, "cifar10_or_mirror", lambda root: asked.append(root) or digits)
+    form = {name: widget.value for name, widget in new_run.fields().items()}
+    form |= {"data": "cifar10", "root": str(tmp_path)}
+    with pytest.raises(FileNotFoundError, match="cifar-10-python"):
+        new_run.make(**form)
+    (tmp_path / "cifar10-jpeg.tar.xz").touch()
+    training, data = new_run.make(**form)
+    assert (asked, data) == ([str(tmp_path)], digits)
+    assert training.split.checksum == digits.train.checksum
+    monkeypatch.setenv("AVMIXUP_DATA", str(tmp_path))
+    assert new_run.fields()["root"].value == str(tmp_path)
