@@ -162,7 +162,8 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     step = lab.ask("training.step")
     lab.until(f"training.step > {step}")
     assert lab.ask("[dial.method.mix.gamma, len(dial.turns)]") == [2.05, 2]
-    assert lab.output.get_by_label("γ (vertex)", exact=True).input_value() == "2.05"
+    box = lab.output.get_by_label("γ (vertex)", exact=True).first.element_handle()
+    lab.page.wait_for_function("box => box.value === '2.05'", arg=box)
 
     # The interface answers while training runs.
     lab.page.wait_for_function(
