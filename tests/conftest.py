@@ -19,6 +19,14 @@ CACHE = Path(tempfile.gettempdir()) / f"avmixup-inductor-{getpass.getuser()}-{IS
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """Undo what the shell's commands, which some tests call, choose of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def skip(reason: str) -> None:
     """Skip with a reason; in CI, where everything is at hand, fail instead."""
     if os.environ.get("AVMIXUP_REQUIRE_ALL"):

@@ -400,7 +400,7 @@ def judge(draw: Draw) -> tuple[str, str]:
     try:
         begin = draw.made()
         first = begin()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, FileNotFoundError) as error:
         return _clear(draw, error)
     except Exception as error:
         return "failed", _where(error)
@@ -419,6 +419,9 @@ def _clear(draw: Draw, error: Exception) -> tuple[str, str]:
     words = str(error)
     names = {*draw.drawn} | {n for v in draw.drawn.values() if isinstance(v, dict) for n in v}
     names |= {"mean", "std"} if "normalisation" in names else set()
+    names |= {"average"} if "label" in names else set()
+    if isinstance(error, FileNotFoundError):  # it names the file instead
+        names = {v for v in map(check.plain, draw.drawn.values()) if isinstance(v, str)} - {""}
     named = any(re.search(rf"\b{re.escape(str(name))}\b", words) for name in names)
     fine = "\n" not in words and len(words) < 1500 and named
     if isinstance(error, TypeError):

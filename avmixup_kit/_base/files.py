@@ -178,12 +178,14 @@ def read_npz(path: str | Path, words: str = DAMAGED) -> dict[str, np.ndarray]:
         return arrays
 
 
-def held(path: Path, patience: float = 0.0, what: str = "") -> filelock.AcquireReturnProxy:
+def held(path: Path, patience: float = 1.0, what: str = "") -> filelock.AcquireReturnProxy:
     """Return a lock file's lock, now ours until the ``with`` block or ``lock.release()`` ends it.
 
     Args:
         path: of the lock file; the system lets go of it when this process dies.
-        patience: seconds to wait for others; -1 is for ever.
+        patience: seconds to wait for others; -1 is for ever. What a process that was killed had
+            just started (git, say) may hold its lock for a moment longer, and one that only looks
+            whether there is a run holds it no longer.
         what: is in use by others, for the message.
 
     Raises:

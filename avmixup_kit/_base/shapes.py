@@ -3,7 +3,7 @@
 Letters that recur in one signature are the same number: n examples, c x h x w pixels, k classes.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 from torch import Tensor
 
@@ -15,10 +15,10 @@ else:
     except ImportError:  # a tool of the tests; the core does without
 
         class Float:
-            """Stands in for jaxtyping's: the plain tensor type."""
+            """Stands in for jaxtyping's: the tensor type with its shape's words."""
 
-            def __class_getitem__(cls, item: tuple[type, str]) -> type:
-                return item[0]
+            def __class_getitem__(cls, item: tuple[type, str]) -> Any:
+                return Annotated[item]
 
 
 Images = Float[Tensor, "n c h w"]

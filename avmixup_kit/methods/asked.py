@@ -12,7 +12,7 @@ from avmixup_kit._base import check
 from avmixup_kit._base.shapes import Images, Labels, Logits, PerExample, Scalar
 from avmixup_kit._base.texts import text_of
 from avmixup_kit.methods.attacks import TRAINING, Attack
-from avmixup_kit.methods.batch import Batch, answer, averaged, check_network, teacher
+from avmixup_kit.methods.batch import Batch, answer, averaged, check_network, check_place, teacher
 from avmixup_kit.methods.losses import (
     LabelCrossEntropy,
     Loss,
@@ -43,6 +43,7 @@ class Helped:
         check_factor("weight", self.weight)
         fine = callable(self.loss) and not isinstance(self.loss, type)
         check.that(fine, "loss", self.loss, "a loss, such as Trades(2.5)")
+        check_place("loss", self.loss, "loss")
         if self.teacher is not None:
             check_network("teacher", self.teacher)
 

@@ -1,5 +1,6 @@
 """The record one training step works on, and the networks its stages may ask."""
 
+import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,28 @@ from torch import Generator, Tensor, nn
 
 from avmixup_kit._base import check, distributed
 from avmixup_kit._base.private import AnyBatchNorm
-from avmixup_kit._base.shapes import Images, Labels, Logits
+from avmixup_kit._base.shapes import Images, Labels, Logits, PerExample, Scalar
 
 BatchNorm = Literal["eval", "batch", "train"]
+# Where a stage belongs, by what its call is annotated to return.
+PLACES = (
+    (Images, "perturb"),
+    (tuple[Images, Labels], "mix"),
+    (Scalar, "loss"),
+    (None, "around"),
+    (PerExample, "an attack's objective"),
+)
+
+
+def check_place(name: str, stage: Any, place: str) -> None:
+    """Raise ValueError where a stage's annotations say that it belongs in another place."""
+    try:
+        returned = inspect.signature(stage).return_annotation
+    except (TypeError, ValueError):
+        return
+    places = [where for kind, where in PLACES if returned is kind or returned == kind]
+    fine = not places or place in places
+    check.that(fine, name, stage, f"by what it returns it is {' or '.join(places)}")
 
 
 class Memory:

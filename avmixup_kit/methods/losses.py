@@ -300,7 +300,7 @@ class TargetedCrossEntropy(_FromCleanLogits):
         allowed = f"0 to {classes - 1}, the model has {classes} classes"
         check.that((self.target or 0) < classes, "target", self.target, allowed)
 
-    def __call__(self, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
+    def __call__(self, logits: Logits, y: Labels, reference: Tensor | None) -> PerExample:
         self.check(logits.shape[1])
         if self.target is not None:
             return F.log_softmax(logits, dim=1)[:, self.target]

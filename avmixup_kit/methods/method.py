@@ -23,7 +23,7 @@ from avmixup_kit._base.shapes import Images
 from avmixup_kit._base.texts import NetworkAbsentError, network_of, text, text_of
 from avmixup_kit.methods import asked, attacks, losses, mixing, sources, weights
 from avmixup_kit.methods.attacks import NoAttack
-from avmixup_kit.methods.batch import Batch
+from avmixup_kit.methods.batch import Batch, check_place
 from avmixup_kit.methods.losses import CrossEntropy, Loss
 from avmixup_kit.methods.mixing import Adversarial, Mix
 
@@ -83,6 +83,7 @@ class Method:
                 continue
             fine = callable(stage) and not isinstance(stage, type)
             check.that(fine, name, stage, "a stage, which is called with (model, batch)")
+            check_place(name, stage, name)
             object.__setattr__(self, name, plain(stage))
 
     @property

@@ -13,8 +13,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from avmixup_kit._base import check
+from avmixup_kit._base.shapes import Images
 from avmixup_kit.methods.attacks import TRAINING, Crafting, settings_of
-from avmixup_kit.methods.batch import Batch
+from avmixup_kit.methods.batch import Batch, check_place
 from avmixup_kit.methods.losses import KLToClean, Margin, TargetedCrossEntropy, TransportDistance
 
 Source = Callable[[nn.Module, Batch], Tensor]
@@ -35,8 +36,10 @@ class Mixture:
         fine = fine and all(map(callable, self.sources))
         allowed = "a tuple of one or more perturbation sources, called with (model, batch)"
         check.that(fine, "sources", self.sources, allowed)
+        for source in self.sources:
+            check_place("sources", source, "perturb")
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch) -> Images:
         """Return one source's delta (N, C, H, W); the draw comes from ``rng`` before its own."""
         return self.sources[_drawn(len(self.sources), batch.drawn_from())](model, batch)
 

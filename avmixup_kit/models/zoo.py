@@ -382,6 +382,7 @@ def _sizes(
 
 
 def _agreed(name: str, told: Any, asked: Any, default: Any) -> Any:
-    fine = told is None or asked is None or told == asked
+    asked = check.plain(asked)
+    fine = told is None or asked is None or (type(asked) is type(told) and asked == told)
     check.that(fine, name, asked, f"the data says {told}")
     return next(value for value in (told, asked, default) if value is not None)

@@ -103,7 +103,7 @@ class Plan:
         for name in ("images", "attack_steps", "base_channels"):
             check.whole(name, getattr(self, name), none=True)
         check.flag("prune", self.prune)
-        fine = self.teacher is None or isinstance(self.teacher, str | Path)
+        fine = self.teacher is None or (isinstance(self.teacher, str | Path) and self.teacher != "")
         check.that(fine, "teacher", self.teacher, "a run folder's or checkpoint's path, or None")
         if self.epsilon is not None:
             attacks.check_epsilon(self.epsilon)

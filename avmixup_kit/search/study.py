@@ -102,7 +102,7 @@ class Worker:
                 ours = owner == token or (owner is None and self.place.file is not None)
                 if frozen.state == running and (ours or self.adopt):
                     try:
-                        held = files.held(self.place.lock(frozen.number))
+                        held = files.held(self.place.lock(frozen.number), 0.0)
                     except BlockingIOError:
                         continue
                     # Its process may have finished it since the trials were read.

@@ -307,12 +307,13 @@ def images_of(folder: str | Path) -> tuple[str, dict[str, Any]]:
     told = read(folder)
     with files.blamed(Path(folder) / "run.json", NO_RUN):
         images = told.get("images") or {"loader": told["data"].split("/")[0]}
-    if images.get("loader") in (None, "image_folder") and "arguments" not in images:
+    loader = images.get("loader")
+    if loader is None or (loader == "image_folder" and "arguments" not in images):
         raise ValueError(
             f"{folder} does not say how its images are loaded, they came from no data set of "
             "data.DATASETS: pass the split, or --data"
         )
-    return recalled(images["loader"], images.get("arguments", {}))
+    return recalled(loader, images.get("arguments", {}))
 
 
 def check_images(folder: str | Path, split: Split, part: str, remedy: str = "") -> None:

@@ -230,7 +230,8 @@ def _check_choice(name: str, value: Any, names: Collection[str], function: str) 
     """Raise ValueError unless it is one of the names or a function, which is said what of."""
     said = value if isinstance(value, str) else type(value).__name__
     allowed = f"one of {', '.join(names)}, or a function {function}"
-    check.that(callable(value) or value in names, name, said, allowed)
+    own = callable(value) and not isinstance(value, nn.Module)
+    check.that(own or (isinstance(value, str) and value in names), name, said, allowed)
 
 
 def _unused(settings: Settings, given: Collection[str], names: Iterable[str], why: str) -> None:

@@ -1,8 +1,11 @@
 """The helpers under every room: what differs is said, a lock is one process's, a table aligned."""
 
+import inspect
 import io
 import re
+import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -55,6 +58,34 @@ def test_a_lock_is_held_by_one_until_its_block_ends(tmp_path: Path):
                 files.held(path, 0.01)
     files.held(path).lock.release()
     files.held(path).lock.release()
+
+
+HOLDS = """
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from avmixup_kit._base import files
+with files.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_that_a_dying_process_leaves_behind_for_a_moment_is_waited_for(tmp_path: Path):
+    path = tmp_path / "lock"
+    words = [sys.executable, "-c", HOLDS, str(path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdin
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(BlockingIOError):
+            files.held(path, 0.0)
+        threading.Timer(0.1, other.stdin.close).start()
+        files.held(path, 60).lock.release()
+        other.wait()
+    patience = inspect.signature(files.held).parameters["patience"].default
+    assert patience == 1.0
 
 
 def test_markdown_aligns_numbers_to_the_right():

@@ -468,7 +468,8 @@ STATEFUL = {
 }
 
 KILLED = """
-import os, sys
+import os, sys, torch
+torch.set_num_threads(int(sys.argv[3]))
 sys.path.insert(0, sys.argv[1])
 from test_beyond import STATEFUL, av, new, runs
 method, options = STATEFUL["ensemble"]
@@ -481,6 +482,7 @@ for record in runs.log(training, sys.argv[2], checkpoint_every=4):
 
 def test_what_was_remembered_survives_a_kill(digits, tmp_path):
     words = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "run")]
+    words.append(str(torch.get_num_threads()))
     assert subprocess.run(words, timeout=600, check=False).returncode == -9
     method, options = STATEFUL["ensemble"]
     whole, rest = (new(digits, av.Dial(method), 9, **options) for _ in range(2))

@@ -1,6 +1,7 @@
 """Methods of one's own: stages on a batch, registered, saved, resumed, from the shell."""
 
 import dataclasses
+import inspect
 import json
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from torch import nn
 import avmixup_kit as av
 from avmixup_kit import cli, methods, runs
 from avmixup_kit._base.registry import Registry
+from avmixup_kit.methods import asked, losses, sources, weights
 from avmixup_kit.methods import method as method_module
-from avmixup_kit.methods.batch import Networks, averaged, teacher
+from avmixup_kit.methods.batch import PLACES, Networks, averaged, teacher
 
 EPSILON = 0.15
 
@@ -479,3 +481,51 @@ def test_nothing_of_torch_is_needed_to_import_the_kit():
     code = "import sys, avmixup_kit; print(sorted({'torch', 'scipy', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+PLACED = {
+    "perturb": av.pgd(steps=1),
+    "mix": av.AVmixup(),
+    "loss": losses.Trades(6.0),
+    "around": weights.AWP(),
+    "an attack's objective": losses.Margin(),
+}
+
+
+@pytest.mark.parametrize("place", PLACED)
+@pytest.mark.parametrize("slot", ["perturb", "mix", "loss", "around"])
+def test_a_stage_in_anothers_place_is_refused_before_a_step(place, slot):
+    stage = PLACED[place]
+    if place == slot:
+        assert getattr(av.Method(**{slot: stage}), slot) == stage
+        return
+    said = rf"^{slot} = {type(stage).__name__}\(.*is not allowed: by what it returns it is {place}$"
+    with pytest.raises(ValueError, match=said):
+        av.Method(**{slot: stage})
+    with pytest.raises(ValueError, match=said):
+        av.Dial(av.avmixup()).turn(**{slot: stage})
+
+
+def test_so_is_one_that_another_holds():
+    with pytest.raises(ValueError, match=r"loss = AVmixup\(.* by what it returns it is mix$"):
+        asked.Helped(loss=av.AVmixup())
+    with pytest.raises(ValueError, match=r"sources = AVmixup\(.* by what it returns it is mix$"):
+        sources.Mixture((av.pgd(steps=1), av.AVmixup()))
+
+
+def test_every_stage_of_the_kit_tells_its_place():
+    every = method_module._vocabulary()  # pyright: ignore[reportPrivateUsage]
+    for name, kind in every.items():
+        call = vars(kind).get("__call__")
+        if call is None or kind in (av.Method, method_module.Method):
+            continue
+        returned = inspect.signature(call).return_annotation
+        places = [place for what, place in PLACES if returned == what]
+        assert len(places) == 1, name
+
+
+def test_a_stage_of_ones_own_that_tells_nothing_may_stand_anywhere():
+    def own(model, batch):
+        return batch.x * 0
+
+    assert av.Method(perturb=own).perturb is own

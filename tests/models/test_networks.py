@@ -389,6 +389,10 @@ def test_small_cnn_learns_digits_in_seconds() -> None:
             r"image_size = \(9, 9\) .*data says \(8, 8\)",
         ),
         (
+            lambda: models.small_cnn(Images((1, 8, 8), 10), image_size=np.array([])),  # pyright: ignore
+            r"image_size = array\(.* .*data says \(8, 8\)",
+        ),
+        (
             lambda: models.preact_resnet18(Images((3, 8, 8), 10), num_classes=5),
             r"num_classes = 5 .*data says 10",
         ),

@@ -478,6 +478,7 @@ def test_trials_are_handed_out_one_at_a_time(tmp_path, monkeypatch, data, file):
         ({"ranges": [("alpha", 1)]}, "ranges = .* is not allowed: .lowest, highest. by name"),
         ({"ranges": {"epsilon": (0.0, 0.1)}}, "ranges = 'epsilon' is not allowed: one of gamma"),
         ({"settings": 5}, "settings = 5 is not allowed: Settings of one trial"),
+        ({"teacher": ""}, "teacher = '' is not allowed: a run folder's or checkpoint's path, or"),
         ({"epsilon": 0}, "epsilon = 0 is not allowed: pixels live in"),
         ({"epsilon": "x"}, "epsilon = 'x' is not allowed: a number; pixels live in"),
         ({"method": 5}, "method = 5 is not allowed: one of standard"),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -121,12 +122,17 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path):
     pytest.importorskip("tyro")
     options = ["--steps", "100000", "--base-channels", "2", "--method", "standard"]
     command = [sys.executable, "-m", "avmixup_kit", "train", str(tmp_path / "run"), *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    log = tmp_path / "run" / "log.jsonl"
-    while process.poll() is None and not (log.exists() and log.stat().st_size > 200):
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    # What runs in a shell's background (nohup make test &) ignores Ctrl-C, and so would its child.
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
+    try:
+        log = tmp_path / "run" / "log.jsonl"
+        while process.poll() is None and not (log.exists() and log.stat().st_size > 200):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert said.strip().splitlines()[-1] == "interrupted: the same command with --resume goes on"
     assert "Traceback" not in said

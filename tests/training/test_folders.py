@@ -130,6 +130,14 @@ def test_a_run_on_images_of_no_loader_says_so(tmp_path, digits):
         _ = runs.open(tmp_path).data
 
 
+def test_a_run_whose_loader_is_named_no_more_says_so(digits, tmp_path):
+    train(tmp_path, digits.train)
+    text = (tmp_path / "run.json").read_text()
+    (tmp_path / "run.json").write_text(text.replace('"loader"', '"loaded"'))
+    with pytest.raises(ValueError, match="does not say how its images are loaded"):
+        runs.images_of(tmp_path)
+
+
 def test_a_run_of_version_0_1_is_read_by_the_name_of_its_data(digits, tmp_path):
     train(tmp_path, digits.train)
     old = told(tmp_path)

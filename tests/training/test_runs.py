@@ -17,7 +17,7 @@ import torch
 import avmixup_kit as av
 from avmixup_kit import methods, runs
 from avmixup_kit._base import files, provenance
-from avmixup_kit.training import checkpoints
+from avmixup_kit.training import checkpoints, folders
 from avmixup_kit.training.dial import Dial, Turn
 from avmixup_kit.training.loop import Training, TrainingDiverged
 
@@ -509,6 +509,73 @@ def test_a_full_disk_keeps_the_last_checkpoint(digits, tmp_path, monkeypatch):
     finish(runs.log(new(digits), tmp_path, resume=True))
     finish(runs.log(new(digits), tmp_path / "whole"))
     assert identical(weights(tmp_path / "latest.pt"), weights(tmp_path / "whole/latest.pt"))
+
+
+class _HalfATurn:
+    """A file whose disk is full in the middle of a turn's line, and has room again after it."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.torn = file, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def __enter__(self) -> "_HalfATurn":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def write(self, text: str) -> None:
+        tears = "change" in text and not self.torn
+        self.file.write(text[: len(text) // 2] if tears else text)
+        self.file.flush()
+        if tears:
+            self.torn = True
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_torn_by_a_full_disk_ends_there_and_the_run_goes_on(digits, tmp_path, monkeypatch):
+    real = Path.open
+
+    def opened(path: Path, *given: Any, **more: Any) -> Any:
+        file = real(path, *given, **more)
+        return _HalfATurn(file) if path.name == "log.jsonl" and given[:1] == ("a",) else file
+
+    def turned(folder: Path, **options: Any) -> None:
+        training = new(digits)
+        for record in runs.log(training, folder, checkpoint_every=5, **options):
+            if record.step == 7:
+                training.dial.turn(gamma=3.0)
+                training.dial.turn(lambda2=0.5)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", opened)
+        with pytest.raises(OSError, match=r"could not write .*log.jsonl"):
+            turned(tmp_path)
+    *lines, torn = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines]
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(torn)
+    turned(tmp_path, resume=True)
+    turned(tmp_path / "whole")
+    assert identical(weights(tmp_path / "latest.pt"), weights(tmp_path / "whole/latest.pt"))
+    both = [folders.log_of(folder / "log.jsonl") for folder in (tmp_path, tmp_path / "whole")]
+    losses = [{r["step"]: r["loss"] for r in log if "loss" in r} for log in both]
+    assert losses[0] == losses[1]
+
+
+def test_no_step_waits_for_the_disk_but_those_that_are_saved_or_turned(
+    digits, tmp_path, monkeypatch
+):
+    real, synced = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(handle), real(handle)))
+    counts = []
+    for steps in (10, 20):
+        del synced[:]
+        finish(runs.log(new(digits, steps=steps), tmp_path / str(steps)))
+        counts.append(len(synced))
+    assert counts[0] == counts[1] > 0
 
 
 def test_a_diverging_run_keeps_its_last_good_checkpoint(digits, tmp_path):

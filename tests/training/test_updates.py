@@ -5,8 +5,10 @@ import json
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import avmixup_kit as av
 from avmixup_kit import runs
@@ -152,6 +154,9 @@ def test_parameters_that_are_frozen_are_left_to_no_optimizer(digits):
         ({"optimizer": "adam", "lr": 0.01, "nesterov": True}, "nesterov = True .* adam has none"),
         ({"optimizer": "adamw"}, "lr = 0.1 is not allowed: it is SGD's; adamw needs its own, such"),
         ({"schedule": "linear"}, "schedule = 'linear' is not allowed: one of steps, cyclic, co"),
+        ({"optimizer": nn.Linear(2, 2)}, "optimizer = 'Linear' is not allowed: one of sgd, adam"),
+        ({"schedule": nn.Linear(2, 2)}, "schedule = 'Linear' is not allowed: one of steps, cyc"),
+        ({"schedule": np.array([0.4, 0.5])}, "schedule = 'ndarray' is not allowed: one of steps"),
         ({"schedule": 3}, "schedule = 'int' is not allowed: .* or a function from step to"),
         ({"schedule": "cosine", "decay_at": (0.5,)}, r"decay_at = \(0.5,\) is not allowed"),
         ({"schedule": "cyclic", "decay_factor": 0.1}, "decay_factor = 0.1 is not allowed"),

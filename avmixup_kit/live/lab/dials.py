@@ -36,7 +36,8 @@ class Dials(widgets.VBox):
         own = {"(your own)": None}
         presets = own | {name: name for name in menu.PRESETS}
         self.preset = Choice("preset", "to try", presets, None)
-        self.method = Choice("method", "method", menu.titles() | own, None)
+        named = methods.name_of(trainer.run.method)
+        self.method = Choice("method", "method", menu.titles() | own, named)
         numbers = menu.mixing_numbers(epsilon, least=epsilon / 50)
         self.numbers = {number.name: number for number in numbers}
         self.note = widgets.HTML()

@@ -333,8 +333,7 @@ class LiveRun:
         about |= provenance.provenance() | {"command": "avmixup_kit.live", "run": self.name}
         text = "".join(json.dumps(line) + "\n" for line in self._log())
         files.make_folder(folder)
-        # Another that only looks whether there is a run holds the lock for a moment.
-        with files.held(folder / "lock", 1.0, f"the run folder {folder}"):
+        with files.held(folder / "lock", what=f"the run folder {folder}"):
             if (folder / "run.json").exists() and not self._left_alone(folder):
                 raise FileExistsError(f"{folder} already holds a run: choose another folder")
             try:
