@@ -13,6 +13,7 @@ import argparse
 import json
 import queue
 import statistics
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -32,12 +33,12 @@ from avmixup_kit import live
 data = av.digits()
 dial = av.Dial(av.avmixup(2.0, 1.0, 0.1, data.epsilon))
 training = av.Training(av.small_cnn(data), data.train, dial, 100_000)
-lab = live.show(training, dial, data)
+lab = live.show(training, dial, data, folder=None)
 lab.start()
 import json
 print(json.dumps({"gamma": lab.numbers["gamma"].slider.model_id,
-                  "note": lab.note.model_id, "pause": lab.hold.model_id,
-                  "go": lab.go.model_id, "state": lab.state.model_id}))
+                  "note": lab.note.model_id, "pause": lab.pause_button.model_id,
+                  "go": lab.start_button.model_id, "state": lab.state.model_id}))
 """
 
 
@@ -59,13 +60,14 @@ def plain(data: av.Data, steps: int) -> float:
 
 def shown(data: av.Data, steps: int, probe_every: int) -> float:
     """Return CPU seconds a step with a dashboard, every thread of the process counted."""
-    lab = live.show(training(data, steps), data=data, probe_every=probe_every)
-    lab.trainer.ask("wait", lambda: None).result()
-    began = time.process_time()
-    lab.start()
-    lab.join()
-    seconds = time.process_time() - began
-    lab.close()
+    with tempfile.TemporaryDirectory() as kept:
+        lab = live.show(training(data, steps), data=data, probe_every=probe_every, folder=kept)
+        lab.trainer.ask("wait", lambda: None).result()
+        began = time.process_time()
+        lab.start()
+        lab.join()
+        seconds = time.process_time() - began
+        lab.close()
     return seconds / steps
 
 

@@ -36,6 +36,7 @@ METHOD_COLOURS = {
 }
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 GREY = "#808080"
+SHARING = "sendcharttocloud"  # plotly's button that sends a figure away
 GRID = "rgba(128,128,128,0.3)"
 
 
@@ -80,6 +81,7 @@ def styled(figure: "go.Figure", title: str, x: str, y: str) -> "go.Figure":
         xaxis_title=x,
         yaxis_title=y,
         template="none",
+        modebar_remove=[SHARING],
     )
     figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID)
     figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID)

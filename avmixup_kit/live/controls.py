@@ -84,6 +84,8 @@ class Number(Control):
         log: slide in the logarithm.
         whole: whole numbers only.
         play: put a play button before the slider, which walks through whole numbers.
+
+    ``slid`` says whether the last change was the slider's, the box's otherwise.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Number(Control):
         play: bool = False,
     ):
         self.low, self.high, self.decades, self.whole = low, high, log, whole
-        self._syncing = False
+        self._syncing = self.slid = False
         box = widgets.IntText if whole else widgets.FloatText
         self.box = box(
             value=value, description=label, style=_LABEL, layout=_WIDE, continuous_update=False
@@ -150,8 +152,13 @@ class Number(Control):
         if not self._syncing:
             self._sync(self.slider, min(max(change.new, self.low), self.high))
 
+    def widen(self, value: float) -> None:
+        """Let slider and range reach a value beyond their ends; not in the logarithm."""
+        self.slider.min = self.low = min(self.low, value)
+        self.slider.max = self.high = max(self.high, value)
+
     def _sync(self, other: Any, value: float) -> None:
-        self._syncing = True
+        self._syncing, self.slid = True, other is self.box
         other.value = value
         self._syncing = False
         self._changed()
@@ -283,7 +290,7 @@ class Explorer(widgets.VBox):
 
     def static(self) -> go.Figure:
         """Return the figure as it stands, as a plain one that needs no kernel."""
-        return fill(go.Figure(self.blank), self.draw(**self.values)).update_layout(width=950)
+        return fill(go.Figure(self.blank), self.draw(**self.values))
 
     def _assign(self, values: Mapping[str, Any]) -> None:
         unknown = set(values) - set(self.controls)
@@ -339,7 +346,9 @@ def grid(*children: widgets.Widget, least: str = "24em") -> widgets.Box:
     return widgets.Box(
         children,
         layout=widgets.Layout(
-            display="grid", grid_template_columns=f"repeat(auto-fit, minmax({least}, 1fr))"
+            display="grid",
+            grid_gap="0 0.75em",
+            grid_template_columns=f"repeat(auto-fit, minmax({least}, 1fr))",
         ),
     )
 

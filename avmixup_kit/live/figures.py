@@ -46,26 +46,58 @@ function accessible(el) {
   }
 }
 
+// a button in the page's text is heard by the figure that it names, or copies the text after it
+function hear(model) {
+  document.addEventListener("click", ({ target }) => {
+    const button = target.closest?.(`[data-to="${model.get("_own_id")}"]`);
+    if (button?.dataset.say) model.send({ say: button.dataset.say });
+    else if (button) navigator.clipboard.writeText(button.nextElementSibling.textContent);
+  });
+}
+
+// whoever moves a slider whose kernel has gone is told what to do
+async function watch(model, el) {
+  const said = document.createElement("div");
+  said.setAttribute("role", "alert");
+  said.style.cssText =
+    "position:sticky;top:0;z-index:9;display:none;padding:.5em;background:#b3261e;color:#fff";
+  (el.closest(".jp-OutputArea-output") ?? el.parentElement).prepend(said);
+  const self = await model.widget_manager.get_model(model.get("_own_id"));
+  const tell = (_, status) => {
+    if (!["restarting", "autorestarting", "terminating", "dead"].includes(status)) return;
+    said.textContent = model.get("_gone");
+    said.style.display = "block";
+  };
+  const kernel = self.widget_manager.kernel;
+  kernel?.statusChanged.connect(tell);
+  return () => { kernel?.statusChanged.disconnect(tell); said.remove(); };
+}
+
 export default () => {
   let loading;
   return {
     initialize({ model }) {
+      hear(model);
       loading = load(model);
       loading.catch(() => { globalThis.avmixupPlotly = undefined; });
     },
     async render({ model, el }) {
       try {
         const remove = (await loading).render({ model, el });
+        const names = new MutationObserver(() => accessible(el));
+        names.observe(el, { childList: true, subtree: true });
         // drawn before it had a place in the page, it has a default width: fit it once it has one
         const placed = new ResizeObserver(() => {
           if (el.clientWidth) {
             placed.disconnect();
             window.dispatchEvent(new Event("resize"));
             setTimeout(() => accessible(el), 0);
+            unwatch = watch(model, el);
           }
         });
         placed.observe(el);
-        return remove;
+        let unwatch;
+        return async () => { names.disconnect(); remove?.(); (await unwatch)?.(); };
       } catch (error) {
         el.textContent = `This figure could not be shown: ${error}`;
       }
@@ -73,6 +105,9 @@ export default () => {
   };
 };
 """
+
+
+GONE = "The kernel has ended or was started anew: run this cell again, or nothing here moves."
 
 
 class _Library(anywidget.AnyWidget):
@@ -99,15 +134,21 @@ class LiveFigure(go.FigureWidget):
     plotly tells the browser that the widget exists before it has put the data in, and a browser
     that takes its time then shows empty axes for ever; so here the browser is told last. And
     plotly never tells a view opened later of what changed since: `remember` does.
+
+    Args:
+        figure: what it shows.
+        gone: what the page says once the kernel has ended.
     """
 
     _esm = _MODULE
     _library_id = traitlets.Unicode().tag(sync=True)
     _own_id = traitlets.Unicode().tag(sync=True)
+    _gone = traitlets.Unicode().tag(sync=True)
     _whole = False
 
-    def __init__(self, figure: go.Figure):
+    def __init__(self, figure: go.Figure, gone: str = GONE):
         super().__init__(figure)
+        self._gone = gone
         self._library_id = library().model_id
         self._config = {"responsive": True, "displaylogo": False, "showSendToCloud": False}
         self._model_id = self._own_id = uuid4().hex

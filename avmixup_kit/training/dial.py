@@ -103,11 +103,19 @@ class Dial:
         """Every turn that is in force, oldest first."""
         return tuple(self._turns)
 
+    @property
+    def ahead(self) -> tuple[Turn, ...]:
+        """Turns still to come, oldest first."""
+        return tuple(self._ahead)
+
     def turn(self, **change: Any) -> Method:
         """Change settings from the next step on, and return the new method.
 
         ``dial.turn(gamma=3.0)``; ``dial.turn(method=methods.pgd())`` swaps the method. A refused
         value, or one that could not be saved, raises ValueError and leaves everything as it was.
+
+        It wins over turns to come: they lose the settings that it changes, and go altogether where
+        they or it swap the method.
         """
         change = {name: plain(value) for name, value in change.items()}
         with self._lock:
@@ -116,6 +124,7 @@ class Dial:
                 check_saved(name, value, self.networks)
             self._check(method)
             self._turns.append(Turn(self._next_step, change))
+            self._ahead = _yielding(self._ahead, self._turns[-1])
             self._method = method
         return method
 
@@ -133,6 +142,8 @@ class Dial:
         """Add turns to come, those that are expected already left out."""
         with self._lock:
             others = [turn for turn in self._ahead if turn not in turns]
+            for turn in turns:
+                others = others if turn in self._ahead else _yielding(others, turn)
             self._ahead = sorted([*turns, *others], key=lambda turn: turn.step)
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,6 +169,20 @@ class Dial:
             self.initial, self._method, self._turns = initial, method, turns
             self._ahead = ahead
             self._next_step = int(state["next_step"])
+
+
+def _yielding(ahead: list[Turn], by_hand: Turn) -> list[Turn]:
+    """Return what stays of turns to come beside one by hand that was made before them."""
+    stays = []
+    for turn in ahead:
+        change = turn.change
+        if turn.step >= by_hand.step:
+            swapped = "method" in change or "method" in by_hand.change
+            lost = change if swapped else by_hand.change
+            change = {name: value for name, value in change.items() if name not in lost}
+        if change:
+            stays.append(Turn(turn.step, change))
+    return stays
 
 
 def _check_method(method: Any) -> None:

@@ -57,7 +57,7 @@ class Signs:
         """Take note of a step's loss, and yield what it is a sign of."""
         mean = self._suspicious(loss)
         if mean is not None and (accuracy := self._accuracy()) <= self.chance:
-            yield from self._once(
+            yield from self.tell(
                 "collapse",
                 f"over {WHILE} steps the mean loss was {mean:.3f} (log {self.split.num_classes} = "
                 f"{self.guessed:.3f} is guessing) and {accuracy:.0%} of clean training images are "
@@ -81,7 +81,7 @@ class Signs:
             clean, fgsm = (curves.get(f"{row}, {part}", 0.0) for row in ("Clean", "FGSM"))
             masked = fgsm >= ONE_STEP * clean and pgd < MORE_STEPS * fgsm
             if attack.startswith("PGD") and clean > self.chance and masked:
-                yield from self._once(
+                yield from self.tell(
                     "catastrophic overfitting",
                     f"FGSM leaves {fgsm:.0%} of {part} images right, {attack} {pgd:.0%}: the "
                     "network fools attacks of one step; an attack in training of more and smaller "
@@ -95,7 +95,8 @@ class Signs:
                 self._suspicious(record["loss"])
             self.told |= {record["sign"]} if "sign" in record else set()
 
-    def _once(self, name: str, words: str) -> Iterator[Sign]:
+    def tell(self, name: str, words: str) -> Iterator[Sign]:
+        """Yield the sign of that name unless it was told before."""
         if name not in self.told:
             self.told.add(name)
             yield Sign(name, f"{name}: {words}")

@@ -130,7 +130,6 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     shown = next(i for i, cell in enumerate(cells) if "live.show(" in cell.source)
     for cell in cells[:shown]:
         cell.source = cell.source.replace("steps = 90", "steps = 400")
-        cell.source = cell.source.replace('planned = [av.Turn(45, {"gamma": 3.0})]', "planned = []")
     book.cells = cells[: shown + 1]
     nbformat.write(book, folder / name)
     lab.open(name)
@@ -138,6 +137,8 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     assert lab.errors() == []
     start = lab.button("Start")
     start.wait_for()
+    lab.output.get_by_text("step 0 of 400").wait_for()
+    assert lab.output.get_by_label("to try", exact=True).input_value().startswith("AVmixup")
     lab.scroll_to("progress")
 
     # By keyboard alone: from the first button to the slider of gamma, and one step up.
@@ -161,6 +162,8 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     step = lab.ask("training.step")
     lab.until(f"training.step > {step}")
     assert lab.ask("[dial.method.mix.gamma, len(dial.turns)]") == [2.05, 2]
+    box = lab.output.get_by_label("γ (vertex)", exact=True).first.element_handle()
+    lab.page.wait_for_function("box => box.value === '2.05'", arg=box)
 
     # The interface answers while training runs.
     lab.page.wait_for_function(
@@ -210,8 +213,11 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     lab.button("Stop").click()
     lab.until("lab.trainer.run.status == 'stopped'")
     lab.type("folder", str(folder / "run"))
+    lab.type("test images", "40")
     lab.button("Evaluate").click()
-    lab.output.get_by_text("worst case").wait_for()
+    lab.output.get_by_role("cell", name="±").first.wait_for()
+    lab.button("images").click()
+    lab.output.locator("th[aria-sort=ascending]").wait_for()
     lab.button("Save").click()
     lab.button("Export the dial's turns").click()
     lab.until("not lab.trainer.doing and lab.trainer.news.startswith('Wrote')")
@@ -220,9 +226,49 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
 
     stopped = lab.ask("lab.training.step")
     hashes = lab.ask("[float(t.double().sum()) for t in lab.training.model.state_dict().values()]")
+    fitted(lab)
+
+    # A kernel that was started anew is announced, and its runs are taken up.
     lab.restart()
+    lab.page.get_by_role("alert").filter(has_text="take them up below").wait_for()
+    lab.picture(ARTIFACTS / "dashboard-gone.png")
     assert lab.ask("[t.name for t in __import__('threading').enumerate() if 'lab' in t.name]") == []
     assert replayed(folder / "run", stopped) == hashes
+    lab.run_all()
+    lab.output.get_by_label("earlier run", exact=True).select_option(index=1)
+    lab.button("Take up").click()
+    lab.until("len(lab.trainer.runs) == 2 and not lab.trainer.doing")
+    again = "[float(t.double().sum()) for t in lab.training.model.state_dict().values()]"
+    assert lab.ask(again) == hashes
+    assert lab.ask("lab.training.step") == stopped
+
+
+UNNAMED = """() => [...document.querySelectorAll(".jp-OutputArea-output :is(button, input, select, "
+        + "[role=slider])")].filter(e => e.offsetParent && e.tabIndex >= 0).filter(
+    e => !(e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent))
+    .map(e => e.outerHTML.slice(0, 200))"""
+BARS = "() => [...document.querySelectorAll('.modebar-btn')].filter(e => e.tabIndex >= 0).length"
+SMALL = """() => [...document.querySelectorAll(".jp-OutputArea-output *")].filter(e =>
+    (e.offsetParent || e.ownerSVGElement) && parseFloat(getComputedStyle(e).fontSize) < 12
+    && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()))
+    .map(e => e.outerHTML.slice(0, 200))"""
+CUT = """() => { const all = document.querySelector(".jp-OutputArea-output:has(progress)");
+    const end = all.getBoundingClientRect().right + 2;
+    return [...all.querySelectorAll("img, button, input, select, .js-plotly-plot")].filter(
+        e => e.offsetParent && e.getBoundingClientRect().right > end
+            && !e.closest("[style*='overflow']")).map(e => e.outerHTML.slice(0, 200)); }"""
+
+
+def fitted(lab):
+    """Every control has a name, text is 12 px or more, and nothing is cut from 900 px on."""
+    assert lab.page.evaluate(UNNAMED) == []
+    assert lab.page.evaluate(BARS) == 0, "plotly's buttons are no stops of the Tab key"
+    assert lab.page.evaluate(SMALL) == []
+    for width in (900, 1400):
+        lab.page.set_viewport_size({"width": width, "height": 1000})
+        lab.page.wait_for_timeout(500)
+        assert lab.page.evaluate(CUT) == [], width
+        lab.picture(ARTIFACTS / f"dashboard-{width}.png")
 
 
 def replayed(run: Path, steps: int) -> list[float]:

@@ -234,6 +234,16 @@ def test_stored_output_is_the_same_every_run(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_figures_fit_their_page_and_send_nothing_away(name: str) -> None:
+    explorer = getattr(live, name)()
+    for figure in (explorer.static(), explorer.figure):
+        assert figure.layout.width is None
+        assert figure.layout.modebar.remove == ("sendcharttocloud",)
+        assert figure.layout.font.size is None or figure.layout.font.size >= 12
+    assert explorer.figure._config["showSendToCloud"] is False  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_static_figure_draws_what_the_live_one_does(name: str) -> None:
     explorer = getattr(live, name)()
     assert same(drawn(explorer.static()), drawn(explorer.figure))

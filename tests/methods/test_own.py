@@ -374,7 +374,7 @@ def test_a_run_of_ones_own_is_evaluated_reported_shown_and_forked(
         av.small_cnn(digits, seed=0, base_channels=4), digits.train, av.Dial(about["method"]), 9,
         batch_size=16, average=0.5,
     )  # fmt: skip
-    lab = live.show(training, data=digits, probe_images=10)
+    lab = live.show(training, data=digits, probe_images=10, folder=None)
     assert lab.method.value == "my_method"
     assert "My method" in lab.method.menu.options
     loaded = lab.load(run_folder)

@@ -119,7 +119,9 @@ def dashboards(
     before: dict[str, float] = {}
     for cycle in range(cycles):
         training = Lab(steps=3)._training()  # pyright: ignore[reportPrivateUsage]
-        lab = live.show(training, data=digits(), probe_every=2, probe_images=4, period=0.05)
+        lab = live.show(
+            training, data=digits(), probe_every=2, probe_images=4, period=0.05, folder=None
+        )
         lab.numbers["gamma"].box.value = 1.0 + cycle % 3
         lab.start()
         lab.join(120)

@@ -337,6 +337,7 @@ def test_the_dashboards_run_measures_forks_saves_and_loads_on_the_device(digits,
                 live.note(next(run))
             live.flush()
             live.measure()
+            live.look()
             twin = live.fork(0, "twin")
             again = live.fork(3, "again")
             live.save(tmp_path / device)

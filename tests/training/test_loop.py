@@ -212,6 +212,39 @@ def test_a_refused_turn_changes_nothing(digits):
         Dial(methods.avmixup(), [Turn(3, {"gamma": 0.1})])
 
 
+def test_a_turn_by_hand_wins_over_turns_to_come():
+    gamma, both, swap = (
+        Turn(5, {"gamma": 3.0}),
+        Turn(7, {"gamma": 2.5, "lambda1": 0.9}),
+        methods.pgd(),
+    )
+    dial = Dial(methods.avmixup(), [both, gamma])
+    assert dial.ahead == (gamma, both)
+    dial.turn(lambda2=0.3)
+    assert dial.ahead == (gamma, both)
+    dial.turn(gamma=1.5)
+    assert dial.ahead == (Turn(7, {"lambda1": 0.9}),)
+    for change, planned in (({"method": swap}, both), ({"gamma": 1.5}, Turn(9, {"method": swap}))):
+        dial = Dial(methods.avmixup(), [planned])
+        dial.turn(**change)
+        assert dial.ahead == ()
+
+
+def test_a_replay_keeps_what_a_turn_by_hand_won():
+    first, planned = methods.avmixup(), [Turn(5, {"gamma": 3.0, "lambda1": 0.9})]
+    whole = Dial(first, planned)
+    saved = whole.state_dict()
+    for step in range(10):
+        whole(step)
+        if step == 2:
+            whole.turn(gamma=1.5)
+    assert whole.turns == (Turn(3, {"gamma": 1.5}), Turn(5, {"lambda1": 0.9}))
+    again = Dial(first)
+    again.load_state_dict(saved)
+    again.expect(list(whole.turns))
+    assert again.ahead == whole.turns
+
+
 def test_turning_from_other_threads_is_never_seen_half_done(digits):
     dial = Dial(methods.avmixup(1.0, 0.1, 0.1))
     stop = threading.Event()

@@ -17,16 +17,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
-from avmixup_kit import methods
-from avmixup_kit._base import check, html
-from avmixup_kit._base.plots import GREY
+from avmixup_kit._base import check
 from avmixup_kit.data import Data
-from avmixup_kit.live.controls import Choice, Control, Number, close, grid, row, stored
+from avmixup_kit.live.controls import close, grid, row, stored
 from avmixup_kit.live.figures import LiveFigure
-from avmixup_kit.live.lab import menu, new_run, panels, words
+from avmixup_kit.live.lab import new_run, panels, table, words
+from avmixup_kit.live.lab.dials import Dials
 from avmixup_kit.live.lab.run import LiveRun
+from avmixup_kit.live.lab.shelf import slug
 from avmixup_kit.live.lab.trainer import Trainer, check_free
-from avmixup_kit.methods.method import Method
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
 
@@ -34,6 +33,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 NOW = "the present one"
+GONE = (
+    "The kernel has ended or was started anew: nothing below answers any more. Run the cells above "
+    "and this one again"
+)
 _open: dict[str, "Dashboard"] = {}
 
 
@@ -46,11 +49,13 @@ def show(
     probe_every: int = 50,
     probe_images: int = 128,
     period: float = 0.5,
+    folder: str | Path | None = "runs",
 ) -> "Dashboard":
     """Return a dashboard of the training, at once; as the last line of a cell it is displayed.
 
     Training begins with its Start button or ``start()``. A dashboard of the same name is closed
-    first, so a cell may be run again; give two that should live side by side two names.
+    first, so a cell may be run again; give two that should live side by side two names. Every run
+    is kept in a run folder of its own, so that one of an earlier cell or kernel can be taken up.
 
     The fourth panel, scatter, is adversarial feature overfitting: the variance of features within
     classes under PGD10, on training and on validation images (``features.scatter``).
@@ -63,6 +68,8 @@ def show(
         probe_every: steps between two measurements of clean and robust accuracy.
         probe_images: how many images of each split they use.
         period: seconds between two redrawings.
+        folder: runs are kept in folder/name/001-run-1 and so on, written every 30 seconds and
+            whenever they rest; None keeps none.
 
     Raises:
         TypeError: the training has no dial.
@@ -80,7 +87,9 @@ def show(
     check_free(training, _open[name].trainer if name in _open else None)
     if name in _open:
         _open[name].close()
-    trainer = Trainer(training, data, probe_every=probe_every, probe_images=probe_images, name=name)
+    probing = {"probe_every": probe_every, "probe_images": probe_images}
+    shelf = None if folder is None else Path(folder) / slug(name)
+    trainer = Trainer(training, data, **probing, name=name, folder=shelf)
     try:
         _open[name] = Dashboard(name, trainer, period)
     except BaseException:
@@ -103,6 +112,7 @@ def _waits(
 
     @wraps(ask)
     def method(dashboard: "Dashboard", *args: P.args, **settings: P.kwargs) -> T:
+        dashboard.dials.settle()
         return ask(dashboard.trainer, *args, **settings).result()
 
     return method
@@ -120,27 +130,39 @@ class Dashboard(widgets.VBox):
         self.name, self.trainer, self.period = name, trainer, period
         self.trouble: Exception | None = None
         self._seen: dict[str, Any] = {}
-        self._left_methods: dict[str, Method] = {}
-        self._controls()
+        self._sorted: tuple[str, bool] = ("", False)
+        self.dials = Dials(trainer, self._by_hand)
+        self.preset, self.method = self.dials.preset, self.dials.method
+        self.numbers, self.note = self.dials.numbers, self.dials.note
         self._actions()
         self.progress, self.state, self.alert = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.note, self.strip, self.evaluation = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.curves = LiveFigure(panels.drawn(trainer.runs, trainer.run))
-        dials = widgets.VBox([self.method, *self.numbers.values(), self.note])
+        self.strip, self.program = widgets.HTML(), widgets.HTML()
+        self.evaluation = widgets.HTML(layout={"overflow": "auto"})
+        kept = f"; the runs are in {Path(self.folder.value).parent}: take them up below."
+        gone = GONE + (kept if trainer.shelf.folder else ".")
+        self.curves = LiveFigure(panels.drawn(trainer.runs, trainer.run), gone)
+        self.curves.on_msg(lambda _, told, __: "say" in told and self.sort(told["say"]))
         form = grid(*self.new.values())
         self.thread = threading.Thread(target=self._live, name=f"{name} (shows)", daemon=True)
         super().__init__(
             [
                 self.progress,
                 row(self.start_button, self.pause_button, self.stop_button, self.state),
-                grid(dials, self.strip, least="26em"),
-                self.curves,
                 self.alert,
+                grid(self.dials, self.strip, least="24em"),
+                self.curves,
                 row(self.run_menu, self.step_menu, self.fork_button),
+                self.before,
                 row(self.folder, self.save_button, self.load_button, self.export_button),
-                row(self.images, self.evaluate_button),
+                row(self.images, self.autoattack, self.evaluate_button),
                 self.evaluation,
-                widgets.Accordion([widgets.VBox([form, self.make_button])], titles=["A new run"]),
+                widgets.Accordion(
+                    [
+                        widgets.VBox([self.script_button, self.program]),
+                        widgets.VBox([form, self.make_button]),
+                    ],
+                    titles=["The script that repeats this run", "A new run"],
+                ),
             ]
         )
         self._ended = False
@@ -167,6 +189,22 @@ class Dashboard(widgets.VBox):
     load = _waits(Trainer.load)
     export = _waits(Trainer.export)
     evaluate = _waits(Trainer.evaluate)
+    script = _waits(Trainer.script)
+
+    def sort(self, column: str) -> None:
+        """Sort the table of runs by a column; once more turns it round.
+
+        Raises:
+            ValueError: there is no such column.
+        """
+        check.one_of("column", column, table.COLUMNS)
+        was, descending = self._sorted
+        self._sorted = column, not descending if column == was else column in table.ATTACKS
+        self.trainer.changed.set()
+
+    def csv(self) -> str:
+        """Return the table of runs as CSV, accuracies as fractions with their 95 % intervals."""
+        return table.as_csv(table.rows(self.trainer.runs))
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the run has ended, and raise what went wrong in it."""
@@ -190,25 +228,12 @@ class Dashboard(widgets.VBox):
 
     def static(self) -> go.Figure:
         """Return the curves as they stand, as a plain figure that needs no kernel."""
-        return panels.drawn(self.trainer.runs, self.trainer.run).update_layout(width=950)
+        return panels.drawn(self.trainer.runs, self.trainer.run)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         return stored(super()._repr_mimebundle_(**kwargs), "show", "the dashboard")
 
     # ----------------------------------------------------------------------------- what can be done
-
-    def _controls(self) -> None:
-        run = self.trainer.run
-        epsilon, named = run.epsilon, methods.name_of(run.method)
-        options = menu.titles() | {"(your own)": None}
-        self.method = Choice("method", "method", options, named)
-        numbers = menu.mixing_numbers(epsilon, least=epsilon / 50)
-        self.numbers = {number.name: number for number in numbers}
-        for number in self.numbers.values():
-            # A drag is one turn, not a hundred.
-            number.slider.continuous_update = False
-            number.listen(self._turned)
-        self.method.listen(self._switched)
 
     def _actions(self) -> None:
         self.start_button = self._button("Start", "begin training", self.trainer.start)
@@ -222,8 +247,17 @@ class Dashboard(widgets.VBox):
             "continue from this step as a run of its own; both curves stay",
             lambda: self.trainer.fork(self._step()),
         )
+        shelf = self.trainer.shelf.folder or Path("runs") / slug(self.name)
+        here = shelf.relative_to(Path.cwd()) if shelf.is_relative_to(Path.cwd()) else shelf
+        self.earlier = widgets.Dropdown(description="earlier run", layout={"width": "30em"})
+        take_up = self._button(
+            "Take up",
+            "go on with a run of an earlier cell or kernel",
+            lambda: self.trainer.load(str(self.earlier.value)),
+        )
+        self.before = row(self.earlier, take_up)
         self.folder = widgets.Text(
-            f"runs/{self.name}", description="folder", layout={"width": "24em", "max_width": "100%"}
+            str(here / "saved"), description="folder", layout={"width": "24em", "max_width": "100%"}
         )
         self.save_button = self._button(
             "Save", "write a run folder there", lambda: self.trainer.save(self.folder.value)
@@ -240,18 +274,34 @@ class Dashboard(widgets.VBox):
         self.make_button = self._button(
             "Make this run", "load the data and add a run; the others stay", self._made
         )
-        self.images = widgets.IntText(500, description="test images", layout={"width": "14em"})
+        self.images = widgets.BoundedIntText(
+            500, min=1, max=500, description="test images", layout={"width": "14em"}
+        )
+        self.autoattack = widgets.Checkbox(False, description="AutoAttack (quick)", indent=False)
+        self.autoattack.layout.width = "auto"
         self.evaluate_button = self._button(
             "Evaluate",
             "clean, FGSM, PGD20, CW20; training waits meanwhile",
-            lambda: self.trainer.evaluate(self.images.value),
+            lambda: self.trainer.evaluate(self.images.value, self.autoattack.value),
+        )
+        self.script_button = self._button(
+            "Write the script", "data, network, turns: as code to copy", self._written
         )
 
     def _button(self, label: str, tip: str, ask: "Callable[[], Future[Any]]") -> widgets.Button:
         button = widgets.Button(description=label, tooltip=tip, layout={"width": "auto"})
         # What goes wrong is told by the trainer; the Future is for callers from code.
-        button.on_click(lambda _: ask())
+        button.on_click(lambda _: self.dials.settle() or ask())
         return button
+
+    def _written(self) -> "Future[str]":
+        def show(asked: "Future[str]") -> None:
+            text = "" if asked.exception() else words.program(asked.result(), self.curves.model_id)
+            self.program.value = text
+
+        asked = self.trainer.script()
+        asked.add_done_callback(show)
+        return asked
 
     def _made(self) -> "Future[LiveRun]":
         chosen = {key: widget.value for key, widget in self.new.items()}
@@ -265,43 +315,8 @@ class Dashboard(widgets.VBox):
 
     def _chosen(self, change: Any) -> None:
         if self._by_hand() and change.new is not None and change.new != self.trainer.run.name:
+            self.dials.settle()
             self.trainer.switch(change.new)
-
-    def _turned(self, control: Control) -> None:
-        """Turn the dial as the reader did; a refusal is told beside the control."""
-        if not self._by_hand():
-            return
-        assert isinstance(control, Number)
-        if control.box.value == self.dial.method.parameters.get(control.name):
-            control.complain("")
-        else:
-            self._turn(control, {control.name: control.box.value})
-
-    def _switched(self, control: Control) -> None:
-        if not self._by_hand() or control.value in (None, methods.name_of(self.dial.method)):
-            return
-        old = self.dial.method
-        self._left_methods[str(methods.name_of(old))] = old
-        self._turn(control, {"method": self._method(control.value, old)})
-
-    def _turn(self, control: Control, change: dict[str, Any]) -> None:
-        try:
-            self.dial.turn(**change)
-        except ValueError as error:
-            control.complain(str(error))
-        else:
-            control.complain("")
-        self.trainer.changed.set()
-
-    def _method(self, name: str, old: Method) -> Method:
-        """Return the named method at the present epsilon, with the settings it had when left."""
-        epsilon = old.parameters.get("epsilon", self.trainer.run.epsilon)
-        if name in self._left_methods:
-            method = self._left_methods[name]
-            return method.replace(epsilon=epsilon) if "epsilon" in method.parameters else method
-        steps = menu.steps_of(old, *self._left_methods.values(), self.dial.initial)
-        method, average = menu.named(name, epsilon, steps), self.training.average
-        return method.replace(average=average) if average and method.average else method
 
     # -------------------------------------------------------------------- only on the own thread
 
@@ -310,10 +325,14 @@ class Dashboard(widgets.VBox):
         try:
             while not self._ended:
                 moves = stale or self.trainer.run.status == "running"
-                pause = max(0.0, drawn + self.period - time.monotonic()) if moves else None
-                self.trainer.changed.wait(pause)
+                pauses = [max(0.0, drawn + self.period - time.monotonic())] if moves else []
+                if (due := self.dials.due()) is not None:
+                    pauses.append(due)
+                self.trainer.changed.wait(min(pauses, default=None))
                 if self._ended:
                     break
+                if self.dials.due() == 0:
+                    self.dials.settle()
                 stale = stale or moves or self.trainer.changed.is_set()
                 self.trainer.changed.clear()
                 self._say()
@@ -344,37 +363,38 @@ class Dashboard(widgets.VBox):
         if self._is_new("runs", [run.name for run in trainer.runs]) | self._is_new("at", run.name):
             self.run_menu.options = [run.name for run in trainer.runs]
             self.run_menu.value = run.name
-        if self._is_new("kept", (run.name, sorted(run.kept))):
-            kept = [str(step) for step in sorted(run.kept) if step < run.training.steps]
-            chosen = self.step_menu.value
-            self.step_menu.options = [NOW, *kept]
-            self.step_menu.value = chosen if chosen in kept else NOW
-        if self._is_new("method", run.method):
-            self._follow(run.method)
-        if run.evaluation and self._is_new("evaluation", run.evaluation):
-            self.evaluation.value = words.evaluated(*run.evaluation, run.epsilon)
+        if self._is_new("kept", (run.name, sorted(run.kept), final)):
+            self._offer_steps(run)
+        if self._is_new("method", (run.method, run.dial.ahead)):
+            self.dials.follow(run.method)
+        if self._is_new("homes", [run.home for run in trainer.runs]):
+            found = trainer.shelf.others(trainer.runs)
+            self.earlier.options = [(words.earlier(path), str(path)) for path in found]
+            self.before.layout.display = "" if found else "none"
+        if self._is_new("data", run.data):
+            there = len(run.data.test) if run.data else 0
+            self.images.max = max(1, there)
+            self.images.value = min(500, max(1, there))
+        counted = [(r.name, r.status, len(r.evaluations), r.method) for r in trainer.runs]
+        if self._is_new("table", (counted, self._sorted)):
+            found = table.rows(trainer.runs)
+            self.evaluation.value = table.drawn(found, *self._sorted, self.curves.model_id)
+
+    def _offer_steps(self, run: LiveRun) -> None:
+        """Offer the steps to fork from, and choose one that can go on."""
+        now = [NOW] if run.training.step < run.training.steps else []
+        kept = [str(step) for step in sorted(run.kept) if step < run.training.steps]
+        chosen = self.step_menu.value
+        self.step_menu.options = there = [*now, *kept]
+        if there:
+            self.step_menu.value = chosen if chosen in there else (now or kept[len(kept) // 2 :])[0]
+        self.fork_button.disabled = not there
 
     def _is_new(self, what: str, value: Any) -> bool:
         if what in self._seen and self._seen[what] == value:
             return False
         self._seen[what] = value
         return True
-
-    def _follow(self, method: Method) -> None:
-        """Set the controls to the method in force, whoever turned it."""
-        self.method.value = methods.name_of(method)
-        title = menu.title(method, "this method")
-        for name, number in self.numbers.items():
-            there = name in method.parameters
-            number.box.disabled = number.slider.disabled = not there
-            if there:
-                if number.box.value != method.parameters[name]:
-                    number.value = method.parameters[name]
-                number.complain("")
-            else:
-                said = '<span style="color:{}">{} has none</span>'
-                number.error.value = str(html.markup(said, GREY, title))
-        self.note.value = words.label_note(method)
 
     def _draw(self) -> None:
         run = self.trainer.run

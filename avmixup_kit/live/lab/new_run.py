@@ -1,5 +1,6 @@
 """A run made without code: the form that is filled in, and the training that comes of it."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 
 from avmixup_kit import models, zoo
 from avmixup_kit._base.registry import Registry
-from avmixup_kit.data import DATASETS, Data, load
+from avmixup_kit.data import DATASETS, Data, cifar10_or_mirror, load
+from avmixup_kit.data.samples import MIRROR
 from avmixup_kit.live.lab.menu import named, titles
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.folders import load_model
@@ -25,7 +27,7 @@ def fields() -> dict[str, Any]:
     """Return the form's widgets, by the arguments of ``make`` that they are."""
     form = {
         "data": widgets.Dropdown(options=_titles(DATASETS), description="data"),
-        "root": widgets.Text("data", description="its folder"),
+        "root": widgets.Text(os.environ.get("AVMIXUP_DATA", "data"), description="its folder"),
         "download": widgets.Checkbox(False, description="download if it is missing"),
         "network": widgets.Dropdown(
             options=[*_titles(models.NETWORKS), *((f"{n}, trained", ZOO + n) for n in zoo.names())],
@@ -65,12 +67,15 @@ def make(
     """Return a training of the named parts, or of a trained network once more, and its data set.
 
     ``average``: 0 keeps no averaged copy, unless the method asks for one. ``teacher``: the run
-    folder of a fixed network; "" is none.
+    folder of a fixed network; "" is none. Where CIFAR-10 is asked for and its JPEG mirror lies in
+    ``root``, the mirror's photographs are taken; the data's name says so.
     """
     asked = {"root": root, "path": root, "download": download}
     settings = DATASETS.entries[data].settings
     options = {name: value for name, value in asked.items() if name in settings}
-    loaded = load(data, **options).to("cuda" if torch.cuda.is_available() else "cpu")
+    there = data == "cifar10" and (download or (Path(root) / MIRROR).is_file())
+    loaded = cifar10_or_mirror(root) if there else load(data, **options)
+    loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
     if network.startswith(ZOO):
         model = zoo.load(network.removeprefix(ZOO))
     else:

@@ -6,6 +6,7 @@ Its methods that look at the model belong to the thread that trains (see ``train
 import copy
 import json
 import math
+import re
 import threading
 import time
 from collections import deque
@@ -21,10 +22,14 @@ from torch import Generator, Tensor
 from avmixup_kit import models
 from avmixup_kit._base import check, files, provenance
 from avmixup_kit.data import Data, Split
+from avmixup_kit.evaluation import attack_signs, gradient_signs
 from avmixup_kit.evaluation import scatter as features
+from avmixup_kit.evaluation.attack_signs import Bench
+from avmixup_kit.evaluation.autoattack import autoattack as composed
 from avmixup_kit.evaluation.crafting import craft
+from avmixup_kit.evaluation.images import as_images
 from avmixup_kit.evaluation.ladder import evaluate
-from avmixup_kit.evaluation.record import Evaluation
+from avmixup_kit.evaluation.record import CLEAN, Evaluation
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.asked import Rectified
 from avmixup_kit.methods.batch import Batch
@@ -40,6 +45,7 @@ Status = Literal["ready", "running", "paused", "stopped", "ended", "failed"]
 KEPT = 10
 STRIP = 6
 ROWS = ("Clean", "PGD10")
+EVALUATED = "evaluated_{:02d}_at_{:06d}.npz"
 
 
 class Curve:
@@ -150,8 +156,11 @@ class LiveRun:
         self.strip: Strip | None = None
         self.kept: dict[int, dict[str, Any]] = {}
         self.keep_every = max(1, math.ceil(training.steps / KEPT))
-        self.evaluation: tuple[int, Evaluation] | None = None
+        self.start: dict[str, Any] = {}  # the first state that was seen
+        self.evaluations: list[tuple[int, Evaluation]] = []
         self.folders: dict[Path, object] = {}  # saved or loaded, and which checkpoint it was
+        self.home: Path | None = None  # the folder that follows the run by itself
+        self.safe: object = None  # what of it is there
         self.warnings: list[tuple[int, Sign]] = []
         self.signs = Signs(training.split, lambda: training.judged)
         self._losses: list[tuple[int, Tensor]] = []
@@ -237,9 +246,31 @@ class LiveRun:
             epsilon,
         )
 
+    def look(self) -> None:
+        """Look for masked gradients, on the images that the curves are measured on."""
+        model, split = self.training.judged, next(reversed(self.probed.values()))
+        bench = Bench(model, as_images(model, split), self.epsilon, seed=0, batch_size=256)
+        alarms = [
+            attack_signs.fgsm_above_clean(bench),
+            attack_signs.pgd_above_fgsm(bench),
+            attack_signs.one_step(bench),
+            *gradient_signs.gradients(bench),
+        ]
+        if bench.baseline.accuracy(CLEAN) > self.signs.chance:
+            for alarm in alarms:
+                words = f"masked gradients, {alarm.name}: {alarm.sentence}"
+                if alarm.rings:
+                    self._note(self.training.step, self.signs.tell(alarm.key, words))
+
     def keep(self) -> None:
         """Keep the present state in memory, to fork from."""
         self.kept[self.training.step] = _on_cpu(self.training.state_dict())
+        self.start = self.start or self.kept[self.training.step]
+
+    def method_at(self, step: int) -> Method:
+        """Return what the last of so many steps trained with, the first method before any."""
+        dial = Dial(self.dial.initial, self.dial.turns, self.dial.networks)
+        return dial(step - 1)
 
     def fork(self, step: int, name: str) -> "LiveRun":
         """Return a copy that stands at ``step``: the present one, or one a state was kept at.
@@ -258,10 +289,15 @@ class LiveRun:
         options = _options(training) | training.updates.made_of
         twin = Training(model, training.split, dial, settings=training.settings, **options)
         twin.load_state_dict(state)
-        return LiveRun(name, twin, self.data, self.probe_images, (self.name, step))
+        run = LiveRun(name, twin, self.data, self.probe_images, (self.name, step))
+        run.start = self.start
+        return run
 
-    def evaluate(self, images: int) -> Evaluation:
-        """Return the model's evaluation on test images under FGSM, PGD20 and CW20."""
+    def evaluate(self, images: int, autoattack: bool = False) -> Evaluation:
+        """Return the model's evaluation on test images under FGSM, PGD20 and CW20.
+
+        ``autoattack`` adds its quick version.
+        """
         if self.data is None:
             raise ValueError("there are no test images: show(training, data=data) brings them")
         check.whole("images", images)
@@ -269,10 +305,11 @@ class LiveRun:
             attacks.fgsm(self.epsilon),
             attacks.pgd(steps=20, epsilon=self.epsilon),
             attacks.cw(steps=20, epsilon=self.epsilon),
+            *([composed(self.epsilon, "quick")] if autoattack else []),
         ]
         model = self.training.judged.eval()
         evaluation = evaluate(model, _some(self.data.test, images), ladder)
-        self.evaluation = self.training.step, evaluation
+        self.evaluations.append((self.training.step, evaluation))
         return evaluation
 
     def save(self, folder: Path) -> None:
@@ -285,8 +322,8 @@ class LiveRun:
                 another process is using the folder.
         """
         training = self.training
-        first = min(self.kept)
-        states = {f"step_{first:06d}.pt": self.kept[first], "latest.pt": training.state_dict()}
+        first = f"step_{self.start['step']:06d}.pt"
+        states = {first: self.start, "latest.pt": training.state_dict()}
         about = runs.describe(training)
         try:
             made = {k: checkpoints.content(about["architecture"], v) for k, v in states.items()}
@@ -305,8 +342,12 @@ class LiveRun:
                 for name, content in made.items():
                     checkpoints.save_checkpoint(folder / name, content)
                 files.write_atomic(folder / "run.json", json.dumps(about, indent=2).encode())
-                if self.evaluation is not None and self.evaluation[0] == training.step:
-                    runs.save_evaluation(folder, self.evaluation[1])
+                for name in ("evaluation.json", "correct.npz"):
+                    files.remove(folder / name)  # it may be an earlier step's
+                for number, (step, evaluation) in enumerate(self.evaluations):
+                    evaluation.save(folder / EVALUATED.format(number, step))
+                    if step == training.step:
+                        runs.save_evaluation(folder, evaluation)
             finally:
                 self.folders[folder.resolve()] = _state_of(folder)
 
@@ -325,13 +366,14 @@ class LiveRun:
                 lines.append({"step": int(step), "curves": {name: value}})
         return sorted(lines, key=step_of)
 
-    def load(self, folder: Path, name: str) -> "LiveRun":
-        """Return a run that takes up a run folder, of the same images as this one.
+    def load(self, folder: Path, name: str, data: Data | None = None) -> "LiveRun":
+        """Return a run that takes up a run folder, of the same images as this one or of ``data``'s.
 
         Raises:
             FileNotFoundError: the folder holds no run.
             ValueError: its checkpoint is damaged or its run had other images.
         """
+        split, data = (data.train, data) if data else (self.training.split, self.data)
         networks, read = self.dial.networks, _state_of(folder)
         about = runs.about(folder, networks)
         content = checkpoints.load_checkpoint(folder / "latest.pt")
@@ -347,16 +389,37 @@ class LiveRun:
         options: dict[str, Any] = _options(here) | {"average": about.get("average")}
         for key in ("optimizer", "schedule"):
             options |= {key: here.updates.recalled(key, about[key])} if key in about else {}
-        training = Training(model, here.split, dial, settings=settings, **options)
+        training = Training(model, split, dial, settings=settings, **options)
         training.load_state_dict(state)
         dial.expect(runs.turns_of(folder, networks)[len(dial.turns) :])
-        run = LiveRun(name, training, self.data, self.probe_images)
+        run = LiveRun(name, training, data, self.probe_images)
         run.folders[folder.resolve()] = read
-        for row, (steps, values) in runs.curves_of(folder).items():
-            for step, value in zip(steps, values, strict=True):
-                if step < training.step and row in run.curves:
-                    run.curves[row].add(step, value)
+        run.recall(folder)
         return run
+
+    def recall(self, folder: Path) -> None:
+        """Take over what a run folder tells beside its latest state, as far as that is."""
+        now, lines = self.training.step, folders.log_of(folder / "log.jsonl")
+        for line in lines:
+            step = step_of(line)
+            if "loss" in line and step < now:
+                self.loss.add(step + 1, line["loss"])
+            for row, value in line.get("curves", {}).items():
+                if step < now and row in self.curves:
+                    self.curves[row].add(step, value)
+            if "sign" in line and step <= now:
+                self.warnings.append((step, Sign(line["sign"], line["words"])))
+        self.signs.replay(line for line in lines if step_of(line) <= now)
+        paths = sorted(folder.glob("step_*.pt"))
+        for path in paths[:: 1 + len(paths) // KEPT]:
+            state = checkpoints.training_of(path, checkpoints.load_checkpoint(path))
+            if state["step"] <= now:
+                self.kept[state["step"]] = state
+        if self.kept:
+            self.start = self.kept[min(self.kept)]
+        for path in sorted(folder.glob("evaluated_*.npz")):
+            if (at := re.search(r"_at_(\d+)\.npz$", path.name)) and int(at[1]) <= now:
+                self.evaluations.append((int(at[1]), Evaluation.load(path)))
 
 
 def _state_of(folder: Path) -> object:

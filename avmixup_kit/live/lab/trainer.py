@@ -17,10 +17,13 @@ from typing import Any, TypeVar
 
 import torch
 
+from avmixup_kit import data as datasets
 from avmixup_kit._base import check, files
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.live.lab.run import LiveRun, Status
+from avmixup_kit.live.lab.script import script
+from avmixup_kit.live.lab.shelf import Shelf
 from avmixup_kit.training import runs
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training
@@ -92,6 +95,8 @@ class Trainer:
         probe_every: steps between two measurements of accuracy.
         probe_images: how many images of each split they use.
         name: of the dashboard.
+        folder: where each run has a run folder, numbered, which is written anew every 30 seconds
+            and whenever the run rests; None keeps none.
 
     Raises:
         ValueError: another trainer holds the training and is not closed.
@@ -105,11 +110,12 @@ class Trainer:
         probe_every: int = 50,
         probe_images: int = 128,
         name: str = "trainer",
+        folder: Path | None = None,
     ) -> None:
         check.whole("probe_every", probe_every)
         check.whole("probe_images", probe_images)
         check_free(training)
-        self.name = name
+        self.name, self.shelf = name, Shelf(folder)
         self.probe_every, self.probe_images = probe_every, probe_images
         self.changed = threading.Event()
         self.runs: list[LiveRun] = [LiveRun("run 1", training, data, probe_images)]
@@ -187,16 +193,20 @@ class Trainer:
         """Call ``make`` and add its training as a paused run, which becomes the current one."""
         return self.ask("make the run", lambda: self._add(*make()))
 
-    def evaluate(self, images: int = 500) -> "Future[Evaluation]":
-        """Measure accuracy on test images, clean and under FGSM, PGD20 and CW20."""
-        return self.ask("evaluate", lambda: self.run.evaluate(images))
+    def evaluate(self, images: int = 500, autoattack: bool = False) -> "Future[Evaluation]":
+        """Measure accuracy on test images, clean, under FGSM, PGD20, CW20, AutoAttack (quick)."""
+        return self.ask("evaluate", lambda: self._evaluate(images, autoattack))
+
+    def script(self) -> "Future[str]":
+        """Write the script that repeats the current run, as far as it is, without a dashboard."""
+        return self.ask("write the script", lambda: script(self.run))
 
     def save(self, folder: str | Path) -> "Future[Path]":
         """Write a run folder, which ``runs.log(resume=True)`` and ``load`` take up again."""
         return self.ask("save", lambda: self._save(Path(folder).expanduser()))
 
     def load(self, folder: str | Path) -> "Future[LiveRun]":
-        """Take up a run folder of the same images as a paused run of its own."""
+        """Take up a run folder, and its images where no run has them, as a paused run."""
         return self.ask("load", lambda: self._load(Path(folder).expanduser()))
 
     def export(self, path: str | Path) -> "Future[Path]":
@@ -257,7 +267,10 @@ class Trainer:
                     break
                 if self.run.status == "running":
                     self._advance(self.run)
+                    if self.shelf.due():
+                        self._keep_all()
                 else:
+                    self._keep_all()
                     self._wake.wait()
                     self._wake.clear()
         finally:
@@ -266,6 +279,7 @@ class Trainer:
                 while not self._queue.empty():
                     self._queue.get()[2].set_exception(RuntimeError("this dashboard is closed"))
             self._hold()
+            self._keep_all()
             with self._status:
                 self._status.notify_all()
             self.changed.set()
@@ -294,6 +308,14 @@ class Trainer:
             self.run.rest()
             self.changed.set()
 
+    def _keep_all(self) -> None:
+        for run in self.runs:
+            try:
+                self.shelf.keep(run)
+            except Exception as error:
+                self.complaint = f"Could not keep {run.name} in {run.home}: {_one_line(error)}"
+                self.changed.set()
+
     def _advance(self, run: LiveRun) -> None:
         with run.training.lock:
             self._take_step(run)
@@ -312,6 +334,7 @@ class Trainer:
             if ended or done % self.probe_every == 0:
                 run.measure()
             if ended or done % run.keep_every == 0:
+                run.look()
                 run.keep()
             if ended:
                 self._set(run, "ended")
@@ -394,13 +417,26 @@ class Trainer:
             self.run = self.runs[names.index(name)]
         return self.run
 
+    def _evaluate(self, images: int, autoattack: bool) -> Evaluation:
+        found = self.run.evaluate(images, autoattack)
+        less = f", all there are of the {images} asked for" if found.n < images else ""
+        self.news = f"Evaluated on {found.n} test images{less}."
+        return found
+
     def _save(self, folder: Path) -> Path:
         self.run.save(folder)
         self.news = f"Saved step {self.training.step} of {self.run.name} in {folder}."
         return folder
 
     def _load(self, folder: Path) -> LiveRun:
-        run = self.run.load(folder, f"run {len(self.runs) + 1}, from {folder.name}")
+        checksum = runs.about(folder, self.dial.networks).get("checksum")
+        now = [run for run in self.runs if run.training.split.checksum == checksum]
+        name, data = f"run {len(self.runs) + 1}, from {folder.name}", None
+        if not now and checksum and self.shelf.holds(folder):
+            loader, options = runs.images_of(folder)
+            data = datasets.load(loader, **options).to(self.training.device)
+        run = (now[0] if now else self.run).load(folder, name, data)
+        run.home = folder.absolute() if self.shelf.holds(folder) else None
         self._enter(run)
         self.news = f"Loaded step {run.training.step} of {folder}."
         return run

@@ -21,16 +21,11 @@ from avmixup_kit.data import Data, Split
 from avmixup_kit.evaluation.crafting import craft
 from avmixup_kit.live.controls import Explorer, Number, View
 from avmixup_kit.live.drawing import curve, marks
-from avmixup_kit.live.lab.menu import FAR, mixing_numbers
+from avmixup_kit.live.lab.menu import FAR, SETTINGS, mixing_numbers
 from avmixup_kit.methods import attacks
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.mixing import AVmixup
 
-SETTINGS = {
-    "the paper's with PGD": (2.0, 1.0, 0.1),
-    "with Feature Scatter, CIFAR-10": (1.0, 0.5, 0.7),
-    "with Feature Scatter, CIFAR-100": (1.5, 0.3, 0.42),
-}
 _SIDES = np.linspace(-2, 2, 41)
 _LINE = np.linspace(0, FAR, 41)
 _PLANE = np.linspace(-0.5, FAR, 46)

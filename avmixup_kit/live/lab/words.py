@@ -1,19 +1,19 @@
 """What the dashboard says: sentences, and the HTML they and its pictures are shown in."""
 
+import time
+from pathlib import Path
 from typing import Any
 
 from avmixup_kit._base import html
 from avmixup_kit._base.plots import label
-from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.live.drawing import ALARM
-from avmixup_kit.live.lab.menu import title
+from avmixup_kit.live.lab.menu import GREEK, title
 from avmixup_kit.live.lab.run import LiveRun, Strip
 from avmixup_kit.live.lab.trainer import Trainer
 from avmixup_kit.methods.method import Method
 from avmixup_kit.methods.mixing import AVmixup
 from avmixup_kit.training.dial import Turn
 
-GREEK = {"gamma": "γ", "lambda1": "λ<sub>1</sub>", "lambda2": "λ<sub>2</sub>", "epsilon": "ε"}
 STATES = {
     "ready": "is ready",
     "running": "is running",
@@ -49,6 +49,8 @@ def _duration(seconds: float) -> str:
 def state(trainer: Trainer, run: LiveRun) -> str:
     """Return what the run and the trainer are doing."""
     words = f"{run.name} {STATES[run.status]}"
+    if run.status in ("ended", "stopped"):
+        words += ": fork it from an earlier step to go on"
     if trainer.doing:
         words += f"; {trainer.doing}: after this step"
     if trainer.news:
@@ -104,13 +106,27 @@ def strip(strip: Strip) -> str:
     return html.part("strip", rows, size=52)
 
 
-def evaluated(step: int, evaluation: Evaluation, epsilon: float) -> str:
-    """Return an evaluation after a step, and what it can be trusted for."""
+def ahead(turns: tuple[Turn, ...]) -> str:
+    """Return what a dial will do by itself."""
+    said = "; ".join(f"{words} at step {step}" for step, words in turned(turns).items())
+    words = f"To come: {said}. What is turned by hand wins." if said else ""
+    return str(html.markup('<div style="max-width:36em">{}</div>', words))
+
+
+def program(text: str, to: str) -> str:
+    """Return a program as text, with a button that the figure ``to`` hears and copies it."""
     shown = (
-        "<div>On test images of {} after step {}, epsilon {:.4g}. PGD and CW can be fooled by "
-        "gradients that soft labels flatten: upper bounds.</div><pre>{}</pre>"
+        '<button type="button" data-to="{}" class="jupyter-button widget-button">Copy</button>'
+        '<pre tabindex="0" aria-label="the script" style="font-size:13px;line-height:1.35;'
+        'max-height:28em;overflow:auto">{}</pre>'
     )
-    return str(html.markup(shown, evaluation.data, step, epsilon, str(evaluation)))
+    return str(html.markup(shown, to, text))
+
+
+def earlier(folder: Path) -> str:
+    """Return a run folder's name, and when it was written."""
+    written = time.localtime((folder / "run.json").stat().st_mtime)
+    return f"{folder.name}, {time.strftime('%d %b %H:%M', written)}"
 
 
 def turned(turns: tuple[Turn, ...]) -> dict[int, str]:
