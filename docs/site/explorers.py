@@ -11,11 +11,13 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from avmixup_kit import live
+from avmixup_kit._base import files
 from avmixup_kit.live.theory.overfitting import preset_values
 
 _POINTS = 81  # of a curve
@@ -137,7 +139,7 @@ def table(name: str) -> dict[str, Any]:
     for stops in itertools.product(*(axis.stops.values() for axis in played.axes)):
         values = explorer.values
         # what a menu sets, sliders set anew
-        for axis, stop in sorted(zip(played.axes, stops, strict=True), key=_menus_first):
+        for _, stop in sorted(zip(played.axes, stops, strict=True), key=_menus_first):
             values |= stop
         view = explorer.draw(**values)
         views.setdefault(("note",), []).append(view.note)
@@ -158,11 +160,11 @@ def table(name: str) -> dict[str, Any]:
     }
 
 
-def script(name: str) -> str:
-    """Return the table as a script, which pages opened from a disk can load, too."""
+def write(name: str, folder: Path) -> None:
+    """Write the table as a script, which pages opened from a disk can load, too."""
     text = json.dumps(table(name), ensure_ascii=False, separators=(",", ":")).encode()
     packed = base64.b64encode(gzip.compress(text, mtime=0)).decode()
-    return f'explorerArrived("{name}", "{packed}");\n'
+    files.write_atomic(folder / f"{name}.js", f'explorerArrived("{name}", "{packed}");\n'.encode())
 
 
 def _menus_first(chosen: tuple[Axis, Any]) -> bool:

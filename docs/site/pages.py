@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import explorers
 import plotly
@@ -23,8 +23,6 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
-
-from avmixup_kit._base import files
 
 _PLOTLY = "application/vnd.plotly.v1+json"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -42,6 +40,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("public", _Public)
     app.connect("builder-inited", _compute)
     app.connect("source-read", _read)
+    app.connect("autodoc-process-docstring", _readable)
     app.connect("build-finished", _finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -62,7 +61,7 @@ class _Explorer(SphinxDirective):
     """An explorer, and under it settings to try: a line each, words | controls as in a link."""
 
     required_arguments = 1
-    option_spec = {"start": directives.unchanged}
+    option_spec: ClassVar = {"start": directives.unchanged}
     has_content = True
 
     def run(self) -> list[nodes.Node]:
@@ -79,7 +78,7 @@ class _Explorer(SphinxDirective):
 
 
 def _compute(app: Any) -> None:
-    """Begin to compute the explorers, beside what Sphinx does; once for each state of the theory."""
+    """Begin to compute the explorers, beside Sphinx's work; once for each state of the theory."""
     if app.builder.format != "html":
         return
     sources = [Path(explorers.__file__)]
@@ -89,11 +88,11 @@ def _compute(app: Any) -> None:
     app.computed = Path(app.doctreedir) / f"explorers-{state}"
     app.computed.mkdir(parents=True, exist_ok=True)
     app.pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
-    app.scripts = {
-        name: app.pool.submit(explorers.script, name)
+    app.awaited = [
+        app.pool.submit(explorers.write, name, app.computed)
         for name in explorers.EXPLORERS
         if not (app.computed / f"{name}.js").exists()
-    }
+    ]
 
 
 # Notebooks and proofs
@@ -121,7 +120,7 @@ def _read(app: Any, name: str, source: list[str]) -> None:
 
 def _show(cell: dict[str, Any], source: str) -> None:
     """Put what a browser shows without a kernel in place of a code cell's live outputs."""
-    drawn = False
+    folded = "remove-input" if "live.predict(" in source else ""  # it has the answer in it
     for output in cell["outputs"]:
         data = output.get("data", {})
         if _PLOTLY in data:
@@ -132,12 +131,11 @@ def _show(cell: dict[str, Any], source: str) -> None:
             output["data"] = {
                 "text/html": f'{body}<script type="application/json">{text}</script></div>'
             }
-            drawn = True
+            folded = folded or "hide-input"
         elif _WIDGET in data:
             output["data"] = {"text/html": _instead("".join(data["text/plain"]), source)}
-            drawn = True
-    if drawn and source.count("\n") >= _FOLDED:
-        cell["metadata"].setdefault("tags", []).append("hide-input")
+    if folded == "remove-input" or (folded and source.count("\n") >= _FOLDED):
+        cell["metadata"].setdefault("tags", []).append(folded)
 
 
 def _instead(text: str, source: str) -> str:
@@ -191,7 +189,10 @@ class _Public(SphinxDirective):
         lines: list[str] = []
         for name in public(module):
             thing = getattr(module, name)
-            if where.count(".") and getattr(importlib.import_module("avmixup_kit"), name, 0) is thing:
+            if (
+                where.count(".")
+                and getattr(importlib.import_module("avmixup_kit"), name, 0) is thing
+            ):
                 lines += [f".. py:data:: {where}.{name}", "   :no-index:", ""]
                 lines += [f"   The same as :py:obj:`avmixup_kit.{name}`.", ""]
                 continue
@@ -206,6 +207,17 @@ class _Public(SphinxDirective):
         node = nodes.container()
         self.state.nested_parse(StringList(lines, where), self.content_offset, node)
         return node.children
+
+
+def _readable(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Have |δ| and θ* read as they stand, not as markup; say of data what is in it."""
+    if what == "data" and lines[:1] == (type(thing).__doc__ or "").splitlines()[:1]:
+        listed = ", ".join(f"``{key}``" for key in thing)
+        lines[:] = [f"A {type(thing).__name__} of {listed}."]
+    for number, line in enumerate(lines):
+        parts = re.split("(``.*?``|`.*?`)", line)
+        parts[::2] = [re.sub(r"(?<!\\)\||(?<=\w)\*(?=_)", r"\\\g<0>", one) for one in parts[::2]]
+        lines[number] = "".join(parts)
 
 
 def public(module: ModuleType) -> list[str]:
@@ -231,13 +243,14 @@ def _finish(app: Any, failed: Exception | None) -> None:
     with app.pool:
         if failed:
             return
-        for name, script in app.scripts.items():
-            files.write_atomic(app.computed / f"{name}.js", script.result().encode())
+        for one in app.awaited:
+            one.result()
     shutil.copytree(app.computed, static / "explorers", dirs_exist_ok=True)
     package = Path(plotly.__file__).parent / "package_data"
     shutil.copy(package / "plotly.min.js", static / "plotly.min.js")
     found = importlib.util.find_spec("sphinx-mathjax-offline")
-    assert found and found.origin
+    assert found is not None
+    assert found.origin is not None
     for part in _MATHJAX:
         source, target = Path(found.origin).parent / "static" / "mathjax" / part, static / "mathjax"
         if source.is_dir():
