@@ -61,3 +61,13 @@ def test_every_term_that_a_notebook_sets_in_italics_is_in_the_glossary_or_said_t
     missing = {term for term in terms if term not in GLOSSARY.lower()}
     assert len(terms) > 5
     assert missing == set()
+
+
+def test_the_site_is_built_by_one_command_here_and_on_pages():
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(
+        r"^site: .*\n\t\$\(BIN\)/sphinx-build .*-W .*-c docs/site .* build/site$", makefile, re.M
+    )
+    workflow = (ROOT / ".github" / "workflows" / "site.yml").read_text()
+    assert "- run: make site\n" in workflow
+    assert "path: build/site\n" in workflow
