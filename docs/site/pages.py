@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import re
 import shutil
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
@@ -113,6 +114,8 @@ def _read(app: Any, name: str, source: list[str]) -> None:
         lambda link: f"{link[1]} (`{link[2]}`)" if (here / link[2]).is_dir() else link[0],
         source[0],
     )
+    if name.startswith("results/") and not source[0].startswith("# "):
+        source[0] = f"# {Path(name).parent}\n\n{source[0]}"
     if name.startswith("theory/") and name != "theory/README":
         readme = (Path(app.srcdir) / "theory" / "README.md").read_text(encoding="utf-8")
         source[0] += leads_to(readme, Path(name).name + ".md")
@@ -127,9 +130,11 @@ def _show(cell: dict[str, Any], source: str) -> None:
             figure = {key: data[_PLOTLY][key] for key in ("data", "layout")}
             text = json.dumps(figure, separators=(",", ":")).replace("<", "\\u003c")
             height = figure["layout"].get("height", 420)
-            body = f'<div class="plot" style="height:{height:g}px" role="img" aria-label="figure">'
+            title = figure["layout"].get("title", {}).get("text") or "figure"
             output["data"] = {
-                "text/html": f'{body}<script type="application/json">{text}</script></div>'
+                "text/html": f'<div class="plot" style="height:{height:g}px" role="img" '
+                f'aria-label="{html.escape(re.sub("<[^>]*>", "", title))}">'
+                f'<script type="application/json">{text}</script></div>'
             }
             folded = folded or "hide-input"
         elif _WIDGET in data:
@@ -212,8 +217,8 @@ class _Public(SphinxDirective):
 def _readable(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Have |δ| and θ* read as they stand, not as markup; say of data what is in it."""
     if what == "data" and lines[:1] == (type(thing).__doc__ or "").splitlines()[:1]:
-        listed = ", ".join(f"``{key}``" for key in thing)
-        lines[:] = [f"A {type(thing).__name__} of {listed}."]
+        listed = ", ".join(f"``{key}``" for key in thing) if isinstance(thing, Iterable) else ""
+        lines[:] = [f"A {type(thing).__name__}" + (f" of {listed}." if listed else ".")]
     for number, line in enumerate(lines):
         parts = re.split("(``.*?``|`.*?`)", line)
         parts[::2] = [re.sub(r"(?<!\\)\||(?<=\w)\*(?=_)", r"\\\g<0>", one) for one in parts[::2]]
@@ -225,7 +230,9 @@ def public(module: ModuleType) -> list[str]:
     listed = getattr(module, "__all__", None) or [
         name
         for name, thing in vars(module).items()
-        if not name.startswith("_") and getattr(thing, "__module__", None) == module.__name__
+        if not name.startswith("_")
+        and callable(thing)
+        and getattr(thing, "__module__", None) == module.__name__
     ]
     return sorted(
         (name for name in listed if not inspect.ismodule(getattr(module, name))), key=str.lower

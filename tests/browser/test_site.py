@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import avmixup_kit as av
+from tests.browser.lab import PATIENCE
 from tests.conftest import skip
 
 pytest.importorskip("ipywidgets")
@@ -92,6 +93,7 @@ def opened(browser, address):
         )
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(1000 * PATIENCE)
         listen(page, wrong, address)
         page.goto(path if path.startswith("file:") else address + path)
         if drawn:
@@ -204,6 +206,7 @@ def test_a_proof_ends_with_its_verdicts_programs_and_notebooks(site):
 
 def test_every_page_loads_and_asks_nothing_of_other_machines(site, address, browser):
     page, wrong = browser.new_page(), []
+    page.set_default_timeout(1000 * PATIENCE)
     listen(page, wrong, address)
     for path in html_pages(site):
         page.goto(address + path.relative_to(site).as_posix(), wait_until="load")
