@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urldefrag, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -112,6 +112,7 @@ def listen(page: Any, wrong: list[str], address: str) -> None:
             wrong.append(f"asked for {request.url}")
 
     page.on("request", asked)
+    page.on("response", lambda got: got.status >= 400 and wrong.append(f"missing: {got.url}"))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
 
@@ -151,8 +152,8 @@ def test_every_link_within_the_site_leads_somewhere(site):
         for link in parsed(page).links + parsed(page).loads:
             if urlsplit(link).scheme or link.startswith("#explorer="):
                 continue
-            path, place = urldefrag(unquote(link))
-            target = (page.parent / path).resolve() if path else page
+            path, place = urlsplit(link).path, unquote(urlsplit(link).fragment)
+            target = (page.parent / unquote(path)).resolve() if path else page
             found = target.is_file() and target.is_relative_to(site)
             if found and place and target.suffix == ".html":
                 found = place in parsed(target).places
@@ -210,20 +211,21 @@ def test_every_page_loads_and_asks_nothing_of_other_machines(site, address, brow
     listen(page, wrong, address)
     for path in html_pages(site):
         page.goto(address + path.relative_to(site).as_posix(), wait_until="load")
-        assert page.locator("h1").count() >= 1 or path.stem in ("search", "genindex"), path
+        page.locator("h1").first.wait_for()  # the root's index.html leads to the start page
     page.close()
     assert wrong == []
 
 
-def test_no_script_but_the_site_s_own_may_run(opened):
-    page = opened(PAGES["proof"], drawn=False)
+def test_no_script_but_the_site_s_own_may_run(browser, address):
+    page = browser.new_page()
+    page.goto(address + PAGES["proof"])
     refused = page.evaluate(
         "() => new Promise(answer => { document.addEventListener('securitypolicyviolation',"
         " event => answer(event.effectiveDirective)); const one = document.createElement('script');"
         " one.src = 'https://example.org/x.js'; document.body.append(one); })"
     )
+    page.close()
     assert refused == "script-src-elem"
-    page.evaluate("document.querySelector('script[src*=example]').remove()")
 
 
 @pytest.mark.parametrize("name", ["scores", "overfitting", "phase_map", "label_line", "two_bells"])
@@ -262,7 +264,7 @@ def test_a_film_starts_at_its_beginning_plays_and_stops(opened):
     film, said = page.get_by_label("training", exact=True), page.locator(".explorer output").last
     assert film.get_attribute("aria-valuetext") == "0"
     page.get_by_role("button", name="Play").click()
-    page.wait_for_function("document.querySelectorAll('.explorer output')[1].textContent > 3")
+    page.wait_for_function("() => document.querySelectorAll('.explorer output')[1].textContent > 3")
     page.get_by_role("button", name="Pause").click()
     frame = said.inner_text()
     page.wait_for_timeout(400)
@@ -274,7 +276,7 @@ def test_a_click_on_the_map_moves_your_point(opened):
     box = page.locator(".explorer .picture .hm, .explorer .picture image").first.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + box["height"] * 0.2)
     page.mouse.click(box["x"] + box["width"] * 0.8, box["y"] + box["height"] * 0.2)
-    page.wait_for_function("location.hash.includes('phase_map')")
+    page.wait_for_function("() => location.hash.includes('phase_map')")
     assert [float(one) for one in page.locator("output").all_inner_texts()] == [0.48, 0.48]
 
 
@@ -283,7 +285,7 @@ def test_a_menu_moves_sliders_to_what_it_presets_and_a_try_is_a_link(opened):
     page.get_by_label("preset").select_option("S5: ε = η, no overshoot")
     assert page.locator("output").first.inner_text() == "0.28"
     page.get_by_role("link", name="Trained with a weaker push than tested").click()
-    page.wait_for_function("document.querySelector('.explorer output').textContent === '0.1'")
+    page.wait_for_function("() => document.querySelector('output').textContent === '0.1'")
     assert page.get_by_label("preset").input_value() == "S1: falls, then rises"
 
 
@@ -328,7 +330,7 @@ def test_the_dark_theme_reaches_the_figures(opened):
 def test_axe_finds_nothing_serious(opened, name, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = opened(PAGES[name], scheme=scheme)
-    found = axe.run(page).response["violations"]
+    found = axe.run(page, options={"preload": False}).response["violations"]
     assert [
         (one["id"], one["nodes"][0]["html"][:200], len(one["nodes"]))
         for one in found
