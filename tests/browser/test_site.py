@@ -72,7 +72,7 @@ def address(site) -> Iterator[str]:
     """Where the site is served, on loopback."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
     handler = functools.partial(Quiet, directory=str(site))
