@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Jupyter asks whoever is root, in a container say, to say so.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: demo test torture portable lab cuda cuda-pack cuda-first cuda-tables clean
+.PHONY: demo test torture portable lab site cuda cuda-pack cuda-first cuda-tables clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m avmixup_kit demo
@@ -14,6 +14,11 @@ demo: $(VENV)/.installed-demo
 lab: $(VENV)/.installed-notebooks
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. \
 		--LabApp.default_url=/lab/tree/notebooks/06_start_here.ipynb $(AS_ROOT)
+
+# Notebooks, proofs, explorers and API as pages that need no kernel and no network.
+site: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -q -W --keep-going -c docs/site -d build/doctrees . build/site
+	@echo "open build/site/index.html"
 
 # Every part runs, whatever the parts before it said; which ones failed stands at the end.
 test: $(VENV)/.installed-test
@@ -69,6 +74,7 @@ $(VENV)/.created:
 
 $(VENV)/.installed-demo: EXTRAS = cli,plots
 $(VENV)/.installed-notebooks: EXTRAS = notebooks
+$(VENV)/.installed-docs: EXTRAS = docs
 $(VENV)/.installed-test: EXTRAS = test
 
 $(VENV)/.installed-%: $(VENV)/.created pyproject.toml constraints.txt

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("", "docs", "theory", "benchmarks", "notebooks")
+FOLDERS = ("", "docs", "docs/api", "docs/play", "theory", "benchmarks", "notebooks")
 PAGES = sorted(
     path
     for folder in FOLDERS

@@ -79,6 +79,7 @@ def flow(
     On the simplex, with F = `expected_loss` at the given scale:
         exponentiated (replicator)  dB/dt = -B(1 - B) F'(B);
         projected (Euclidean)       dB/dt = -(d - c)(1 + c)/(d + 1) F'(B), stopped at 0 and 1.
+
     With free scale, from ‖w‖₁ = 1, each weight: dw/dt = -w ∂F/∂w, or dw/dt = -∂F/∂w stopped at 0.
 
     Args:

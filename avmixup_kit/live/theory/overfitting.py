@@ -229,11 +229,17 @@ def _map_blank() -> go.Figure:
     return dressed(figure, "ε", "η")
 
 
+@lru_cache(maxsize=8)
+def _rises(d: int, c: int, sigma_a: float, sigma_b: float) -> np.ndarray:
+    """Return the whole map, rows η and columns ε, which points on it do not change."""
+    eta, radius = np.meshgrid(_GRID, _GRID, indexing="ij")
+    return gaussian.rise_factor(d, c, eta, sigma_a, sigma_b, radius)
+
+
 def _map(epsilon: float, **features: Any) -> View:
     model = feature_model(**features)
-    eta, radius = np.meshgrid(_GRID, _GRID, indexing="ij")
     at = (model.sigma_a, model.sigma_b)
-    rise = gaussian.rise_factor(model.d, model.c, eta, *at, radius)
+    rise = _rises(model.d, model.c, *at)
     here = float(gaussian.rise_factor(model.d, model.c, model.eta, *at, epsilon))
     best = model.robust_optimum(epsilon)
     traces = {

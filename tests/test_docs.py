@@ -1,0 +1,73 @@
+"""What the pages beside the notebooks say of the kit is so: messages, words, explorers."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
+MESSAGES = re.findall(r"^### `(.*)`$", (ROOT / "docs" / "errors.md").read_text(), re.M)
+MISSED = (
+    "Psi, Phi, margin, insufficient, planted, simplex, exponentiated gradient, logit scale, rise "
+    "factor, nats, stationary point, low-noise rule, effective radius, robust error, critical "
+    "radius, worst case, dial, rivals, vacuous, scatter, probe_every"
+)
+
+
+def said() -> str:
+    """Every text of the package, what f-strings fill in left out as …, as Python joins them."""
+    texts = []
+    for path in sorted((ROOT / "avmixup_kit").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts = (one.value if isinstance(one, ast.Constant) else "…" for one in node.values)
+                texts.append("".join(map(str, parts)))
+    return "\n".join(texts)
+
+
+KIT = said()
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_of_the_faq_is_one_of_the_kit_s(message):
+    for part in re.split("…", message):
+        words = part.strip(" .:;'()")
+        assert words in KIT, words
+
+
+def test_the_faq_has_the_commonest_messages():
+    assert len(MESSAGES) >= 25
+    assert len(set(MESSAGES)) == len(MESSAGES)
+
+
+@pytest.mark.parametrize("word", MISSED.split(", "))
+def test_a_word_that_a_student_missed_is_in_the_glossary(word):
+    titles = re.findall(r"^### (.*)$", GLOSSARY, re.M)
+    assert any(word.lower() in title.lower() for title in titles)
+
+
+def test_every_term_that_a_notebook_sets_in_italics_is_in_the_glossary_or_said_there():
+    terms = set()
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        terms |= set(re.findall(r"(?:called|the|an?) (?<!\*)\*([a-z][a-z -]+)\*(?!\*)", prose))
+    terms -= {"length", "order"}  # stressed, not named
+    missing = {term for term in terms if term not in GLOSSARY.lower()}
+    assert len(terms) > 5
+    assert missing == set()
+
+
+def test_the_site_is_built_by_one_command_here_and_on_pages():
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(
+        r"^site: .*\n\t\$\(BIN\)/sphinx-build .*-W .*-c docs/site .* build/site$", makefile, re.M
+    )
+    workflow = (ROOT / ".github" / "workflows" / "site.yml").read_text()
+    assert "- run: make site\n" in workflow
+    assert "path: build/site\n" in workflow
