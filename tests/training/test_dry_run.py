@@ -46,10 +46,10 @@ def method_named(name):
     return METHODS.build(name, **({"steps": 2} if "steps" in takes else {}))
 
 
-def training(network, method, device, precision="float32"):
+def training(network, method, device, precision="float32", steps=STEPS):
     split = images(network)
     return av.Training(
-        build(network, split), split, av.Dial(method), STEPS, device=device, batch_size=8, seed=4,
+        build(network, split), split, av.Dial(method), steps, device=device, batch_size=8, seed=4,
         precision=precision, average=0.995, teacher=build(network, split),
     )  # fmt: skip
 
