@@ -205,6 +205,8 @@ class _Calls(TorchFunctionMode):
             if isinstance(rng, Near) and isinstance(rng, FarGenerator) != there:
                 here = "cuda:0" if there else "the CPU"
                 raise Refused(f"{func.__name__} on {here} is given a generator of {rng.device}")
+            if Graph.capturing and isinstance(rng, Near) and rng not in Graph.capturing.generators:
+                raise RuntimeError(f"{func.__name__} from a generator that the graph does not know")
         was, rules.inside_far = rules.inside_far, far and device is None
         try:
             return func(*args, **kwargs)
@@ -325,10 +327,11 @@ class Graph:
         for func, args, kwargs, made in self.operations:
             if func.is_view:
                 continue
-            again = tree_leaves(func(*args, **kwargs))
+            with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
+                again = tree_leaves(func(*args, **kwargs))
             for old, new in zip(tree_leaves(made), again, strict=True):
                 if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
-                    old.copy_(new)
+                    _near(old).copy_(_near(new))
 
 
 class _Recorded(TorchDispatchMode):
@@ -338,9 +341,6 @@ class _Recorded(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, graph = dict(kwargs or {}), self.graph
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, Near) and all(leaf is not known for known in graph.generators):
-                raise RuntimeError("a generator that the graph does not know")
         if func in READING:
             raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
         graph.before += [(t, t.clone()) for t in _written(func, args, kwargs)]

@@ -203,7 +203,7 @@ class Attack:
             def crafted() -> Tensor:
                 start = self.first_delta(x, rng)
                 limits = self.reach, self.step, self.steps, self.norm
-                return ascend(lambda x_hat: climb(x_hat).sum(), x, start, *limits)
+                return ascend(climb, x, start, *limits)
 
             best = crafted()
             if self.restarts > 1:

@@ -52,9 +52,12 @@ def obstacle(method: Method, optimizer: str) -> str | None:
         return f"{method.asks['progress']} asks how much of the training is done"
     for part in _parts((method.perturb, method.mix, method.loss, method.around)):
         kind = part if isinstance(part, type) else type(part)
-        if not getattr(kind, "captured", kind.__module__.startswith("avmixup_kit.")):
-            name = getattr(part, "__name__", kind.__name__)
+        name = getattr(part, "__name__", kind.__name__)
+        says = getattr(kind, "captured", kind.__module__.startswith("avmixup_kit.") or None)
+        if says is None:
             return f"{name} may look at numbers; captured = True in its class says it does not"
+        if not says:
+            return f"what {name} does next turns on a number"
     return None
 
 

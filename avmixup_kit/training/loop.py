@@ -158,12 +158,12 @@ class Training(Step, Iterator[Record]):
             distributed.synchronise_batch_norm(model)
         self.compiled = compile
         self._network = self.model
-        self._captured: Captured | None = None
+        self.captured: Captured | None = None
         if compile:
             from avmixup_kit.training.compiled import Compiled
 
             self._network = Compiled(self.model)
-            self._captured = Captured(self) if self.device.type == "cuda" else None
+            self.captured = Captured(self) if self.device.type == "cuda" else None
         self._updated = distributed.wrapped(self._network)
         allowed = "from 0 up to 1, such as 0.995, or None"
         average = check.number("average", average, "[0, 1)", allowed, none=True)
@@ -329,8 +329,8 @@ class Training(Step, Iterator[Record]):
             else:
                 stop_if_diverged(float(loss), step, lr, method)
 
-        if self._captured is not None:
-            mean = self._captured(index, method, see)
+        if self.captured is not None:
+            mean = self.captured(index, method, see)
         if mean is None:
             if self.compiled and on_cuda:
                 torch.compiler.cudagraph_mark_step_begin()
