@@ -94,7 +94,8 @@ def test_replays_have_the_bits_of_steps_without_a_graph_and_turns_capture_nothin
 
 
 @pytest.mark.skipif(not FUSED, reason="uniform_ rounds otherwise without fused multiply-add")
-@pytest.mark.parametrize("name", ["avmixup", "trades_awp"])
+# CUDA's autocast computes TRADES' losses in float32, the CPU's that stands in leaves them in half.
+@pytest.mark.parametrize("name", ["avmixup", "pgd_awp"])
 def test_replays_in_half_precision_have_the_bits_of_steps_without_a_graph(name):
     with pretended.device(), pretended.graphs():
         runs = [begun(named(name), "cuda", whole=w, precision="bf16") for w in (True, False)]
