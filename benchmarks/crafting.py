@@ -25,6 +25,7 @@ from avmixup_kit import attacks, methods
 from avmixup_kit._base.provenance import provenance
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.methods.labels import one_hot
+from avmixup_kit.training.compiled import Compiled
 
 EPSILON, STEP, STEPS = 8 / 255, 2 / 255, 10
 
@@ -82,18 +83,19 @@ def kit_crafting(batch: int, *, compiled: bool = False) -> Callable[[], None]:
     return run
 
 
-def kit_step(batch: int) -> Callable[[], None]:
+def kit_step(batch: int, *, compiled: bool = False) -> Callable[[], None]:
     model = network().to(memory_format=torch.channels_last)
+    guide = Compiled(model) if compiled else model
     x, y = images(batch, channels_last=True)
     y = one_hot(y, 10)
     method, rng = methods.avmixup(batch_norm="eval"), torch.Generator().manual_seed(0)
 
     def run() -> None:
         step = methods.Batch(x, y, rng=rng)
-        step.delta = method.perturb(model, step)
-        step.x_hat, step.y_hat = method.mix(model, step)
+        step.delta = method.perturb(guide, step)
+        step.x_hat, step.y_hat = method.mix(guide, step)
         model.zero_grad()
-        method.loss(model, step).backward()
+        method.loss(guide, step).backward()
 
     return run
 
@@ -183,7 +185,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--peers", action="store_true", help="every peer that is installed")
-    parser.add_argument("--compile", action="store_true", help="the compiled row too")
+    parser.add_argument("--compile", action="store_true", help="the compiled rows too")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -206,6 +208,8 @@ def main() -> None:
         "A/A: that floor again": floor_of_a_step(batch),
         "kit, AVmixup step": kit_step(batch),
     }
+    if options.compile:
+        steps["kit, AVmixup step, compiled"] = kit_step(batch, compiled=True)
     found = ratios(rows, "floor of crafting", options.rounds)
     found |= ratios(steps, "floor of a step", options.rounds)
     table = [("row", "median ratio", "quartiles")]

@@ -20,6 +20,7 @@ from avmixup_kit import attacks, methods, runs, training
 from avmixup_kit.data import Augmentation
 from avmixup_kit.evaluation.draws import MeanOverDraws
 from avmixup_kit.methods import transport
+from avmixup_kit.training.captured import Captured
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.loop import Training, TrainingDiverged
 
@@ -105,6 +106,25 @@ def alike(eager: list[float], compiled: list[float], first: float) -> bool:
     """
     one, other = sum(eager) / len(eager), sum(compiled) / len(compiled)
     return abs(eager[0] - compiled[0]) < first * eager[0] and abs(one - other) < 0.05 * one
+
+
+def check_whole_steps_are_one_graph(device: torch.device) -> None:
+    """Whole steps captured have the losses of steps without, and a turn captures nothing."""
+    for name in ("avmixup", "trades", "feature scatter"):
+        losses = []
+        for whole in (False, True):
+            run = new(device, METHODS[name])
+            run.captured = Captured(run) if whole else None
+            losses.append([next(run).loss for _ in range(8)])
+        assert alike(*losses, first=2e-3), (name, losses)
+        assert run.captured is not None
+        assert run.dial is not None
+        graph = run.captured.graph
+        assert graph is not None, "nothing was captured"
+        run.dial.turn(epsilon=0.1)
+        with no_waiting(device):
+            next(run)
+        assert run.captured.graph is graph
 
 
 def check_compiled_steps(device: torch.device) -> None:
@@ -278,6 +298,7 @@ ON_CUDA: tuple[Callable[[torch.device], None], ...] = (
     check_lower_precision_trains,
     check_transport_is_captured,
     check_out_of_memory_is_named,
+    check_whole_steps_are_one_graph,
     # Compiling takes longest: what does not fit into the time is left out at the end.
     check_compiled_steps,
     check_compiled_references_survive,

@@ -6,15 +6,19 @@ near tensors together, a generator of the other device and a far tensor as an ar
 CUDA refuses them, and ``waits`` notes each value that is read back and each copy that makes the
 host wait. So the branches for CUDA run, and what they compute can be held against the CPU.
 
-Not pretended: Triton, CUDA graphs, streams, the rounding of other kernels, and autocast's lists of
-operations, for which the CPU's stand in.
+Inside ``graphs()`` there are CUDA graphs, too. While one is captured nothing happens: what was
+written is put back at its end, and values, states of generators and generators that it does not
+know are refused. A replay does the same operations on the same memory, and no Python in between.
+
+Not pretended: Triton, streams that overtake each other, the rounding of other kernels, and
+autocast's lists of operations, for which the CPU's stand in.
 """
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from traceback import FrameSummary, extract_stack
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import torch
@@ -201,6 +205,8 @@ class _Calls(TorchFunctionMode):
             if isinstance(rng, Near) and isinstance(rng, FarGenerator) != there:
                 here = "cuda:0" if there else "the CPU"
                 raise Refused(f"{func.__name__} on {here} is given a generator of {rng.device}")
+            if Graph.capturing and isinstance(rng, Near) and rng not in Graph.capturing.generators:
+                raise RuntimeError(f"{func.__name__} from a generator that the graph does not know")
         was, rules.inside_far = rules.inside_far, far and device is None
         try:
             return func(*args, **kwargs)
@@ -282,3 +288,127 @@ def device() -> Iterator[_Rules]:
         held.enter_context(_Calls(rules))
         held.enter_context(_Operations(rules))
         yield rules
+
+
+# ------------------------------------------------------------------------------- graphs of it
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
+    """Return the tensors that an operation writes into."""
+    if func is aten.native_batch_norm.default:  # its schema does not say so
+        return [t for t in args[3:5] if t is not None and args[5]]
+    given = zip(func._schema.arguments, args, strict=False)
+    named = ((a, kwargs[a.name]) for a in func._schema.arguments if a.name in kwargs)
+    writes = [v for a, v in (*given, *named) if a.alias_info is not None and a.alias_info.is_write]
+    return [t for t in tree_leaves(writes) if isinstance(t, torch.Tensor)]
+
+
+class Graph:
+    """One CUDA graph; ``log`` notes captures and replays of all of them."""
+
+    log: ClassVar[list[str]] = []
+    capturing: ClassVar["Graph | None"] = None
+
+    def __init__(self) -> None:
+        self.operations: list[Any] = []
+        self.generators: list[Near] = []
+        self.before: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def register_generator_state(self, rng: Near) -> None:
+        self.generators.append(rng)
+
+    def launched(self) -> int:
+        """Return how many of the operations are work."""
+        return sum(not (f.is_view or "empty" in str(f)) for f, *_ in self.operations)
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        self.log.append("replay")
+        for func, args, kwargs, made in self.operations:
+            if func.is_view:
+                continue
+            with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
+                again = tree_leaves(func(*args, **kwargs))
+            for old, new in zip(tree_leaves(made), again, strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    _near(old).copy_(_near(new))
+
+
+class _Recorded(TorchDispatchMode):
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, graph = dict(kwargs or {}), self.graph
+        if func in READING:
+            raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
+        graph.before += [(t, t.clone()) for t in _written(func, args, kwargs)]
+        made = func(*args, **kwargs)
+        graph.operations.append((func, args, kwargs, made))
+        return made
+
+
+class _Capturing:
+    """Stands for torch.cuda.graph."""
+
+    def __init__(self, graph: Graph, *, stream: Any, capture_error_mode: str) -> None:
+        assert stream is not None
+        assert capture_error_mode == "thread_local"
+        self.graph = graph
+
+    def __enter__(self) -> None:
+        self.states = [rng.get_state() for rng in self.graph.generators]
+        Graph.log.append("capture")
+        Graph.capturing = self.graph
+        self.mode = _Recorded(self.graph)
+        self.mode.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.mode.__exit__(*error)
+        Graph.capturing = None
+        with torch.no_grad():
+            for tensor, was in reversed(self.graph.before):
+                tensor.copy_(was)
+        for rng, state in zip(self.graph.generators, self.states, strict=True):
+            rng.set_state(state)
+
+
+class _Stream:
+    def wait_stream(self, other: Any) -> None:
+        Graph.log.append("wait")
+
+
+@torch.no_grad()
+def _updated(
+    params: Any, grads: Any, momenta: Any, *, weight_decay: float, momentum: float,
+    lr: torch.Tensor, nesterov: bool, is_first_step: bool, **_: Any,
+) -> None:  # fmt: skip
+    """Round as SGD's other kernels do, which the fused one of the CPU does not."""
+    assert lr.dtype == torch.float32
+    for weight, gradient, moving in zip(params, grads, momenta, strict=True):
+        gradient = gradient.add(weight, alpha=weight_decay) if weight_decay else gradient
+        moving.copy_(gradient) if is_first_step else moving.mul_(momentum).add_(gradient)
+        gradient = gradient.add(moving, alpha=momentum) if nesterov else moving
+        weight.copy_((weight.double() - lr.double() * gradient.double()).float())
+
+
+def _state(self: Any) -> torch.Tensor:
+    if Graph.capturing is not None:
+        raise RuntimeError("a generator's state while capturing")
+    return Near.get_state(self)
+
+
+@contextmanager
+def graphs() -> Iterator[list[str]]:
+    """Pretend a CUDA device that has graphs; yields ``Graph.log``."""
+    Graph.log.clear()
+    with ExitStack() as held:
+        for name, value in {
+            "CUDAGraph": Graph, "graph": _Capturing, "Stream": _Stream,
+            "stream": lambda stream: nullcontext(), "current_stream": _Stream,
+        }.items():  # fmt: skip
+            held.enter_context(mock.patch.object(torch.cuda, name, value))
+        held.enter_context(mock.patch.object(FarGenerator, "get_state", _state))
+        held.enter_context(mock.patch.object(torch, "_fused_sgd_", _updated))
+        yield Graph.log

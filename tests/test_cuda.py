@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import pretended
+
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 cuda_checks, scaling = map(importlib.import_module, ("cuda_checks", "scaling"))
@@ -28,6 +30,13 @@ def test_on_cuda(check):
 @pytest.mark.parametrize("check", cuda_checks.ANYWHERE, ids=name)
 def test_on_the_cpu(check):
     check(torch.device("cpu"))
+
+
+def test_the_check_of_whole_steps_holds_on_a_pretended_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    with pretended.device(), pretended.graphs() as log:
+        cuda_checks.check_whole_steps_are_one_graph(torch.device("cuda"))
+    assert log.count("capture") == 3
 
 
 def test_losses_are_alike_by_their_first_and_their_mean():

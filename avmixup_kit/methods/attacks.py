@@ -161,6 +161,9 @@ class Attack:
         if self.start == "uniform" and self.norm == "l2":
             share = torch.rand(len(noise), generator=rng, device=noise.device)
             noise = in_l2_ball(noise.normal_(generator=rng), share, self.drawn_within)
+        elif self.start == "uniform" and isinstance(self.drawn_within, Tensor):
+            # The same draws, rounded as where uniform_ itself multiplies and adds in one.
+            noise = noise.uniform_(-1, 1, generator=rng) * self.drawn_within
         elif self.start == "uniform":
             noise.uniform_(-self.drawn_within, self.drawn_within, generator=rng)
         else:
@@ -200,7 +203,7 @@ class Attack:
             def crafted() -> Tensor:
                 start = self.first_delta(x, rng)
                 limits = self.reach, self.step, self.steps, self.norm
-                return ascend(lambda x_hat: climb(x_hat).sum(), x, start, *limits)
+                return ascend(climb, x, start, *limits)
 
             best = crafted()
             if self.restarts > 1:

@@ -82,7 +82,16 @@ class Ball:
 
     def climb(self, delta: Images, gradient: Images, step_size: float) -> Images:
         """Return delta after one step up the gradient, inside."""
-        return self.project(delta + step_size * direction(gradient, self.norm))
+        way = direction(gradient, self.norm)
+        if self.norm == "l2":
+            return self.project(delta + step_size * way)
+        # A sign times a number is exact, so that one operation rounds as the two do.
+        moved = (
+            torch.addcmul(delta, way, step_size)
+            if isinstance(step_size, Tensor)
+            else torch.add(delta, way, alpha=step_size)
+        )
+        return moved.clamp_(self.low, self.high)
 
 
 def ascend(
@@ -99,19 +108,21 @@ def ascend(
     A step is the gradient's sign for l-infinity, the gradient over its l2 norm for l2.
 
     Args:
-        objective: from images (N, C, H, W) to a scalar; it knows of models and labels, this loop
-            does not.
+        objective: from images (N, C, H, W) to a scalar, or to several whose sum is climbed; it
+            knows of models and labels, this loop does not.
         x: clean images in [0, 1].
         start: the first perturbation; it need not be inside the ball.
         epsilon, step_size: in units of [0, 1] pixels, measured in the norm.
         steps: gradients taken, each one forward and one backward to the input.
     """
     allowed = Ball(x, epsilon, norm)
-    delta = start
+    delta, each = start, None
     for _ in range(steps):
         x_hat = (x + delta).detach().requires_grad_(True)
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(objective(x_hat), x_hat)
+            value = objective(x_hat)
+            each = torch.ones_like(value) if each is None else each
+            (gradient,) = torch.autograd.grad(value, x_hat, each)
         delta = allowed.climb(delta, gradient, step_size)
         # A CUDA graph whose output is still held when the next replay begins is captured anew.
         del gradient

@@ -20,6 +20,11 @@ def smooth(y: Labels, lam: float) -> Labels:
     PyTorch's ``label_smoothing=a`` is the same with lambda = 1 - a + a / K.
     """
     check_lambda("lam", lam)
+    return spread(y, lam)
+
+
+def spread(y: Labels, lam: float) -> Labels:
+    """Return what ``smooth`` does for a ``lam`` that a stage has checked, and may be a tensor."""
     num_classes = y.shape[-1]
     return y * lam + (1 - y) * ((1 - lam) / (num_classes - 1))
 

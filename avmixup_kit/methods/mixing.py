@@ -15,7 +15,7 @@ from avmixup_kit._base.private import standard_gamma
 from avmixup_kit._base.shapes import Images, Labels
 from avmixup_kit._base.texts import text_of
 from avmixup_kit.methods.batch import Batch, answer, averaged, teacher
-from avmixup_kit.methods.labels import check_lambda, smooth
+from avmixup_kit.methods.labels import check_lambda, spread
 
 LabelFrom = Literal["fixed", "averaged", "teacher"]
 AskedAt = Literal["clean", "adversarial", "vertex"]
@@ -58,7 +58,7 @@ class Adversarial:
         check_lambda("lam", self.lam)
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Images, Labels]:
-        return batch.x + batch.need("delta"), smooth(batch.y, self.lam)
+        return batch.x + batch.need("delta"), spread(batch.y, self.lam)
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,8 @@ class AVmixup:
 
         weight, label_weight = _weights(self, x, uniform)
         x_hat = weight * x + (1 - weight) * vertex
-        far = smooth(y, self.lambda2) if self.label == "fixed" else self._asked(model, batch)
-        return x_hat, label_weight * smooth(y, self.lambda1) + (1 - label_weight) * far
+        far = spread(y, self.lambda2) if self.label == "fixed" else self._asked(model, batch)
+        return x_hat, label_weight * spread(y, self.lambda1) + (1 - label_weight) * far
 
     def _asked(self, model: nn.Module, batch: Batch) -> Labels:
         network = averaged(model) if self.label == "averaged" else teacher(model)

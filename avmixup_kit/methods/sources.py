@@ -6,7 +6,7 @@ diverse perturbations as a way out. ``Mixture`` is a perturbation source like an
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class Mixture:
     """
 
     sources: tuple[Source, ...]
+    captured: ClassVar[bool] = False  # its draw decides what the host does
 
     def __post_init__(self) -> None:
         fine = isinstance(self.sources, tuple) and bool(self.sources)

@@ -3,7 +3,8 @@
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +37,12 @@ class Compiled(nn.Module):
     """The same network, compiled: with CUDA graphs on CUDA, to C++ on a CPU.
 
     Only the network is compiled. What a dial turns (gamma, lambda1, lambda2, epsilon, the learning
-    rate) never enters a graph, so no turn compiles or captures anything again.
+    rate) never enters what is compiled, so no turn compiles anything again.
 
     ``dynamic``: one graph for batches of any size, as an evaluation has them.
     """
 
-    run: Callable[[Tensor], Tensor]
+    runs: dict[bool, Callable[[Tensor], Tensor]]
 
     def __init__(self, network: nn.Module, *, dynamic: bool = False) -> None:
         super().__init__()
@@ -52,9 +53,20 @@ class Compiled(nn.Module):
         config.recompile_limit = max(config.recompile_limit, GRAPHS)
         # Else several processes' graphs end wherever gradients are sent in pieces.
         config.optimize_ddp = False
-        mode = "reduce-overhead" if self.cuda_graphs else "default"
-        # Not a submodule: the network's tensors are there once, under their own names.
-        self.__dict__["run"] = torch.compile(network, mode=mode, dynamic=dynamic)
+        # Not submodules: the network's tensors are there once, under their own names.
+        self.__dict__["runs"] = {
+            graphs: torch.compile(network, mode=mode, dynamic=dynamic)
+            for graphs, mode in ((False, "default"), (True, "reduce-overhead"))
+        }
+
+    @contextmanager
+    def without_graphs(self) -> Iterator[None]:
+        """Inside, a pass is no CUDA graph of its own, so that it can be part of a larger one."""
+        was, self.cuda_graphs = self.cuda_graphs, False
+        try:
+            yield
+        finally:
+            self.cuda_graphs = was
 
     def forward(self, x: Tensor) -> Tensor:
         if self.failed:
@@ -62,7 +74,7 @@ class Compiled(nn.Module):
         if self.cuda_graphs:
             graphs_of_this_thread()
         try:
-            logits = self.run(x)
+            logits = self.runs[self.cuda_graphs](x)
         except FailOnRecompileLimitHit:
             raise
         except TorchDynamoException as error:

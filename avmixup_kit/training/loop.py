@@ -1,11 +1,9 @@
 """Training as an iterator: one optimiser step per ``next()``, settings turned in between."""
 
 import copy
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,23 +12,23 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from avmixup_kit._base import check, distributed
-from avmixup_kit._base.precision import float32_products, native_bf16, native_tf32
+from avmixup_kit._base.precision import native_bf16, native_tf32
 from avmixup_kit._base.texts import checksum
 from avmixup_kit.data.splits import Source, split_for
-from avmixup_kit.methods.batch import Batch, Memory, Networks
+from avmixup_kit.methods.batch import Memory
 from avmixup_kit.methods.method import Method, networks_of
 from avmixup_kit.models.weights import check_weights, first_answer, load_weights
+from avmixup_kit.training.captured import Captured
 from avmixup_kit.training.dial import Dial
 from avmixup_kit.training.needs import Has, check_arguments, check_steps, check_teacher
 from avmixup_kit.training.settings import Settings
 from avmixup_kit.training.signs import Sign
+from avmixup_kit.training.step import Step, TrainingDiverged, Watch, stop_if_diverged
 from avmixup_kit.training.updates import Optimizer, Schedule, Updates
 
+__all__ = ["Methods", "Record", "Training", "TrainingDiverged", "Watch"]
+
 Methods = Callable[[int], Method]
-
-
-class TrainingDiverged(FloatingPointError):
-    """The loss or the weights stopped being finite numbers."""
 
 
 @dataclass(frozen=True)
@@ -59,47 +57,7 @@ class Record:
         return {"loss": self.loss, "lr": self.lr, **self.curves}
 
 
-class Watch:
-    """Looks at losses on a device that nobody waits for, each as soon as it has arrived here."""
-
-    def __init__(self, device: torch.device) -> None:
-        value = torch.zeros(())
-        self.value = value.pin_memory() if device.type == "cuda" else value
-        self.arrived: torch.cuda.Event | None = None
-        self.about: tuple[int, float, Method] | None = None
-
-    def see(self, loss: Tensor, step: int, lr: float, method: Method) -> None:
-        """Check the loss that has arrived, if any, and send for this one."""
-        if self.arrived is not None:
-            if not self.arrived.query():
-                return
-            self._look()
-        self.value.copy_(loss.detach(), non_blocking=True)
-        self.about = step, lr, method
-        self.arrived = torch.cuda.Event()
-        self.arrived.record()
-
-    def check(self) -> None:
-        """Check the last loss that was sent for; waits for it if need be."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-            self._look()
-
-    def _look(self) -> None:
-        assert self.about is not None
-        self.arrived = None
-        _stop_if_diverged(float(self.value), *self.about)
-
-
-def _stop_if_diverged(loss: float, step: int, lr: float, method: Method) -> None:
-    if not math.isfinite(loss):
-        raise TrainingDiverged(
-            f"the loss is {loss} at step {step} with lr = {lr:g} and {method!r}: training "
-            "stopped; a smaller lr usually helps"
-        )
-
-
-class Training(Iterator[Record]):
+class Training(Step, Iterator[Record]):
     """An iterator that trains: each ``next()`` is one optimiser step (Algorithm 1).
 
     The same seed, settings and turns give the same weights, bit for bit on a CPU; so does a run
@@ -117,7 +75,8 @@ class Training(Iterator[Record]):
         method: a Method, a Dial, or any function from step to Method.
         steps: optimiser steps in all.
         device: "auto", "cuda" or "cpu", where to move the model to; None: it stays where it is.
-        compile: compile the network's passes (``compiled.Compiled``).
+        compile: compile the network's passes (``compiled.Compiled``); on CUDA a whole step is then
+            one graph, where method and update allow it (``captured.Captured``).
         sync_batch_norm: with several processes, whether a batch norm sees the whole batch instead
             of its process's share. In both cases running averages are the same on all processes.
         optimizer: "sgd" (the paper's), "adam" or "adamw", with lr and weight decay of the settings;
@@ -198,11 +157,13 @@ class Training(Iterator[Record]):
         if sync_batch_norm:
             distributed.synchronise_batch_norm(model)
         self.compiled = compile
-        self._network: nn.Module = self.model
+        self._network = self.model
+        self.captured: Captured | None = None
         if compile:
             from avmixup_kit.training.compiled import Compiled
 
             self._network = Compiled(self.model)
+            self.captured = Captured(self) if self.device.type == "cuda" else None
         self._updated = distributed.wrapped(self._network)
         allowed = "from 0 up to 1, such as 0.995, or None"
         average = check.number("average", average, "[0, 1)", allowed, none=True)
@@ -284,12 +245,6 @@ class Training(Iterator[Record]):
         """
         return self.averaged or self.model
 
-    def _asked(self, network: nn.Module) -> nn.Module:
-        """Return the network as stages see it: with its averaged copy and its teacher."""
-        if self._average is None and self.teacher is None:
-            return network
-        return Networks(network, self.averaged, self.teacher)
-
     @property
     def asked(self) -> nn.Module:
         """The model as stages see it: with its averaged copy and its teacher, where it has them."""
@@ -365,54 +320,25 @@ class Training(Iterator[Record]):
 
     def _update(self, step: int, lr: float, method: Method) -> Tensor:
         """Return the batch's mean loss, after weights have been updated with its gradient."""
-        precision, device = self.settings.precision, self.device
-        if self.compiled and device.type == "cuda":
-            torch.compiler.cudagraph_mark_step_begin()
-        index = self.indices(step)
-        x, y = self.split.batch(index, self.rng)
-        with (
-            distributed.one_batch(len(x)) as rows,
-            float32_products(device, tf32=precision == "tf32"),
-        ):
-            batch = Batch(x[rows], y[rows], index[rows], self.rng)
-            batch.progress, batch.memory = step / self.settings.steps, self.memory.begun()
-            with self._precision():
-                network = self._asked(self._network)
-                batch.delta = method.perturb(network, batch)
-                with torch.no_grad():
-                    batch.x_hat, batch.y_hat = method.mix(network, batch)
-            self.model.train()
-            drawn = self.rng.get_state() if method.around else None
-            mean = distributed.mean(self._gradient(method, batch))
-            if device.type == "cuda":
-                self._watch.see(mean, step, lr, method)
+        on_cuda = self.device.type == "cuda"
+        index, mean = self.indices(step), None
+
+        def see(loss: Tensor) -> None:
+            if on_cuda:
+                self._watch.see(loss, step, lr, method)
             else:
-                _stop_if_diverged(float(mean), step, lr, method)
-            if method.around:
-                method.around(self.model, batch, partial(self._again, method, batch, drawn))
-            self.optimiser.step()
-            self.memory.keep()
-            if not self.sync_batch_norm:
-                distributed.average_batch_norm(self.model)
-            if self._average is not None:
-                self._average.update_parameters(self.model)
+                stop_if_diverged(float(loss), step, lr, method)
+
+        if self.captured is not None:
+            mean = self.captured(index, method, see)
+        if mean is None:
+            if self.compiled and on_cuda:
+                torch.compiler.cudagraph_mark_step_begin()
+            progress = step / self.settings.steps
+            mean = self.computed(index, method, progress=progress, see=see)
+        if self._average is not None:
+            self._average.update_parameters(self.model)
         return mean
-
-    def _precision(self) -> torch.autocast:
-        bf16 = self.settings.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
-
-    def _gradient(self, method: Method, batch: Batch) -> Tensor:
-        """Return the loss of one's own rows, its gradient taken."""
-        with self._precision():
-            loss = method.loss(self._asked(self._updated), batch)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        return loss.detach()
-
-    def _again(self, method: Method, batch: Batch, drawn: Any) -> None:
-        self.rng.set_state(drawn)
-        self._gradient(method, batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a bit-identical continuation needs: tensors, plain values."""

@@ -2,7 +2,7 @@
 
 import ast
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -79,6 +79,22 @@ class Updates:
         for group, lr in zip(self.optimiser.param_groups, self._lrs, strict=True):
             group["lr"] = rate(self.schedule, self.settings, step, lr)
         return self.optimiser.param_groups[0]["lr"]
+
+    def update(self, learning_rates: Sequence[torch.Tensor] = ()) -> None:
+        """Update the weights, SGD's from learning rates of the groups that are tensors.
+
+        Only a fused update reads those of CUDA without waiting. What a run folder keeps of the
+        groups stays as it is.
+        """
+        groups = self.optimiser.param_groups if learning_rates else []
+        before = [{name: group[name] for name in ("lr", "fused")} for group in groups]
+        try:
+            for group, lr in zip(groups, learning_rates, strict=True):
+                group.update(lr=lr, fused=lr.is_cuda or group["fused"])
+            self.optimiser.step()
+        finally:
+            for group, was in zip(groups, before, strict=True):
+                group.update(was)
 
     def check_saved(self) -> None:
         """Raise ValueError unless a run folder can name optimizer and schedule."""

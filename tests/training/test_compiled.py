@@ -90,7 +90,7 @@ def test_each_thread_has_a_store_of_cuda_graphs_of_its_own():
 
     compiled = Compiled(Tiny())
     compiled.cuda_graphs = True
-    compiled.__dict__["run"] = compiled.network
+    compiled.__dict__["runs"] = {True: compiled.network}
     found, x = [], torch.zeros(2, 1, 8, 8)
 
     def steps():
