@@ -628,10 +628,12 @@ def main() -> None:
             print(estimate(protocol, chosen.names, chosen.seeds))
             return
         Study(chosen.results, chosen.runs, protocol)(chosen.names, chosen.seeds)
-    told = summary(chosen.results)
-    text = table(told)
-    files.write_atomic(chosen.results / "summary.json", json.dumps(told, indent=1).encode())
-    files.write_atomic(chosen.results / "table.md", text.encode())
+    files.make_folder(chosen.runs)
+    with files.held(chosen.runs / "tables.lock", -1):  # of processes that end together
+        told = summary(chosen.results)
+        text = table(told)
+        files.write_atomic(chosen.results / "summary.json", json.dumps(told, indent=1).encode())
+        files.write_atomic(chosen.results / "table.md", text.encode())
     print(text)
 
 
