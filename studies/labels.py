@@ -327,7 +327,9 @@ class Study:
         row, path = ROWS[name], self.results / "search" / f"{name}.json"
         with files.held(self.folder / f"search-{name}.lock", -1):
             done = files.read_json(path)["trials"] if path.exists() else []
-            sampler = optuna.samplers.QMCSampler(scramble=True, seed=0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                sampler = optuna.samplers.QMCSampler(scramble=True, seed=0)
             drawn = optuna.create_study(direction="maximize", sampler=sampler)
             drawn.enqueue_trial({key: first for key, (_, first, _) in row.searched.items()})
             for number in range(self.protocol.trials):
@@ -620,7 +622,6 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of QMCSampler
     if not chosen.table:
         os.nice(19)
         protocol = Protocol(**{name: getattr(chosen, name) for name in asdict(Protocol())})
