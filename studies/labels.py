@@ -433,7 +433,8 @@ def summary(results: Path) -> dict[str, Any]:
     grid = {label: {point: cell(label, point) for point in POINTS} for label in LABELS}
     protocol = files.read_json(results / "protocol.json")
     told = {"protocol": protocol, "epsilon": EPSILON, "gamma": POINTS, "grid": grid, "rows": rows}
-    return told | {"comparisons": _comparisons(found), "contrasts": _contrasts(rows)}
+    told |= {"comparisons": _comparisons(found), "contrasts": _contrasts(rows)}
+    return told | {"answer": answer(told)}
 
 
 def _comparisons(found: Mapping[str, Mapping[int, Evaluation]]) -> list[dict[str, Any]]:
@@ -569,7 +570,7 @@ def table(told: Mapping[str, Any]) -> str:
                 ),
             ]
         )
-    lines += [markdown_table(cells), "", answer(told), ""]
+    lines += [markdown_table(cells), "", told["answer"], ""]
     body = [["method", "seeds", *COLUMNS, "PGD20 - AutoAttack", "rivals", "alarms", "chosen"]]
     for row in sorted(rows.values(), key=lambda row: -fmean(row[AUTOATTACK.name])):
         gap = [a - b for a, b in zip(row["PGD20"], row[AUTOATTACK.name], strict=True)]

@@ -233,7 +233,7 @@ NETWORKS = {"averaged-vertex": 0.8, "teacher-vertex": 0.8}
 )
 def test_the_answer_follows_from_the_verdicts(labels, tmp_path, right, verdict, best):
     told = verdicts(labels, tmp_path, right, 5)
-    said = labels.answer(told)
+    said = told["answer"]
     assert f'"The label, not the vertex" is {verdict} on digits' in said
     assert said.endswith(f"{best}.")
     assert len(re.findall(r"\.(?: |$)", said)) == 2
@@ -277,10 +277,10 @@ def test_tables_are_made_while_seeds_are_missing(labels, tmp_path):
     with pytest.raises(SystemExit, match="holds no verdicts yet"):
         labels.summary(tmp_path)
     told = verdicts(labels, tmp_path, {}, 1)
-    assert "open: two seeds of the grid are needed" in labels.answer(told)
+    assert "open: two seeds of the grid are needed" in told["answer"]
     (tmp_path / "evaluation" / "teacher-vertex-0.npz").unlink()
     (tmp_path / "evaluation" / "PGD-0.npz").unlink()
     told = labels.summary(tmp_path)
     assert told["contrasts"] == {}
     assert "| teacher |" in labels.table(told)
-    assert "Nothing is there yet to hold against PGD training." in labels.answer(told)
+    assert "Nothing is there yet to hold against PGD training." in told["answer"]
