@@ -94,9 +94,15 @@ def study(results: Path, folder: Path, names: list[str], seeds: list[int]) -> No
                 model = train(data, name, seed, folder / f"{name}-{seed}")
                 trained = time.process_time()
                 found = evaluate(model, data.test, missing, batch_size=512, seed=seed)
-                seconds = [trained - began, time.process_time() - trained]
+                seconds = {
+                    "training": round(trained - began, 1),
+                    "evaluation": round(time.process_time() - trained, 1),
+                }
                 evaluation = found if done is None else joined(done, found)
-                save(path, evaluation, name, seconds)
+                save(
+                    path, evaluation, command="python studies/digits.py",
+                    method=repr(VARIANTS[name]), steps=STEPS, processor_seconds=seconds,
+                )  # fmt: skip
                 print(f"{name} seed {seed}\n{evaluation}\n", flush=True)
 
 
@@ -131,21 +137,15 @@ def joined(first: Evaluation, second: Evaluation) -> Evaluation:
     )
 
 
-def save(path: Path, evaluation: Evaluation, name: str, seconds: list[float]) -> None:
-    """Write the verdicts, and beside them what they are and how they came about."""
-    about = {
-        "command": "python studies/digits.py",
-        "method": repr(VARIANTS[name]),
+def save(path: Path, evaluation: Evaluation, **about: object) -> None:
+    """Write the verdicts, and before them what they are and how they came about."""
+    about |= {
         "network": models.small_cnn(av.digits()).architecture,
-        "steps": STEPS,
-        "processor_seconds": dict(
-            zip(("training", "evaluation"), (round(s, 1) for s in seconds), strict=True)
-        ),
         "provenance": provenance.provenance(),
     }
-    evaluation.save(path)
     text = json.dumps(evaluation.to_json() | about, indent=2)
     files.write_atomic(path.with_suffix(".json"), text.encode())
+    evaluation.save(path)
 
 
 def load(results: Path) -> dict[str, list[Evaluation]]:

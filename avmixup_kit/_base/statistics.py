@@ -49,6 +49,18 @@ def over_seeds(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     return float(np.mean(values)), quantile * error
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for how many there are (Holm 1979), in the order given.
+
+    Below a level are those that may be called different so that, at that level, none is by chance.
+    """
+    order = np.argsort(p_values)
+    raised = np.asarray(p_values, float)[order] * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(np.maximum.accumulate(raised), 1)
+    return corrected.tolist()
+
+
 def spread(values: Sequence[float], sign: bool = False) -> str:
     """Return mean +- half the 95 % interval over seeds, in percent; of one value, itself."""
     if len(values) == 1:

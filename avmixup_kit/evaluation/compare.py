@@ -80,9 +80,10 @@ def compare(
     p_values = tuple(mcnemar(x, y) for x, y in rows)
     p = p_values[0]
     if len(pairs) > 1:
-        # Seeds that agree to the last image leave no spread to test against.
-        test: Any = stats.ttest_1samp(differences, 0) if half else None
-        p = float(test.pvalue) if half else float(mean == 0)
+        # Seeds that agree to the last image leave no spread to test against, but for rounding.
+        spread = half > 1e-12
+        test: Any = stats.ttest_1samp(differences, 0) if spread else None
+        p = float(test.pvalue) if spread else float(abs(mean) < 1e-12)
     ends = mean - half, mean + half
     return Comparison(name, pairs[0][0].n, tuple(differences), p_values, p, ends)
 

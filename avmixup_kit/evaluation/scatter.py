@@ -113,6 +113,34 @@ def scatter(
     return Scatter(values, {name: len(labels[name]) for name in SETS})
 
 
+def rivals(
+    model: nn.Module,
+    images: ImageSet,
+    attack: Attack | None = None,
+    *,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> Tensor:
+    """Return how many rivals share cross-entropy's gradient where an attack ends, (N,), >= 1.
+
+    That gradient is the mean over the wrong classes j of z_j - z_y, weighted with q_j, the part of
+    what is not the true class's that the network gives j: 1 / sum of q_j^2 of them share it. Where
+    they are many it points to none of them, and attacks that climb it miss what a margin finds.
+
+    Args:
+        attack: PGD20 at 8/255 where left out; its last iterate is looked at.
+    """
+    attack = pgd(steps=20) if attack is None else attack
+    shared = []
+    for part in torch.arange(len(images)).split(batch_size):
+        x, y = batch_on(model, images, part)
+        x_hat = x + craft(attack, model, images, part, seed)
+        with frozen(model), torch.no_grad():
+            q = model(x_hat).double().masked_fill(y > 0.5, float("-inf")).softmax(1)
+        shared.append(1 / q.square().sum(1).cpu())
+    return torch.cat(shared)
+
+
 def measurable(model: nn.Module, train: ImageSet, held_out: ImageSet) -> bool:
     """Return whether ``scatter`` can measure this model on these images."""
     return bool(_linear(model)) and _pairs(train) and _pairs(held_out)

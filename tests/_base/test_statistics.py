@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from avmixup_kit._base.statistics import over_seeds, spread
+from avmixup_kit._base.statistics import holm, over_seeds, spread
 
 
 def test_interval_over_seeds_is_students():
@@ -24,3 +24,12 @@ def test_spread_is_told_in_percent():
     assert spread([0.70, 0.72]) == "71.0 +- 12.7"
     assert spread([0.01, 0.03], sign=True) == "+2.0 +- 12.7"
     assert spread([0.7]) == "70.0"
+
+
+def test_holm_multiplies_the_least_p_by_how_many_there_are_and_keeps_the_order():
+    # Holm 1979: 4 * 0.01, 3 * 0.015, 2 * 0.03, and never less than one before
+    assert holm([0.03, 0.01, 0.4, 0.015]) == pytest.approx([0.06, 0.04, 0.4, 0.045])
+    assert holm([0.02, 0.021, 0.9]) == pytest.approx([0.06, 0.06, 0.9])
+    assert holm([0.7, 0.9]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []

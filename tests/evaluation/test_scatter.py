@@ -12,7 +12,7 @@ from avmixup_kit import runs
 from avmixup_kit.data import Split
 from avmixup_kit.evaluation import scatter as features
 from avmixup_kit.evaluation.crafting import craft
-from avmixup_kit.evaluation.scatter import scatter
+from avmixup_kit.evaluation.scatter import rivals, scatter
 from avmixup_kit.methods.attacks import NoAttack
 
 EPSILON = 0.15
@@ -153,3 +153,31 @@ def test_bad_sets_and_models_are_named(trained, sets):
     with pytest.raises(ValueError, match="the model has no linear layer"):
         scatter(torch.nn.Sequential(torch.nn.Conv2d(1, 10, 8), torch.nn.Flatten()), train, held_out)
     assert isinstance(train, Split)
+
+
+def test_rivals_are_those_whose_probabilities_share_the_gradient(trained, sets):
+    split, attack = sets[1].subset(20), av.pgd(steps=3, epsilon=EPSILON)
+    x, y = split.batch(torch.arange(20))
+    x_hat = x + craft(attack, trained, split, torch.arange(20), seed=4)
+    with torch.no_grad():
+        p = trained(x_hat).double().softmax(1).numpy()
+    q = np.array(
+        [np.delete(p[i], split.labels[i]) / (1 - p[i, split.labels[i]]) for i in range(20)]
+    )
+    found = rivals(trained, split, attack, seed=4, batch_size=7)
+    assert found.tolist() == pytest.approx((1 / (q**2).sum(1)).tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("spread_over", "shared"), [([0.0] * 10, 9.0), ([0.0] * 9 + [99.0], 1.0)])
+def test_even_rivals_are_nine_and_one_that_has_it_all_is_one(digits, spread_over, shared):
+    class Fixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.tensor(spread_over))
+
+        def forward(self, x):
+            # Sure of the true class: what is left of it underflows, its parts do not.
+            return x.flatten(1)[:, :10] * 0 + self.bias
+
+    images = digits.test.subset((digits.test.labels != 9).nonzero()[:12, 0])
+    assert rivals(Fixed(), images).tolist() == pytest.approx([shared] * 12)

@@ -322,6 +322,10 @@ def test_compare_pairs_images_and_seeds(trained, network, split):
     assert found.interval[0] == pytest.approx(0.1 - 4.30265 * values.mean() / t, abs=1e-5)
     assert "+10.0 points" in str(found)
     assert "3 seeds, n = 120" in str(found)
+    # three times 0.1, whose mean is 0.1 but for rounding
+    alike = evaluation.compare([fake(72)] * 3, [fake(60)] * 3, "worst case")
+    assert alike.p == 0.0
+    assert alike.interval == pytest.approx((0.1, 0.1))
     with pytest.raises(ValueError, match="3 and 2 seeds cannot be paired"):
         evaluation.compare(first, second[:2])
     with pytest.raises(ValueError, match=r"digits/test \(30 images\) cannot be paired"):

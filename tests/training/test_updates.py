@@ -372,6 +372,18 @@ def total(network):
     return float(network.get_parameter("head.weight").detach().sum())
 
 
+def test_an_average_that_keeps_nothing_is_the_network_itself(digits):
+    training, plain = new(digits, average=0.0), new(digits)
+    for _ in zip(training, plain, strict=True):
+        assert same(training.judged, training.model)
+        assert same(training.model, plain.model)
+    assert training.judged is training.averaged is not training.model
+    other = new(digits, average=0.5)
+    next(other)
+    next(other)
+    assert not same(other.judged, other.model)
+
+
 def test_curves_best_and_evaluation_are_about_the_averaged_copy(digits, tmp_path):
     seen = []
 
