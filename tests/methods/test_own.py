@@ -508,9 +508,9 @@ def test_a_stage_in_anothers_place_is_refused_before_a_step(place, slot):
 
 def test_so_is_one_that_another_holds():
     with pytest.raises(ValueError, match=r"loss = AVmixup\(.* by what it returns it is mix$"):
-        asked.Helped(loss=av.AVmixup())
+        asked.Helped(loss=av.AVmixup())  # pyright: ignore
     with pytest.raises(ValueError, match=r"sources = AVmixup\(.* by what it returns it is mix$"):
-        sources.Mixture((av.pgd(steps=1), av.AVmixup()))
+        sources.Mixture((av.pgd(steps=1), av.AVmixup()))  # pyright: ignore
 
 
 def test_every_stage_of_the_kit_tells_its_place():

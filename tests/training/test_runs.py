@@ -543,11 +543,11 @@ def test_a_log_torn_by_a_full_disk_ends_there_and_the_run_goes_on(digits, tmp_pa
         return _HalfATurn(file) if path.name == "log.jsonl" and given[:1] == ("a",) else file
 
     def turned(folder: Path, **options: Any) -> None:
-        training = new(digits)
-        for record in runs.log(training, folder, checkpoint_every=5, **options):
+        dial = Dial(methods.avmixup(epsilon=EPSILON, steps=1))
+        for record in runs.log(new(digits, dial), folder, checkpoint_every=5, **options):
             if record.step == 7:
-                training.dial.turn(gamma=3.0)
-                training.dial.turn(lambda2=0.5)
+                dial.turn(gamma=3.0)
+                dial.turn(lambda2=0.5)
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", opened)
