@@ -37,10 +37,10 @@ async function load(model) {
 }
 
 // ipywidgets names no slider's handle, and plotly's buttons would be eleven stops of the Tab key
+const place = (el) => el.closest(".jp-OutputArea-output") ?? document.body;
 function accessible(el) {
   for (const button of el.querySelectorAll(".modebar-btn")) button.tabIndex = -1;
-  const whole = el.closest(".jp-OutputArea-output") ?? document.body;
-  for (const handle of whole.querySelectorAll(".noUi-handle:not([aria-label])")) {
+  for (const handle of place(el).querySelectorAll(".noUi-handle:not([aria-label])")) {
     const label = handle.closest(".widget-hbox")?.querySelector("label");
     if (label?.textContent) handle.setAttribute("aria-label", label.textContent);
   }
@@ -84,14 +84,15 @@ export default () => {
     async render({ model, el }) {
       try {
         const remove = (await loading).render({ model, el });
+        // on a busy machine sliders and their labels may come after the figure
         const names = new MutationObserver(() => accessible(el));
-        names.observe(el, { childList: true, subtree: true });
         // drawn before it had a place in the page, it has a default width: fit it once it has one
         const placed = new ResizeObserver(() => {
           if (el.clientWidth) {
             placed.disconnect();
             window.dispatchEvent(new Event("resize"));
             setTimeout(() => accessible(el), 0);
+            names.observe(place(el), { childList: true, subtree: true });
             unwatch = watch(model, el);
           }
         });
