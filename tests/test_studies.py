@@ -189,12 +189,12 @@ def run(labels: Any, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
 
 
 def test_the_script_trains_evaluates_and_says_what_is_there(labels, tmp_path, monkeypatch, capsys):
-    words = ["--results", tmp_path / "results", "--runs", tmp_path / "runs", "--names", "PGD"]
+    words = ["--results", tmp_path / "results", "--runs", tmp_path / "runs", "--names", "AVmixup"]
     words += [word for k, v in SHORT.items() for word in (f"--{k.replace('_', '-')}", v)]
     run(labels, monkeypatch, *words, "--seeds", 0)
     said = capsys.readouterr().out
-    assert "PGD trial 1:" in said
-    assert "| PGD | 1 |" in said
+    assert "AVmixup trial 1:" in said
+    assert "| AVmixup | 1 |" in said
     assert said.endswith((tmp_path / "results" / "table.md").read_text() + "\n")
 
 
