@@ -3,7 +3,6 @@
 import importlib
 import json
 import re
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -171,27 +170,32 @@ def test_settings_of_another_search_are_refused(labels, study):
         study.choose("PGD")
 
 
-def test_the_estimate_grows_with_seeds(labels):
-    few, many = (
-        labels.estimate(labels.Protocol(), ["PGD"], seeds) for seeds in ((0,), (0, 1, 2, 3, 4))
-    )
-    hours = [float(re.findall(r"In all ([\d.]+) core-hours", said)[0]) for said in (few, many)]
-    assert 0 < hours[0] < hours[1]
-    assert re.search(r"\| PGD +\|", few)
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2, 3, 4)])
+def test_the_estimate_counts_trials_networks_and_verdicts(labels, seeds):
+    said = labels.estimate(labels.Protocol(), ["PGD"], seeds)
+    (step,) = re.findall(r"\| PGD \| +(\d+) \|", said)
+    (hours,) = re.findall(r"In all ([\d.]+) core-hours", said)
+    steps, n = 500 * len(seeds) + 200 * 8, len(seeds)
+    expected = steps * int(step) / 1000 + labels.JUDGING * n + labels.MEASURING * 8
+    assert float(hours) == pytest.approx(expected / 3600, abs=0.006)
 
 
-def test_the_script_runs_from_the_shell(tmp_path):
-    words = ["--results", tmp_path / "results", "--runs", tmp_path / "runs", "--names", "PGD"]
-    words += ["--seeds", 0]
+def run(labels: Any, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    """Run the script as from the shell, with this process's own threads and patience."""
+    monkeypatch.setattr(labels.os, "nice", lambda more: 0)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    monkeypatch.setattr(sys, "argv", ["labels.py", *map(str, words)])
+    labels.main()
+
+
+def test_the_script_trains_evaluates_and_says_what_is_there(labels, tmp_path, monkeypatch, capsys):
+    words = ["--results", tmp_path / "results", "--runs", tmp_path / "runs", "--names", "AVmixup"]
     words += [word for k, v in SHORT.items() for word in (f"--{k.replace('_', '-')}", v)]
-    done = subprocess.run(
-        [sys.executable, STUDIES / "labels.py", *map(str, words)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "PGD trial 1:" in done.stdout
-    assert "| PGD | 1 |" in done.stdout
-    assert done.stdout.endswith((tmp_path / "results" / "table.md").read_text() + "\n")
+    run(labels, monkeypatch, *words, "--seeds", 0)
+    said = capsys.readouterr().out
+    assert "AVmixup trial 1:" in said
+    assert "| AVmixup | 1 |" in said
+    assert said.endswith((tmp_path / "results" / "table.md").read_text() + "\n")
 
 
 # -------------------------------------------------------------------------------- what it found
@@ -265,9 +269,8 @@ def test_contrasts_and_comparisons_are_those_of_the_verdicts(labels, tmp_path):
 
 def test_tables_are_made_again_without_training(labels, tmp_path, monkeypatch, capsys):
     told = verdicts(labels, tmp_path, {}, 2)
-    words = ["labels.py", "--table", "--results", tmp_path, "--runs", tmp_path / "runs"]
-    monkeypatch.setattr(sys, "argv", list(map(str, words)))
-    labels.main()
+    words = ("--table", "--results", tmp_path, "--runs", tmp_path / "runs")
+    run(labels, monkeypatch, *words)
     assert (tmp_path / "table.md").read_text() == labels.table(told)
     assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(told))
     assert labels.table(told) in capsys.readouterr().out
