@@ -221,7 +221,8 @@ def test_no_script_but_the_site_s_own_may_run(browser, address):
     page.goto(address + PAGES["proof"])
     refused = page.evaluate(
         "() => new Promise(answer => { document.addEventListener('securitypolicyviolation',"
-        " event => answer(event.effectiveDirective)); const one = document.createElement('script');"
+        " event => answer(event.effectiveDirective)); setTimeout(answer, 9000, 'nothing');"
+        " const one = document.createElement('script');"
         " one.src = 'https://example.org/x.js'; document.body.append(one); })"
     )
     page.close()
