@@ -142,9 +142,9 @@ def test_version_licence_citation_and_types_are_there():
 def test_whatever_stands_beside_the_modules_travels_with_them():
     package = ROOT / "avmixup_kit"
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    sent = {
-        path for pattern in setup["package-data"]["avmixup_kit"] for path in package.glob(pattern)
-    }
+    patterns = setup["package-data"]["avmixup_kit"]
+    sent = {path for pattern in patterns for path in package.glob(pattern)}
+    sent = {path for path in sent if path.suffix != ".pyc"}
     beside = {path for path in package.rglob("*.*") if path.suffix not in (".py", ".pyc")}
     assert {"page.css", "page.js", "page.html.j2", "report.html.j2"} <= {
         path.name for path in beside
