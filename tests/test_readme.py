@@ -50,5 +50,8 @@ def test_it_is_short():
 def test_its_line_for_pip_names_extras_that_there_are():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (named,) = re.findall(r"`pip install '\.\[([\w,]+)\]'`; further", README)
-    extras = {*named.split(","), *re.findall(r"further extras are `(\w+)`,\n`(\w+)` and `(\w+)`", README)[0]}
+    extras = {
+        *named.split(","),
+        *re.findall(r"further extras are `(\w+)`,\n`(\w+)` and `(\w+)`", README)[0],
+    }
     assert extras == project["optional-dependencies"].keys() - {"test"}

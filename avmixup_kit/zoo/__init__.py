@@ -9,7 +9,6 @@ code: the architecture is a text that is parsed, the weights are checked against
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,7 @@ def card(name: str) -> dict[str, Any]:
         ValueError: there is no network of that name, or its card is damaged.
     """
     check.one_of("zoo name", name, names())
-    path = HERE / f"{name}.json"
-    with files.blamed(path, "is no card: install the kit anew", Exception):
-        return dict(json.loads(path.read_text()))
+    return files.read_json(HERE / f"{name}.json", words="is no card: install the kit anew")
 
 
 def load(name: str, device: str | torch.device = "cpu") -> Network:

@@ -312,7 +312,7 @@ class Reproduce:
 
 @dataclass(frozen=True)
 class Lab:
-    """A run of the dashboard's, saved three times while it goes on, and taken up headless."""
+    """A run that a dashboard's shelf keeps, three times while it goes on, taken up headless."""
 
     name: str = "dashboard save"
     seed: int = 0
@@ -320,6 +320,7 @@ class Lab:
 
     def run(self, folder: Path, promise: Promise = nothing) -> None:
         from avmixup_kit.live.lab.run import LiveRun
+        from avmixup_kit.live.lab.shelf import Shelf
 
         run = folder / "run"
         if (run / "run.json").exists():
@@ -329,11 +330,12 @@ class Lab:
             return
         live = LiveRun("run 1", self._training(), None, 4)
         live.keep()
+        live.home, shelf = run, Shelf(folder)
         for step in range(self.steps):
             live.note(next(live.training))
             live.flush()
             if step % 3 == 2:
-                live.save(run)
+                shelf.keep(live)
                 promise(f"step {step + 1}")
 
     def _training(self) -> Training:
