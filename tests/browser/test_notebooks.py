@@ -273,9 +273,12 @@ def fitted(lab):
 
 def replayed(run: Path, steps: int) -> list[float]:
     """The sums of the weights after the exported turns, without a dashboard."""
+    import torch
+
     import avmixup_kit as av
     from avmixup_kit import methods, runs
 
+    torch.set_num_threads(1)  # as JupyterLab has, whatever the tests have
     data = av.digits()
     about = json.loads((run / "run.json").read_text())
     dial = av.Dial(methods.parse(about["method"]), runs.turns_of(run / "turns.jsonl"))

@@ -45,6 +45,12 @@ METHODS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread(threads):
+    """What trains here goes on there, where each process has one thread."""
+    torch.set_num_threads(1)
+
+
 def free_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
