@@ -154,8 +154,13 @@ class Number(Control):
 
     def widen(self, value: float) -> None:
         """Let slider and range reach a value beyond their ends; not in the logarithm."""
+        if self.low <= value <= self.high:
+            return
         self.slider.min = self.low = min(self.low, value)
         self.slider.max = self.high = max(self.high, value)
+        self._syncing = True
+        self.slider.value = min(max(self.box.value, self.low), self.high)
+        self._syncing = False
 
     def _sync(self, other: Any, value: float) -> None:
         self._syncing, self.slid = True, other is self.box

@@ -79,7 +79,7 @@ def adr(
     """Return PGD training on labels that the averaged copy rectifies (Wu, Wang, Chen 2024).
 
     A training keeps the averaged copy that it asks for, and that copy is what is evaluated.
-    Defaults are the authors' for CIFAR-10 (github.com/yuyuwu5/ADR, config/cifar10/*_adr.gin), whose
+    Defaults are the authors' for CIFAR-10 (github.com/yuyuwu5/ADR, in config/cifar10), whose
     CIFAR-100 has temperature (1.5, 1.0), and Tiny ImageNet (2.0, 1.5) and interpolation (0.5, 0.9).
     """
     source = Rectified(replace(TRAINING, **crafting), temperature, interpolation, average)

@@ -306,7 +306,7 @@ def test_axes_of_the_score_picture_stand_while_it_plays_and_is_pushed() -> None:
         explorer.set(**values)
         assert explorer.figure.layout.xaxis.range == before
         assert explorer.figure.layout.xaxis3.range == before
-    assert explorer.figure.layout.yaxis.range == (0, 1.3)
+    assert explorer.figure.layout.yaxis.range == (0, 1.5)
 
 
 @pytest.mark.parametrize(
