@@ -36,11 +36,13 @@ async function load(model) {
   return figure;
 }
 
-// ipywidgets names no slider's handle, and plotly's buttons would be eleven stops of the Tab key
-const place = (el) => el.closest(".jp-OutputArea-output") ?? document.body;
-function accessible(el) {
-  for (const button of el.querySelectorAll(".modebar-btn")) button.tabIndex = -1;
-  for (const handle of place(el).querySelectorAll(".noUi-handle:not([aria-label])")) {
+// ipywidgets names no slider's handle, and plotly's buttons would be eleven stops of the Tab key;
+// either may come after the figure, or in a part of the page that is not shown yet
+function accessible() {
+  for (const button of document.querySelectorAll(".modebar-btn:not([tabindex='-1'])")) {
+    button.tabIndex = -1;
+  }
+  for (const handle of document.querySelectorAll(".noUi-handle:not([aria-label])")) {
     const label = handle.closest(".widget-hbox")?.querySelector("label");
     if (label?.textContent) handle.setAttribute("aria-label", label.textContent);
   }
@@ -84,21 +86,20 @@ export default () => {
     async render({ model, el }) {
       try {
         const remove = (await loading).render({ model, el });
-        // on a busy machine sliders and their labels may come after the figure
-        const names = new MutationObserver(() => accessible(el));
+        globalThis.avmixupNames ??= new MutationObserver(accessible);
+        globalThis.avmixupNames.observe(document.body, { childList: true, subtree: true });
+        accessible();
         // drawn before it had a place in the page, it has a default width: fit it once it has one
         const placed = new ResizeObserver(() => {
           if (el.clientWidth) {
             placed.disconnect();
             window.dispatchEvent(new Event("resize"));
-            setTimeout(() => accessible(el), 0);
-            names.observe(place(el), { childList: true, subtree: true });
             unwatch = watch(model, el);
           }
         });
         placed.observe(el);
         let unwatch;
-        return async () => { names.disconnect(); remove?.(); (await unwatch)?.(); };
+        return async () => { remove?.(); (await unwatch)?.(); };
       } catch (error) {
         el.textContent = `This figure could not be shown: ${error}`;
       }
