@@ -68,9 +68,6 @@ def test_a_notebook_runs_without_an_error_and_draws_its_figures(lab, name):
                 plot => plot.data?.some(trace => trace.x || trace.z))"""
         )
         lab.picture(ARTIFACTS / f"{name[:2]}.png")
-        lab.page.wait_for_function(
-            "() => document.querySelectorAll('.noUi-handle:not([aria-label])').length === 0"
-        )
 
 
 def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
