@@ -60,7 +60,8 @@ def test_a_notebook_runs_without_an_error_and_draws_its_figures(lab, name):
     assert lab.errors() == []
     code = [cell for cell in lab.cells() if cell["cell_type"] == "code" and cell["source"]]
     assert all(cell["execution_count"] for cell in code)
-    if re.search(r"\blive\.(?!predict|check|chart)\w+\(", "\n".join("".join(cell["source"]) for cell in code)):
+    source = "\n".join("".join(cell["source"]) for cell in code)
+    if re.search(r"\blive\.(?!predict|check|chart)\w+\(", source):  # those have a live figure
         lab.scroll_to(".widget-hslider, .widget-button")
         # A live figure that came up blank has axes but no traces.
         lab.page.wait_for_function(
@@ -68,6 +69,9 @@ def test_a_notebook_runs_without_an_error_and_draws_its_figures(lab, name):
                 plot => plot.data?.some(trace => trace.x || trace.z))"""
         )
         lab.picture(ARTIFACTS / f"{name[:2]}.png")
+        lab.page.wait_for_function(
+            "() => document.querySelectorAll('.noUi-handle:not([aria-label])').length === 0"
+        )
 
 
 def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
