@@ -553,9 +553,14 @@ def table(told: Mapping[str, Any]) -> str:
     counts = sorted({len(row["seeds"]) for row in rows.values()})
     seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
     lines = [
+        "# Was it the vertex or the label?",
+        "",
+        "`python studies/labels.py`",
+        "",
         f"Accuracy under standard AutoAttack in percent on {n} test digits, epsilon {EPSILON}, "
-        f"{protocol['steps']} steps, {seeds} seeds; in brackets how many rivals share the gradient "
-        "where PGD20 ends. Means +- half the 95 % interval over seeds (t).",
+        f"{protocol['steps']} steps, {seeds} seed{'s' * (seeds != '1')}; in brackets how many "
+        "rivals share the gradient where PGD20 ends. Means +- half the 95 % interval over seeds "
+        "(t).",
         "",
     ]
     cells = [["label", *(f"{point}, gamma = {far:g}" for point, far in POINTS.items())]]
