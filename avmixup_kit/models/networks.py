@@ -94,6 +94,12 @@ class Network(nn.Module):
         return self.head(self.features(x))
 
 
+def normed(norm: nn.Module, x: Tensor) -> Tensor:
+    """Return ``norm(x)``, and never x itself: what follows works in place."""
+    y = norm(x)
+    return y.clone() if y is x else y
+
+
 class PreActivation(nn.Module):
     """Two 3x3 convolutions, each after batch norm and ReLU, added to a shortcut.
 
@@ -107,7 +113,7 @@ class PreActivation(nn.Module):
         in_channels: int,
         out_channels: int,
         stride: int,
-        activation: Callable[[Tensor], Tensor] = F.relu,
+        activation: Callable[[Tensor], Tensor] = torch.relu_,
     ) -> None:
         super().__init__()
         self.activation = activation
@@ -120,7 +126,7 @@ class PreActivation(nn.Module):
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = self.activation(self.bn1(x))
+        activated = self.activation(normed(self.bn1, x))
         residual = self.conv2(self.activation(self.bn2(self.conv1(activated))))
         return residual + (x if self.shortcut is None else self.shortcut(activated))
 
@@ -145,8 +151,8 @@ class AuthorsPreActivation(nn.Module):
         self.activate_shortcut = activate_shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = F.leaky_relu(self.bn1(x), 0.1)
-        residual = self.conv2(F.leaky_relu(self.bn2(self.conv1(activated)), 0.1))
+        activated = F.leaky_relu(normed(self.bn1, x), 0.1, inplace=True)
+        residual = self.conv2(F.leaky_relu(self.bn2(self.conv1(activated)), 0.1, inplace=True))
         shortcut = activated if self.activate_shortcut else x
         if self.stride > 1:
             shortcut = F.avg_pool2d(shortcut, self.stride, ceil_mode=True)

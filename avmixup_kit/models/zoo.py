@@ -45,7 +45,7 @@ Normalisation = Literal["per_image"] | tuple[Channels, Channels]
 LARGEST = 4096  # side of an image, and width of a network: more is a slip, not a network
 
 ZERO_ONE_TO_MINUS_ONE_ONE: Normalisation = (0.5, 0.5)
-ACTIVATIONS = {"relu": F.relu, "silu": F.silu}
+ACTIVATIONS = {"relu": torch.relu_, "silu": F.silu}
 
 
 class ImageShape(Protocol):
@@ -109,7 +109,7 @@ def wide_resnet(
         unit = AuthorsPreActivation if authors else PreActivation
         widths = [16 * width * 2**group for group in range(3)]
         parts = _residual(stem, "group", unit, widths, (depth - 4) // 6)
-        parts["activation"] = nn.LeakyReLU(0.1) if authors else nn.ReLU()
+        parts["activation"] = nn.LeakyReLU(0.1, inplace=True) if authors else nn.ReLU(inplace=True)
         # uniform_unit_scaling_initializer(1), TensorFlow's for the authors' last layer.
         bound = math.sqrt(3) if authors else 1.0
         network = _network("wide_resnet", settings, parts, widths[-1], bound)
@@ -164,7 +164,7 @@ def preact_resnet18(
         stem = conv3x3(settings["in_channels"], base_channels, stem_stride)
         unit = partial(PreActivation, activation=ACTIVATIONS[activation])
         parts = _residual(stem, "stage", unit, widths, 2)
-        parts["activation"] = nn.SiLU() if activation == "silu" else nn.ReLU()
+        parts["activation"] = nn.SiLU() if activation == "silu" else nn.ReLU(inplace=True)
         return _network("preact_resnet18", settings, parts, widths[-1])
 
 
@@ -202,7 +202,7 @@ def small_cnn(
         for layer in range(3):
             stride = 2 if layer < 2 or max(h, w) > 4 else 1
             out = base_channels * 2**layer
-            unit = conv3x3(size, out, stride), nn.BatchNorm2d(out), nn.ReLU()
+            unit = conv3x3(size, out, stride), nn.BatchNorm2d(out), nn.ReLU(inplace=True)
             parts[f"conv{layer + 1}"] = nn.Sequential(*unit)
             size, h, w = out, math.ceil(h / stride), math.ceil(w / stride)
         parts["flatten"] = nn.Flatten()
@@ -302,7 +302,7 @@ def _residual(
         before = after
     return parts | {
         "bn": nn.BatchNorm2d(before),
-        "activation": nn.ReLU(),
+        "activation": nn.ReLU(inplace=True),
         "pool": nn.AdaptiveAvgPool2d(1),
         "flatten": nn.Flatten(),
     }

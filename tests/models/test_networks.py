@@ -8,6 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from avmixup_kit import models
 from avmixup_kit.models.networks import (
@@ -162,6 +163,56 @@ def test_a_standard_unit_activates_the_input_of_its_1x1_shortcut_only() -> None:
                 "nchw,oc->nohw", a[:, :, ::2, ::2], unit.shortcut.weight[..., 0, 0]
             )
         torch.testing.assert_close(unit(x), h + short, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("training", [True, False])
+def test_activations_need_no_memory_of_their_own_and_change_no_bit(
+    name: str, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, made, leaky = [], [], F.leaky_relu
+    for inplace in (True, False):
+        model, given = TINY[name]().train(training), images().requires_grad_(True)
+        if not inplace:
+            monkeypatch.setattr(F, "leaky_relu", lambda x, slope, inplace: leaky(x, slope))
+            for module in model.modules():
+                if isinstance(module, PreActivation):
+                    module.activation = F.relu
+                if isinstance(module, nn.ReLU | nn.LeakyReLU):
+                    module.inplace = False
+        with Named() as names:
+            logits = model(given)
+        made.append({name for name in names if "relu" in name})
+        logits.square().sum().backward()
+        found.append([logits, given.grad, *(w.grad for w in model.parameters())])
+
+    assert all(name.endswith("_") for name in made[0])
+    assert made[1] == {name.removesuffix("_") for name in made[0]} != set()
+    for ours, plain in zip(*found, strict=True):
+        assert ours is not None
+        assert torch.equal(ours, plain)
+
+
+@pytest.mark.parametrize("unit", [PreActivation, AuthorsPreActivation])
+def test_a_unit_whose_batch_norm_is_taken_out_leaves_its_input_alone(unit: type) -> None:
+    block, x = unit(4, 4, 1), images(channels=4) - 0.5
+    block.bn1 = nn.Identity()
+    given = x.clone()
+    block(given)
+    assert torch.equal(given, x)
+
+
+class Named(TorchDispatchMode):
+    """The names of the operations called inside."""
+
+    def __enter__(self) -> set[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.names = set()
+        super().__enter__()
+        return self.names
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 def test_initial_weights_have_the_stated_spread() -> None:
