@@ -228,8 +228,8 @@ def test_a_run_of_other_images_is_taken_up_with_its_own(digits, tmp_path):
 
 
 KILLED = """
-import torch
-torch.set_num_threads(1)
+import sys, torch
+torch.set_num_threads(int(sys.argv[1]))
 import avmixup_kit as av
 from avmixup_kit import live
 from avmixup_kit.live.lab import shelf
@@ -248,7 +248,8 @@ for record in iter(lambda: lab.training.step, None):
 
 
 def test_a_killed_kernel_loses_no_run(digits, tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", KILLED, str(torch.get_num_threads())]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     seen = int(child.stdout.readline())
     child.send_signal(signal.SIGKILL)
