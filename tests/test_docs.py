@@ -71,3 +71,24 @@ def test_the_site_is_built_by_one_command_here_and_on_pages():
     workflow = (ROOT / ".github" / "workflows" / "site.yml").read_text()
     assert "- run: make site\n" in workflow
     assert "path: build/site\n" in workflow
+
+
+PLAYED = sorted((ROOT / "docs" / "play").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PLAYED, ids=lambda path: path.stem)
+def test_a_page_to_play_with_asks_names_its_symbols_says_what_to_try_and_is_found(page):
+    text, index = page.read_text(), (ROOT / "docs" / "index.md").read_text()
+    assert re.match(r"# .*\?\n\n", text)
+    (block,) = re.findall(rf"^```{{explorer}} {page.stem}\n(.*?)^```$", text, re.M | re.S)
+    tries = [line.partition(" | ") for line in block.splitlines()]
+    assert len(tries) >= 3
+    explorers = (ROOT / "docs" / "site" / "explorers.py").read_text()
+    mine = re.search(rf'^    "{page.stem}": Played\((.*?)^    \),$', explorers, re.M | re.S)
+    assert mine
+    symbols = re.findall(r'_slide\("\w+", "(?:[^"=]* )?(\S{1,2})(?: [=i].*)?",', mine[1])
+    named = " ".join(re.findall(r"\[([^]]*)\]\(\.\./glossary\.md#", text))
+    assert symbols or page.stem == "scores"
+    assert [one for one in symbols if one not in re.findall(r"\w+", named)] == []
+    assert f"](play/{page.name})" in index
+    assert f"\nplay/{page.stem}\n" in index

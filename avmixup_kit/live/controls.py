@@ -64,7 +64,8 @@ class Control(widgets.HBox):
 
     def complain(self, reason: str) -> None:
         """Show the reason beside the control; an empty one clears it."""
-        shown = html.markup('<span role="alert" style="color:{}">{}</span>', ALARM, reason)
+        said = '<span role="alert" style="border-left:4px solid {};padding-left:0.5em">{}</span>'
+        shown = html.markup(said, ALARM, reason)
         self.error.value = str(shown) if reason else ""
 
     def _changed(self, change: object = None) -> None:

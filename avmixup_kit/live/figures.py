@@ -36,8 +36,8 @@ async function load(model) {
   return figure;
 }
 
-// ipywidgets names no slider's handle, and plotly's buttons would be eleven stops of the Tab key;
-// either may come after the figure, or in a part of the page that is not shown yet
+// ipywidgets names no slider's handle and no film's button, and plotly's buttons would be eleven
+// stops of the Tab key; any may come after the figure, or in a part of the page not shown yet
 function accessible() {
   for (const button of document.querySelectorAll(".modebar-btn:not([tabindex='-1'])")) {
     button.tabIndex = -1;
@@ -45,6 +45,10 @@ function accessible() {
   for (const handle of document.querySelectorAll(".noUi-handle:not([aria-label])")) {
     const label = handle.closest(".widget-hbox")?.querySelector("label");
     if (label?.textContent) handle.setAttribute("aria-label", label.textContent);
+  }
+  for (const button of document.querySelectorAll(".widget-play button:not([aria-label])")) {
+    const stop = button.querySelector(".fa-stop");
+    button.setAttribute("aria-label", stop ? "Back to the start" : "Play or pause");
   }
 }
 

@@ -24,7 +24,7 @@ class Question(widgets.VBox):
     def say(self, well: bool, verdict: str, text: str = "") -> None:
         """Show a verdict, coloured by whether it is a good one, and a text after it."""
         colour = _WELL if well else ALARM
-        words = '<p role="status"><b style="color:{}">{}</b> {}</p>'
+        words = '<p role="status"><b style="border-bottom:3px solid {}">{}</b> {}</p>'
         self.said.value = html.markup(words, colour, verdict, text)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:

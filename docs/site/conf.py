@@ -61,6 +61,7 @@ html_js_files = [("explorers.js", {"defer": "defer"})]
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
+    "footer_content_items": ["copyright"],
     "navbar_persistent": [],
     "use_download_button": False,
     "use_fullscreen_button": False,

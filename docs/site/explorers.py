@@ -78,6 +78,10 @@ for _values in _FILMS.values():
     _values["epsilon_test"] = _values["epsilon"]
 _MAPS = _presets(S1="S1", S2="S2", S3="S3", S4="S4", S6="S6", control="S1, none looks robust")
 
+_SOFT = {
+    **_presets(S1="ε < η: S1", S4="ε < η: S4", S2="ε < η: S2", S5="ε = η: S5"),
+    "ε = 2η": {"d": 100, "c": 10, "eta": 0.15, "sigma_a": 0.1, "sigma_b": 0.5, "epsilon": 0.3},
+}
 _RADII = (0, 0.05, 0.1, 0.15, 0.2, 0.24, 0.28, 0.35, 0.42, 0.5, 0.6)
 
 EXPLORERS = {
@@ -122,6 +126,46 @@ EXPLORERS = {
             _slide("n", "examples n", (1, 4, 10, 25, 100, 400)),
         ),
     ),
+    "lottery": Played(
+        "The training-set lottery",
+        (
+            _slide("d", "dimension d", (1, 3, 10, 30, 100, 300, 1000, 3000, 10000)),
+            _slide("sigma", "noise σ", (0.5, 1, 2, 3, 5, 10, 20)),
+            _slide("epsilon", "push ε", _steps(0, 1.5, 16)),
+        ),
+    ),
+    "theorem_1": Played(
+        "Theorem 1 in numbers",
+        (
+            _slide("nu", "ratio ν = σᵣ/σₛ", _steps(0, 1, 21)),
+            _slide("sigma_s", "noise σₛ", (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40)),
+            _slide("n", "examples n", (1, 4, 10, 25, 100, 400, 1000)),
+        ),
+    ),
+    "theorems_2_and_3": Played(
+        "The weights of least variance",
+        (
+            _slide("rho", "ratio ρ", [float(f"{rho:.1g}") for rho in np.geomspace(1e-4, 1, 13)]),
+            _slide("c", "insufficient c", (1, 2, 5, 10, 20)),
+            _slide("d", "features d", (30, 50, 100, 200, 500, 1000)),
+        ),
+    ),
+    "soft_labels": Played(
+        "Where each method ends",
+        (
+            Axis("case", "preset", _SOFT, "menu"),
+            _slide("gamma", "vertex γ", (0, 0.5, 0.75, *_steps(1, 2.5, 7), 3, 3.5, 4)),
+            _slide("lambda2", "vertex label λ₂", _steps(0, 1, 11)),
+        ),
+    ),
+    "drawn_data": Played(
+        "Training on drawn data",
+        (
+            _slide("n", "examples n", (25, 50, 100, 200, 400)),
+            _slide("seed", "seed", range(8)),
+            _slide("frame", "training", range(0, 61, 2), "film"),
+        ),
+    ),
 }
 
 
@@ -136,16 +180,14 @@ def table(name: str) -> dict[str, Any]:
     explorer = getattr(live, name)()
     views: dict[tuple[str | int, ...], list[Any]] = {}
     places = {trace.name: place for place, trace in enumerate(explorer.blank.data)}
+    points = {trace.name for trace in explorer.blank.select_traces({"mode": "markers"})}
     for stops in itertools.product(*(axis.stops.values() for axis in played.axes)):
-        values = explorer.values
-        # what a menu sets, sliders set anew
-        for _, stop in sorted(zip(played.axes, stops, strict=True), key=_menus_first):
-            values |= stop
-        view = explorer.draw(**values)
+        view = explorer.draw(**settled(explorer, played.axes, stops))
         views.setdefault(("note",), []).append(view.note)
         for trace, properties in view.traces.items():
             for key, value in properties.items():
-                views.setdefault(("data", places[trace], key), []).append(_thin(value))
+                path = ("data", places[trace], key)
+                views.setdefault(path, []).append(_plain(value, trace not in points))
         for path, value in _leaves(view.layout, ("layout",)):
             views.setdefault(path, []).append(value)
     count = len(views["note",])
@@ -167,8 +209,15 @@ def write(name: str, folder: Path) -> None:
     files.write_atomic(folder / f"{name}.js", f'explorerArrived("{name}", "{packed}");\n'.encode())
 
 
-def _menus_first(chosen: tuple[Axis, Any]) -> bool:
-    return chosen[0].kind != "menu"
+def settled(
+    explorer: live.Explorer, axes: Sequence[Axis], stops: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return an explorer's values at one stop of each axis; what a menu sets, sliders set anew."""
+    values = explorer.values
+    for menus in (True, False):
+        for axis, stop in zip(axes, stops, strict=True):
+            values |= stop if (axis.kind == "menu") is menus else {}
+    return values
 
 
 def _axis(axis: Axis, every: Sequence[Axis]) -> dict[str, Any]:
@@ -199,12 +248,12 @@ def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str
         for place, inner in enumerate(value):
             yield from _leaves(inner, (*path, place))
     else:
-        yield path, _thin(value)
+        yield path, _plain(value)
 
 
-def _thin(value: Any) -> Any:
-    """Return an array as nested lists, a long curve with fewer points."""
-    if isinstance(value, np.ndarray) and value.ndim == 1 and value.size > _POINTS:
+def _plain(value: Any, thin: bool = False) -> Any:
+    """Return an array as nested lists, a long curve with fewer points where it may be thinned."""
+    if thin and isinstance(value, np.ndarray) and value.ndim == 1 and value.size > _POINTS:
         value = value[np.linspace(0, value.size - 1, _POINTS).round().astype(int)]
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 

@@ -171,7 +171,10 @@ def _instead(text: str, source: str) -> str:
     if name in explorers.EXPLORERS and not call.keywords:
         return placed(name)
     what = "checks your answer" if name == "check" else f"has the sliders of live.{name}"
-    return f'<p class="elsewhere">In JupyterLab (<code>make lab</code>) this cell {what}.</p>'
+    here = ""
+    if name in explorers.EXPLORERS:
+        here = f' Some of them <a href="../docs/play/{name}.html">play here</a>, too.'
+    return f'<p class="elsewhere">In JupyterLab (<code>make lab</code>) this cell {what}.{here}</p>'
 
 
 def leads_to(readme: str, proof: str) -> str:
@@ -276,9 +279,22 @@ def _finish(app: Any, failed: Exception | None) -> None:
         '<body><a href="docs/index.html">avmixup_kit</a></body></html>\n',
         encoding="utf-8",
     )
+    # drawings for icons that the theme has as letters of a font, too
+    for one in (static / "scripts").glob("fontawesome.js*"):
+        one.unlink()
+    options = (static / "documentation_options.js").read_text(encoding="utf-8")
     for page in out.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
+        text = unblocked(page.read_text(encoding="utf-8"), options)
         page.write_text(guarded(text), encoding="utf-8")
+
+
+def unblocked(page: str, options: str) -> str:
+    """Return a page that waits for no script to be shown; `options` are Sphinx's, put into it."""
+    page = re.sub(r"<script [^>]*/fontawesome\.js[^>]*></script>", "", page)
+    page = re.sub(
+        r'<script src="[^"]*documentation_options\.js[^>]*>', lambda _: f"<script>{options}", page
+    )
+    return page.replace("<script src=", "<script defer src=")
 
 
 class _Scripts(HTMLParser):

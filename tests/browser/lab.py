@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PATIENCE = 600  # seconds: only a test that will fail waits so long
 FLAGS = [
     "--no-sandbox",
@@ -39,6 +41,17 @@ PARSED = """(root) => {
     owned: Number(document.title === "owned"),
   };
 }"""
+
+
+def serious(page: Any, part: str | None = None) -> list[tuple[str, str, int]]:
+    """Return what axe finds that is serious or critical, in a part of the page or all of it."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(page, context=part, options={"preload": False}).response["violations"]
+    return [
+        (one["id"], one["nodes"][0]["html"][:200], len(one["nodes"]))
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
 
 
 def chromium() -> str | None:

@@ -13,7 +13,16 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.browser.lab import HOSTILE, PARSED, PATIENCE, Lab, jupyterlab, notebook_7, voila
+from tests.browser.lab import (
+    HOSTILE,
+    PARSED,
+    PATIENCE,
+    Lab,
+    jupyterlab,
+    notebook_7,
+    serious,
+    voila,
+)
 from tests.conftest import skip
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +102,7 @@ def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
     lab.page.keyboard.press("End")
     lab.output.get_by_text("Too far.").wait_for()
     lab.picture(ARTIFACTS / "scores.png")
+    assert serious(lab.page, ".jp-OutputArea-output:has(.widget-play)") == []
     noise = lab.output.get_by_role("slider", name="noise σ_B").first
     assert not noise.is_visible()
     lab.button("6 more").first.focus()
@@ -270,6 +280,10 @@ def fitted(lab):
         lab.page.wait_for_timeout(500)
         assert lab.page.evaluate(CUT) == [], width
         lab.picture(ARTIFACTS / f"dashboard-{width}.png")
+    for theme in ("Dark", "Light"):
+        lab.theme(f"JupyterLab {theme}")
+        lab.painted()
+        assert serious(lab.page, ".jp-OutputArea-output:has(progress)") == [], theme
 
 
 def replayed(run: Path, steps: int) -> list[float]:

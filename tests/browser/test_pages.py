@@ -8,7 +8,7 @@ import pytest
 import avmixup_kit as av
 from avmixup_kit import demo, tuning
 from avmixup_kit.evaluation import report
-from tests.browser.lab import HOSTILE, PARSED
+from tests.browser.lab import HOSTILE, PARSED, serious
 from tests.search.test_study import synthetic
 
 pytest.importorskip("plotly")
@@ -231,3 +231,12 @@ def test_a_phone_has_one_column_and_the_dark_theme_reaches_the_figures(opened):
     page.emulate_media(color_scheme="light")
     page.wait_for_timeout(500)
     assert page.evaluate(f"[{ink}, {ground}]") == ["rgb(29, 33, 37)", "rgb(255, 255, 255)"]
+
+
+@pytest.mark.parametrize("name", ["report", "hostile", "search", "demo"])
+def test_axe_finds_nothing_serious(opened, name):
+    page = opened(name)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_timeout(500)  # figures follow
+        assert serious(page) == [], scheme

@@ -587,7 +587,7 @@ def trace(explorer: Explorer, name: str) -> Any:
 
 def test_lottery_draws_a_law_that_fits_the_draws() -> None:
     explorer = live.lottery(d=100, n=1, sigma=2.0)
-    law = np.asarray(trace(explorer, "exact law of the standard error").y)
+    law = np.asarray(trace(explorer, "exact law, standard error").y)
     bars = np.asarray(trace(explorer, "standard error, drawn").y)
     assert law.sum() == pytest.approx(1, abs=2e-3)
     assert bars.sum() == pytest.approx(1)

@@ -10,7 +10,6 @@ import ipywidgets as widgets
 
 from avmixup_kit import methods
 from avmixup_kit._base import html
-from avmixup_kit._base.plots import GREY
 from avmixup_kit.live.controls import Choice, Control, Number
 from avmixup_kit.live.lab import menu, words
 from avmixup_kit.live.lab.trainer import Trainer
@@ -80,8 +79,7 @@ class Dials(widgets.VBox):
             there = name in method.parameters
             number.box.disabled = number.slider.disabled = not there
             if not there:
-                said = '<span style="color:{}">{} has none</span>'
-                number.error.value = str(html.markup(said, GREY, title))
+                number.error.value = str(html.markup("{} has none", title))
             elif name not in self._moved:
                 value = method.parameters[name]
                 number.widen(value)

@@ -39,7 +39,7 @@ def _blank() -> go.Figure:
     )
     for name, colour in (("standard", COLOURS[0]), ("robust", COLOURS[1])):
         figure.add_bar(name=f"{name} error, drawn", marker_color=colour, opacity=0.6)
-    curve(figure, "exact law of the standard error", COLOURS[0], mode=None)
+    curve(figure, "exact law, standard error", COLOURS[0], mode=None)
     curve(figure, "typical standard error", COLOURS[0], "dot")
     curve(figure, "typical robust error", COLOURS[1], "dash")
     edge: dict[str, Any] = {"at": SECOND, "width": 0, "hoverinfo": "skip"}
@@ -82,7 +82,7 @@ def _draw(d: int, n: int, sigma: float, epsilon: float, density: float) -> View:
     curve = gaussian.error_at(gaussian.typical_z(d, n, sigma, _RADII, density))
     critical = float(gaussian.critical_epsilon(n, sigma, density))
     traces = {
-        "exact law of the standard error": {"x": centres, "y": expected},
+        "exact law, standard error": {"x": centres, "y": expected},
         "95 %": {"x": _RADII, "y": high},
         "90 % of training sets": {"x": _RADII, "y": low},
         "typical": {"x": _RADII, "y": curve},

@@ -19,8 +19,8 @@ _CURVES = {
     "typical truth": (gaussian.epsilon_exact, COLOURS[2], "dot"),
 }
 _BARS = (
-    "claimed,<br>independent<br>sets",
-    "claimed,<br>any<br>dependence",
+    "claimed,<br>separate<br>sets",
+    "claimed,<br>any<br>sets",
     "claimed,<br>shared<br>noise",
     "actual,<br>standard<br>error",
     "actual,<br>robust<br>error",
@@ -73,7 +73,7 @@ def _blank() -> go.Figure:
     )
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
     figure.update_yaxes(range=[0, 1.08], row=1, col=2)
-    figure.update_xaxes(tickangle=0, tickfont_size=11, row=1, col=2)
+    figure.update_xaxes(tickangle=0, row=1, col=2)
     return dressed(figure, "ν", "ε")
 
 
@@ -118,4 +118,4 @@ def _draw(d: int, n: int, sigma_s: float, nu: float, against: str) -> View:
 
 def _badge(empty: bool) -> str:
     colour, text = (ALARM, "bound vacuous") if empty else (COLOURS[2], "bound says something")
-    return f'<b style="color:{colour};border:1px solid;border-radius:4px;padding:0 4px">{text}</b>'
+    return f'<b style="border:2px solid {colour};border-radius:4px;padding:0 4px">{text}</b>'

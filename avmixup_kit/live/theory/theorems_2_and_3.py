@@ -42,7 +42,7 @@ def _blank() -> go.Figure:
         1,
         2,
         column_widths=[0.6, 0.4],
-        subplot_titles=["variance of tied weights", "the weight of one feature at the minimum"],
+        subplot_titles=["variance of tied weights", "what single features get"],
     )
     for under, (colour, dash, shape) in _STYLE.items():
         said = _SAID[under]

@@ -28,7 +28,12 @@
     return { ...layout, autosize: true, width: undefined, font };
   }
 
-  const config = { displaylogo: false, responsive: true, displayModeBar: false };
+  const config = { displaylogo: false, displayModeBar: false };
+
+  // a sidebar that slides in or out resizes figures without a resize of the window
+  const fitted = new ResizeObserver((entries) => {
+    for (const { target } of entries) if (target.clientWidth) Plotly.Plots.resize(target);
+  });
 
   async function drawPlot(plot) {
     const script = plot.querySelector("script");
@@ -38,6 +43,7 @@
     const draw = () => Plotly.react(plot, figure.data, dressed(figure.layout), config);
     every.push(draw);
     await draw();
+    fitted.observe(plot);
     plot.classList.add("drawn");
   }
 
@@ -188,6 +194,7 @@
     await Promise.all([load("plotly.min.js"), load(`explorers/${name}.js`)]);
     const explorer = new Explorer(place, await arrived[name]);
     await explorer.draw();
+    fitted.observe(explorer.plot);
     explorer.plot.on("plotly_click", ({ points }) => explorer.clicked(points[0]));
     addEventListener("hashchange", () => {
       explorer.take(location.hash.slice(1));
