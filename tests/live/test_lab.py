@@ -61,7 +61,7 @@ def planned(digits, turns, steps=STEPS):
 
 def test_it_opens_paused_at_step_0_with_a_preset_to_try(digits):
     lab = show(digits)
-    until(lambda: lab.preset.value == "AVmixup, the paper's with PGD")
+    assert lab.preset.value == "AVmixup, the paper's with PGD"
     assert lab.training.step == 0
     assert lab.trainer.run.status == "ready"
     assert not lab.start_button.disabled
@@ -136,7 +136,7 @@ def shown(lab, name):
 
 def test_a_refused_value_gives_way_to_the_one_in_force_everywhere(digits):
     lab = show(digits)
-    until(lambda: "2 times as far" in lab.note.value)
+    assert "2 times as far" in lab.note.value
     lab.numbers["gamma"].box.value = 0.5
     assert "gamma = 0.5 is not allowed" in lab.numbers["gamma"].error.value
     assert shown(lab, "gamma") == (2.0, 2.0, "2 times")
@@ -144,12 +144,40 @@ def test_a_refused_value_gives_way_to_the_one_in_force_everywhere(digits):
     lab.method.value = "hat"
     assert "teacher = None is not allowed" in lab.method.error.value
     assert lab.method.value == "avmixup"
+    lab.method.value = None
+    assert lab.method.value == "avmixup", "one's own is shown, not chosen"
     assert lab.dial.turns == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "turned"),
+    [
+        ("gamma", 3.0, {"gamma": 3.0}),
+        ("method", "standard", {"method": methods.standard()}),
+        ("preset", "AVmixup without a vertex: γ = 1", {"gamma": 1.0}),
+    ],
+)
+def test_a_value_chosen_while_the_page_sets_the_controls_is_the_readers(
+    digits, name, value, turned
+):
+    lab = show(digits)
+    before, dials = lab.dial.method, lab.dials
+    asked = dials.by_hand
+
+    def sets_first():  # between the reader's choice and its turn
+        dials.by_hand = asked
+        dials.follow(before)
+        return True
+
+    dials.by_hand = sets_first
+    control = lab.numbers["gamma"].box if name == "gamma" else getattr(lab, name)
+    control.value = value
+    assert lab.dial.turns == (Turn(0, turned),)
+    assert control.value == value
 
 
 def test_a_value_beyond_the_slider_moves_its_end(digits):
     lab = show(digits)
-    until(lambda: "2 times as far" in lab.note.value)
     lab.numbers["gamma"].box.value = 6.0
     until(lambda: lab.numbers["gamma"].slider.value == 6.0)
     assert lab.numbers["gamma"].slider.max == lab.numbers["gamma"].value == 6.0
@@ -159,7 +187,6 @@ def test_a_value_beyond_the_slider_moves_its_end(digits):
 def test_a_key_that_is_held_is_one_turn(digits):
     lab = show(digits)
     gamma = lab.numbers["gamma"]
-    until(lambda: "2 times as far" in lab.note.value)
     for stop in range(1, 11):
         gamma.slider.value = 2 + stop / 20
     assert gamma.box.value == 2.5
