@@ -390,7 +390,7 @@ def test_four_panels_share_one_axis_and_turns_stand_below_it(digits):
     lab = show(digits, probe_images=40)
     lab.numbers["gamma"].box.value = 3.0
     ended(lab)
-    until(lambda: len(traces(lab.curves)) == 7)
+    until(lambda: len(traces(lab.curves)) == 6)
     figure = lab.static()
     layout = figure.to_dict()["layout"]
     axes = [layout[f"xaxis{number}"] for number in ("", "2", "3", "4")]
@@ -402,6 +402,11 @@ def test_four_panels_share_one_axis_and_turns_stand_below_it(digits):
     assert note["yshift"] < -20
     assert note["font"]["size"] >= 12
     assert "width" not in layout
+    room = (layout["height"] - layout["margin"]["t"] - layout["margin"]["b"]) * 0.91 / 4
+    for number in ("", "2", "3", "4"):
+        assert 7.5 * len(layout[f"yaxis{number}"]["title"]["text"]) <= room + 5, (
+            "they would collide"
+        )
 
 
 def test_words_of_turns_never_overlap():
