@@ -477,6 +477,34 @@ def test_films_open_at_their_first_frame(name: str) -> None:
     assert explorer.controls["frame"].value == number(explorer, "frame").low == 0
 
 
+def extents(explorer: Explorer) -> dict[tuple[str, str], Any]:
+    """What each axis fits: its range where it has one, else the least and largest of its data."""
+    found: dict[tuple[str, str], Any] = {}
+    for one in traces(explorer.figure):
+        for letter in ("x", "y"):
+            name = getattr(one, f"{letter}axis") or letter
+            axis = explorer.figure.layout[f"{letter}axis{name[1:]}"]
+            if axis.range is None and len(one[letter]):
+                low, high = found.get((letter, name), (np.inf, -np.inf))
+                values = np.asarray(one[letter], dtype=float)
+                found[letter, name] = min(low, values.min()), max(high, values.max())
+            elif axis.range is not None:
+                found[letter, name] = axis.range
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "planted"), [("overfitting", {}), ("drawn_data", {"planted": True})]
+)
+def test_axes_of_a_film_stand_while_its_dots_move(name: str, planted: dict[str, bool]) -> None:
+    explorer = getattr(live, name)(**planted)
+    before, dots = extents(explorer), drawn(explorer.figure)
+    for frame in (15, 30, 45, number(explorer, "frame").high):
+        number(explorer, "frame").box.value = frame
+        assert extents(explorer) == before
+        assert not same(dots, dots := drawn(explorer.figure))
+
+
 def test_preset_menu_names_what_an_explorer_opens_with() -> None:
     assert live.overfitting().presets.value == "S1: falls, then rises as far"
     assert live.overfitting(d=99).presets.value is None
@@ -649,6 +677,10 @@ def test_film_turns_at_the_best_share() -> None:
 
 def test_map_is_flat_on_and_under_the_line() -> None:
     explorer = live.phase_map()
+    assert "10^" not in trace(explorer, "rise").hovertemplate  # the factor itself, not its log
+    assert np.allclose(
+        np.log10(trace(explorer, "rise").customdata.clip(max=100)), trace(explorer, "rise").z
+    )
     rise = trace(explorer, "rise")
     z = np.asarray(rise.z)
     eta, epsilon = np.meshgrid(rise.y, rise.x, indexing="ij")
@@ -658,14 +690,14 @@ def test_map_is_flat_on_and_under_the_line() -> None:
 
 def test_drawn_data_counts_what_it_shows() -> None:
     explorer = live.drawn_data(n=50, seed=3)
-    means = np.asarray(trace(explorer, "other features").x)
+    means = np.asarray(trace(explorer, "weak").x)
     assert means.size == 200
     assert f"{(means > 0.2).sum()} have a sample mean above ε" in explorer.note.value
     explorer.controls["planted"].value = True
-    assert len(trace(explorer, "insufficient").x) == 10
-    assert np.mean(trace(explorer, "insufficient").x) == pytest.approx(1, abs=0.1)
+    assert len(trace(explorer, "looks robust").x) == 10
+    assert np.mean(trace(explorer, "looks robust").x) == pytest.approx(1, abs=0.1)
     number(explorer, "c").box.value = 20
-    assert len(trace(explorer, "insufficient").x) == 20
+    assert len(trace(explorer, "looks robust").x) == 20
 
 
 @pytest.mark.parametrize(
