@@ -170,7 +170,7 @@ def test_the_scatter_shown_is_that_of_features(digits):
     shown = {trace.meta: trace.y[-1] for trace in traces(lab.curves)}
     attacked = (found.values["features", name, "attacked"] for name in ("held-out", "train"))
     assert shown["scatter ratio"] == next(attacked) / next(attacked)
-    said = lab.static().layout.xaxis4.title.text
+    said = lab.static().to_dict()["layout"]["xaxis4"]["title"]["text"]
     assert "scatter ratio: spread within a class, validation over training images" in said
 
 

@@ -480,16 +480,17 @@ def test_films_open_at_their_first_frame(name: str) -> None:
 def extents(explorer: Explorer) -> dict[tuple[str, str], Any]:
     """What each axis fits: its range where it has one, else the least and largest of its data."""
     found: dict[tuple[str, str], Any] = {}
+    layout = explorer.figure.to_dict()["layout"]
     for one in traces(explorer.figure):
         for letter in ("x", "y"):
             name = getattr(one, f"{letter}axis") or letter
-            axis = explorer.figure.layout[f"{letter}axis{name[1:]}"]
-            if axis.range is None and len(one[letter]):
+            fixed = layout[f"{letter}axis{name[1:]}"].get("range")
+            if fixed is None and len(one[letter]):
                 low, high = found.get((letter, name), (np.inf, -np.inf))
                 values = np.asarray(one[letter], dtype=float)
                 found[letter, name] = min(low, values.min()), max(high, values.max())
-            elif axis.range is not None:
-                found[letter, name] = axis.range
+            elif fixed is not None:
+                found[letter, name] = tuple(fixed)
     return found
 
 
