@@ -63,6 +63,25 @@ def test_every_term_that_a_notebook_sets_in_italics_is_in_the_glossary_or_said_t
     assert missing == set()
 
 
+def test_a_figure_that_plays_in_the_page_has_no_fixed_copy_beside_it(monkeypatch):
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "site"))
+    from pages import once
+
+    def cell(kind, source, text=""):
+        outputs = [{"data": {"text/html": text}}] if text else []
+        return {"cell_type": kind, "source": [source], "outputs": outputs}
+
+    plays = cell("code", "map_ = live.phase_map()", '<div class="explorer" data-explorer="x">')
+    words, copy = cell("markdown", "The same figure, fixed:"), cell("code", "map_.static()", "plot")
+    another = cell("code", "live.label_line(epsilon=0.5).static()", "plot")
+    see = cell("markdown", "**See:**")
+    assert once([plays, words, copy, see]) == [plays, see]
+    assert once([plays, words, copy, another, see]) == [plays, words, another, see]
+    live_only = cell("code", "explorer", '<p class="elsewhere">')
+    assert once([live_only, words, copy, see]) == [live_only, words, copy, see]
+
+
 def test_the_site_is_built_by_one_command_here_and_on_pages():
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(
