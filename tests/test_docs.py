@@ -82,6 +82,24 @@ def test_a_figure_that_plays_in_the_page_has_no_fixed_copy_beside_it(monkeypatch
     assert once([live_only, words, copy, see]) == [live_only, words, copy, see]
 
 
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        ("What pushes the weight", r"\*\*What pushes B to 0\.\*\*"),
+        ("why does truth punish it", r"\*\*Why truth punishes it\.\*\*"),
+        ("What does a soft label change", r"\*\*What it changes\.\*\*"),
+        ("when does it harm", r"\*\*When it harms\.\*\*"),
+    ],
+)
+def test_the_site_answers_by_a_picture(asked, answered):
+    start = (ROOT / "docs" / "index.md").read_text()
+    (row,) = (line for line in start.splitlines() if line[:1] == "|" and asked in line)
+    page = re.findall(r"\]\((play/\w+\.md)\)", row)[0]
+    picture, _, words = (ROOT / "docs" / page).read_text().partition("\n```\n")
+    assert "```{explorer}" in picture
+    assert re.search(answered, words)
+
+
 def test_the_site_is_built_by_one_command_here_and_on_pages():
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(
