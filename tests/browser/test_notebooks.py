@@ -121,6 +121,23 @@ def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
     lab.page.mouse.click(x, y)
     lab.until("abs(map_.values['epsilon'] - 0.4) < 0.02")
     assert lab.ask("round(map_.values['eta'], 1)") == 0.2
+    assert lab.page.evaluate(SCROLLED) == []
+
+    # Hidden while the window shrinks, a figure fits when it is shown again.
+    lab.do("launcher:create")
+    lab.page.set_viewport_size({"width": 900, "height": 1000})
+    lab.page.evaluate(
+        """name => { const shell = window.jupyterapp.shell;
+        shell.activateById([...shell.widgets('main')].find(w => w.context?.path === name).id); }""",
+        name,
+    )
+    lab.show("live.phase_map()")
+    lab.page.wait_for_function(
+        """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].filter(
+            plot => plot.offsetParent).every(plot => plot.querySelector('.main-svg')
+                .getBoundingClientRect().right <= innerWidth)"""
+    )
+    lab.page.set_viewport_size({"width": 1400, "height": 1000})
 
 
 def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
@@ -244,6 +261,9 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     assert lab.ask("lab.training.step") == stopped
 
 
+SCROLLED = """() => [...document.querySelectorAll(".widget-dropdown, .widget-hslider")].filter(
+    e => ["auto", "scroll"].includes(getComputedStyle(e).overflowY)
+        && e.scrollHeight > e.clientHeight + 1).map(e => e.outerHTML.slice(0, 200))"""
 UNNAMED = """() => [...document.querySelectorAll(".jp-OutputArea-output :is(button, input, select, "
         + "[role=slider])")].filter(e => e.offsetParent && e.tabIndex >= 0).filter(
     e => !(e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent))

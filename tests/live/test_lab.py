@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from html import unescape
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ from tests.live.test_dashboard import (
 )
 from tests.live.widgets import traces
 
+ROOT = Path(__file__).parents[2]
 __all__ = ["nothing_left"]  # the fixture, which is every test's
 
 
@@ -240,6 +242,10 @@ def test_every_run_is_kept_and_a_cell_that_runs_again_offers_them(digits, tmp_pa
     assert torch.equal(evaluation.correct, before.evaluations[0][1].correct)
     again.close()
     assert runs.open(tmp_path / "runs/lab/002-fork-2-at-step-20").step == STEPS
+
+
+def test_git_knows_nothing_of_the_runs_that_a_dashboard_keeps():
+    assert "runs/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_a_run_of_other_images_is_taken_up_with_its_own(digits, tmp_path):

@@ -3,6 +3,7 @@
 Work is counted, not timed: a clock tells of the machine. `benchmarks/theory.py` has the times.
 """
 
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -240,13 +241,30 @@ def test_figures_fit_their_page_and_send_nothing_away(name: str) -> None:
         assert figure.layout.width is None
         assert figure.layout.modebar.remove == ("sendcharttocloud",)
         assert figure.layout.font.size is None or figure.layout.font.size >= 12
-    assert explorer.figure._config["showSendToCloud"] is False  # pyright: ignore[reportPrivateUsage]
+    config = explorer.figure._config  # pyright: ignore[reportPrivateUsage]
+    assert config["displayModeBar"] is config["showSendToCloud"] is False
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_static_figure_draws_what_the_live_one_does(name: str) -> None:
     explorer = getattr(live, name)()
     assert same(drawn(explorer.static()), drawn(explorer.figure))
+
+
+def test_showing_a_figure_makes_no_picture_of_it() -> None:
+    """A picture takes a browser seconds; notebooks are stored with one because they ask for it."""
+    code = """import plotly.io as pio
+from plotly.io import _kaleido
+from avmixup_kit import live
+def made(*given, **named): raise AssertionError("a picture")
+pio.to_image = _kaleido.to_image = made
+print("png" in pio.renderers.default, sorted(live.label_line().static()._repr_mimebundle_()))"""
+    environment = {**os.environ, "PLOTLY_RENDERER": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert run.stdout.startswith("False ")
+    assert "image/png" not in run.stdout
 
 
 def test_importing_the_kit_loads_neither_widgets_nor_plotting() -> None:
