@@ -123,7 +123,17 @@ def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
     assert lab.ask("round(map_.values['eta'], 1)") == 0.2
     assert lab.page.evaluate(SCROLLED) == []
 
-    # Hidden while the window shrinks, a figure fits when it is shown again.
+
+def test_a_figure_hidden_while_the_window_shrank_fits_when_it_is_shown_again(lab, folder):
+    name = "hidden.ipynb"
+    source = "from avmixup_kit import live\nlive.two_bells()"
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(book, folder / name)
+    lab.open(name)
+    lab.run_all()
+    drawn = "document.querySelector('.widget-vbox .js-plotly-plot .main-svg')"
+    lab.page.wait_for_function(f"() => {drawn}?.getBoundingClientRect().right > 1000")
     lab.do("launcher:create")
     lab.page.set_viewport_size({"width": 900, "height": 1000})
     lab.page.evaluate(
@@ -131,11 +141,8 @@ def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
         shell.activateById([...shell.widgets('main')].find(w => w.context?.path === name).id); }""",
         name,
     )
-    lab.show("live.phase_map()")
     lab.page.wait_for_function(
-        """() => [...document.querySelectorAll('.widget-vbox .js-plotly-plot')].filter(
-            plot => plot.offsetParent).every(plot => plot.querySelector('.main-svg')
-                .getBoundingClientRect().right <= innerWidth)"""
+        f"() => {{ const end = {drawn}.getBoundingClientRect().right; return end && end < 900; }}"
     )
     lab.page.set_viewport_size({"width": 1400, "height": 1000})
 
