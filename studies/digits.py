@@ -170,7 +170,7 @@ def table(results: Path) -> str:
     n, seeds = next(iter(by_method.values()))[0].n, len(SEEDS)
     lines = [
         f"Accuracy in percent on {n} test digits, epsilon {EPSILON}, {STEPS} steps: mean over "
-        f"{seeds} seeds, +- half the 95 % interval over seeds (t, {seeds - 1} degrees of freedom).",
+        f"{seeds} seeds, ± half the 95 % interval over seeds (t, {seeds - 1} degrees of freedom).",
         "",
         "| method | " + " | ".join(rows) + " | PGD20 minus worst case |",
         "|---|" + "---|" * (len(rows) + 1),

@@ -559,7 +559,7 @@ def table(told: Mapping[str, Any]) -> str:
         "",
         f"Accuracy under standard AutoAttack in percent on {n} test digits, epsilon {EPSILON}, "
         f"{protocol['steps']} steps, {seeds} seed{'s' * (seeds != '1')}; in brackets how many "
-        "rivals share the gradient where PGD20 ends. Means +- half the 95 % interval over seeds "
+        "rivals share the gradient where PGD20 ends. Means ± half the 95 % interval over seeds "
         "(t).",
         "",
     ]

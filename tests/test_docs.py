@@ -63,6 +63,43 @@ def test_every_term_that_a_notebook_sets_in_italics_is_in_the_glossary_or_said_t
     assert missing == set()
 
 
+def test_a_figure_that_plays_in_the_page_has_no_fixed_copy_beside_it(monkeypatch):
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "site"))
+    from pages import once
+
+    def cell(kind, source, text=""):
+        outputs = [{"data": {"text/html": text}}] if text else []
+        return {"cell_type": kind, "source": [source], "outputs": outputs}
+
+    plays = cell("code", "map_ = live.phase_map()", '<div class="explorer" data-explorer="x">')
+    words, copy = cell("markdown", "The same figure, fixed:"), cell("code", "map_.static()", "plot")
+    another = cell("code", "live.label_line(epsilon=0.5).static()", "plot")
+    see = cell("markdown", "**See:**")
+    assert once([plays, words, copy, see]) == [plays, see]
+    assert once([plays, words, copy, another, see]) == [plays, words, another, see]
+    live_only = cell("code", "explorer", '<p class="elsewhere">')
+    assert once([live_only, words, copy, see]) == [live_only, words, copy, see]
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        ("What pushes the weight", r"\*\*What pushes B to 0\.\*\*"),
+        ("why does truth punish it", r"\*\*Why truth punishes it\.\*\*"),
+        ("What does a soft label change", r"\*\*What it changes\.\*\*"),
+        ("when does it harm", r"\*\*When it harms\.\*\*"),
+    ],
+)
+def test_the_site_answers_by_a_picture(asked, answered):
+    start = (ROOT / "docs" / "index.md").read_text()
+    (row,) = (line for line in start.splitlines() if line[:1] == "|" and asked in line)
+    page = re.findall(r"\]\((play/\w+\.md)\)", row)[0]
+    picture, _, words = (ROOT / "docs" / page).read_text().partition("\n```\n")
+    assert "```{explorer}" in picture
+    assert re.search(answered, words)
+
+
 def test_the_site_is_built_by_one_command_here_and_on_pages():
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(

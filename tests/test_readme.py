@@ -43,6 +43,19 @@ def test_its_table_of_notebooks_is_one_table():
         assert f"{minutes} minutes to read" in book, name
 
 
+def test_it_says_before_anything_is_run_what_an_install_takes_and_where_python_is():
+    before, _, _ = README.partition("```python")
+    assert "about 6 GB" in before
+    assert "in two\nminutes" in before
+    assert "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make lab" in before
+    assert "`. .venv/bin/activate`" in before
+    first = next(line for line in before.splitlines() if "opens JupyterLab" in line)
+    assert first.strip().startswith("make lab")
+    for name in ("LS0.8", "CW20", "Feature Scatter", "AutoAttack"):
+        assert name in (ROOT / "docs" / "glossary.md").read_text()
+    assert "](docs/glossary.md)" in before
+
+
 def test_it_is_short():
     assert len(README.splitlines()) <= 150
 

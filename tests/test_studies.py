@@ -262,7 +262,7 @@ def test_contrasts_and_comparisons_are_those_of_the_verdicts(labels, tmp_path):
         p = [each["p_holm"] for each in family]
         assert p == labels.holm([each["p"] for each in family])
     text = labels.table(told)
-    assert "| fixed | 65.3 +- 1.4 (2.0) | 60.7 +- 1.4 (2.0) |" in text
+    assert "| fixed | 65.3 ± 1.4 (2.0) | 60.7 ± 1.4 (2.0) |" in text
     assert "3 seeds" in text
     assert "cw 3" in text
 

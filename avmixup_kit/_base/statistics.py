@@ -62,8 +62,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def spread(values: Sequence[float], sign: bool = False) -> str:
-    """Return mean +- half the 95 % interval over seeds, in percent; of one value, itself."""
+    """Return mean ± half the 95 % interval over seeds, in percent; of one value, itself."""
     if len(values) == 1:
         return f"{100 * values[0]:{'+' if sign else ''}.1f}"
     mean, half = over_seeds(values)
-    return f"{100 * mean:{'+' if sign else ''}.1f} +- {100 * half:.1f}"
+    return f"{100 * mean:{'+' if sign else ''}.1f} ± {100 * half:.1f}"

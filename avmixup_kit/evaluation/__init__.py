@@ -1,7 +1,7 @@
 """Is it really robust? Attacks by images, alarms, comparisons, one report."""
 
 from avmixup_kit._base.statistics import mcnemar, wilson
-from avmixup_kit._base.tables import text_table
+from avmixup_kit._base.tables import markdown_table, text_table
 from avmixup_kit.evaluation.compare import Comparison, compare
 from avmixup_kit.evaluation.crafting import craft, starts
 from avmixup_kit.evaluation.curves import robust_curves
@@ -35,6 +35,7 @@ __all__ = [
     "craft",
     "epsilon_figure",
     "evaluate",
+    "markdown_table",
     "mcnemar",
     "model_device",
     "robust_curves",

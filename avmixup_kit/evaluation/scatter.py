@@ -52,7 +52,7 @@ class Scatter:
     def gap(self, quantity: str = "features", sight: str = "attacked") -> float:
         """Return how many times as large the variance is on held-out images as on training ones."""
         held_out, train = (self.values[quantity, name, sight] for name in ("held-out", "train"))
-        return held_out / train
+        return held_out / (train or float("nan"))
 
     def curves(self) -> dict[str, float]:
         """Return the values under flat names, "features, train, clean", for a run folder's log."""

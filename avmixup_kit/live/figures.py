@@ -93,17 +93,17 @@ export default () => {
         globalThis.avmixupNames ??= new MutationObserver(accessible);
         globalThis.avmixupNames.observe(document.body, { childList: true, subtree: true });
         accessible();
-        // drawn before it had a place in the page, it has a default width: fit it once it has one
+        // drawn before it had a place in the page, or hidden while the window changed, it has
+        // another width than its place: fit it whenever that has one
+        let unwatch, width;
         const placed = new ResizeObserver(() => {
-          if (el.clientWidth) {
-            placed.disconnect();
-            window.dispatchEvent(new Event("resize"));
-            unwatch = watch(model, el);
-          }
+          if (!el.clientWidth || el.clientWidth === width) return;
+          width = el.clientWidth;
+          window.dispatchEvent(new Event("resize"));
+          unwatch ??= watch(model, el);
         });
         placed.observe(el);
-        let unwatch;
-        return async () => { remove?.(); (await unwatch)?.(); };
+        return async () => { placed.disconnect(); remove?.(); (await unwatch)?.(); };
       } catch (error) {
         el.textContent = `This figure could not be shown: ${error}`;
       }
@@ -156,7 +156,8 @@ class LiveFigure(go.FigureWidget):
         super().__init__(figure)
         self._gone = gone
         self._library_id = library().model_id
-        self._config = {"responsive": True, "displaylogo": False, "showSendToCloud": False}
+        # plotly's buttons would lie over the titles; drawing a box zooms, a double click goes back
+        self._config = {"responsive": True, "displayModeBar": False, "showSendToCloud": False}
         self._model_id = self._own_id = uuid4().hex
         self._whole = True
         self.open()

@@ -70,6 +70,14 @@ class AsClimbed:
         return batch.x + batch.need("delta"), label
 
 
+def beta(batch: Batch, a: float, count: int) -> Tensor:
+    """Return so many draws of Beta(a, a) from the batch's generator, for a mix of one's own."""
+    # two gammas make a beta
+    shape = torch.full((2, count), float(a), device=batch.x.device, dtype=torch.float64)
+    gammas = standard_gamma(shape, batch.drawn_from())
+    return (gammas[0] / gammas.sum(0)).nan_to_num(0.5).to(batch.x.dtype)
+
+
 @dataclass(frozen=True)
 class Mixup:
     """Mixup, Equation (4): pairs of (perturbed) examples and their labels, interpolated.
@@ -89,16 +97,9 @@ class Mixup:
         _check_weights(self)
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Images, Labels]:
-        x, y, rng = batch.x + batch.need("delta"), batch.y, batch.drawn_from()
-        others, other_labels = distributed.partners(rng, x, y)
-
-        def beta(count: int) -> Tensor:
-            # Two gammas make a beta.
-            shape = torch.full((2, count), float(self.a), device=x.device, dtype=torch.float64)
-            gammas = standard_gamma(shape, rng)
-            return (gammas[0] / gammas.sum(0)).nan_to_num(0.5).to(x.dtype)
-
-        weight, label_weight = _weights(self, x, beta)
+        x, y = batch.x + batch.need("delta"), batch.y
+        others, other_labels = distributed.partners(batch.drawn_from(), x, y)
+        weight, label_weight = _weights(self, x, lambda count: beta(batch, self.a, count))
         return (
             weight * x + (1 - weight) * others,
             label_weight * y + (1 - label_weight) * other_labels,

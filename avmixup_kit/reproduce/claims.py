@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from avmixup_kit._base.tables import text_table
+from avmixup_kit._base.tables import markdown_table
 from avmixup_kit.evaluation.compare import Comparison, compare
 from avmixup_kit.reproduce.results import Assembled, Cell, Result
 
@@ -156,7 +156,7 @@ def _compared(table: Assembled, first: str, second: str, column: str) -> Compari
 
 
 def text(found: list[Claim]) -> str:
-    """Return claims as a text table: the paper's difference, ours with interval, the verdict."""
+    """Return claims as a Markdown table: the paper's difference, ours, the verdict."""
     lines = [["subject", "against", "column", "paper", "ours (95 % interval)", "seeds", "verdict"]]
     for claim in found:
         against = f"{claim.other}{f', {claim.block}' if claim.block else ''}"
@@ -164,11 +164,11 @@ def text(found: list[Claim]) -> str:
         lines.append(
             [claim.subject, against, claim.column, paper, *_points(claim.ours), claim.verdict]
         )
-    return text_table(lines)
+    return markdown_table(lines, left=2)
 
 
 def summary(found: list[Claim]) -> str:
-    """Return the verdicts alone as a text table, a line for each pair of rows."""
+    """Return the verdicts alone as a Markdown table, a line for each pair of rows."""
     columns = list(dict.fromkeys(claim.column for claim in found if claim.paper is not None))
     by_pair: dict[tuple[str, ...], dict[str, str]] = {}
     for claim in found:
@@ -177,27 +177,27 @@ def summary(found: list[Claim]) -> str:
     lines = [["subject", "against", "in the paper's", *columns]]
     for pair, verdicts in by_pair.items():
         lines.append([*pair, *(verdicts.get(column, "-") for column in columns)])
-    return text_table(lines)
+    return markdown_table(lines, left=3)
 
 
 def lost_text(table: Assembled) -> str:
-    """Return ``lost`` as a text table, with the points that AutoAttack costs, seed by seed."""
+    """Return ``lost`` as a Markdown table, with the points that AutoAttack costs, seed by seed."""
     lines = [["row", "under PGD", "under AutoAttack", "lost", "seed by seed"]]
     for row, weak, strong in lost(table):
         gone = [100 * (x - y) for x, y in zip(weak.values, strong.values, strict=True)]
         each = " ".join(f"{points:.1f}" for points in gone)
         lines.append([row, str(weak), str(strong), f"{sum(gone) / len(gone):.2f}", each])
-    return text_table(lines)
+    return markdown_table(lines)
 
 
 def turns_text(found: list[Turn]) -> str:
-    """Return pairs as a text table: their difference under both attacks, and what it means."""
+    """Return pairs as a Markdown table: their difference under both attacks, and what it means."""
     lines = [["subject", "against", "under", "ours", "under", "ours", "the stronger attack"]]
     for turn in found:
         weak, strong = (_points(claim.ours)[0] for claim in (turn.weak, turn.strong))
         names = turn.weak.subject, turn.weak.other
         lines.append([*names, turn.weak.column, weak, turn.strong.column, strong, turn.verdict])
-    return text_table(lines)
+    return markdown_table(lines, left=2)
 
 
 def _points(ours: Comparison | None) -> tuple[str, str]:

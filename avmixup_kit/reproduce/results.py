@@ -123,7 +123,7 @@ class Cell:
         low, high = self.interval
         if len(self.values) == 1:
             return f"{100 * self.mean:.2f} [{100 * low:.1f}, {100 * high:.1f}]"
-        return f"{100 * self.mean:.2f} +- {50 * (high - low):.2f}"
+        return f"{100 * self.mean:.2f} ± {50 * (high - low):.2f}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -208,7 +208,7 @@ class Assembled:
             notes.append(f"Images of ours: {data_title(name)}; epsilon {radius}.")
         notes.append(
             "Accuracy in percent on test images, after the last step unless a column says best. "
-            "Ours is the mean over seeds +- half the 95 % interval over seeds (Student's t); of "
+            "Ours is the mean over seeds ± half the 95 % interval over seeds (Student's t); of "
             "one seed, Wilson's 95 % interval over images in brackets. An image counts as fooled "
             "when any iterate of an attack fools the network, a transferred one when the last does."
         )

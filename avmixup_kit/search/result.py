@@ -214,7 +214,7 @@ class Found:
         first = next(iter(self.again.values()))
         return (
             f"Accuracy in percent on {first[0].n} test images: mean over {len(first)} seeds, "
-            "+- half the 95 % interval over seeds."
+            "± half the 95 % interval over seeds."
         )
 
     def _rows(self) -> list[list[str]]:

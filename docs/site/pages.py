@@ -106,6 +106,7 @@ def _read(app: Any, name: str, source: list[str]) -> None:
         for cell in notebook["cells"]:
             if cell["cell_type"] == "code":
                 _show(cell, "".join(cell["source"]))
+        notebook["cells"] = once(notebook["cells"])
         source[0] = json.dumps(notebook)
         return
     # a folder has no page
@@ -142,6 +143,22 @@ def _show(cell: dict[str, Any], source: str) -> None:
             output["data"] = {"text/html": _instead("".join(data["text/plain"]), source)}
     if folded == "remove-input" or (folded and source.count("\n") >= _FOLDED):
         cell["metadata"].setdefault("tags", []).append(folded)
+
+
+def once(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a notebook's cells without fixed copies of figures that play in the page."""
+    fixed = [re.fullmatch(r".*\.static\(\)", "".join(cell["source"])) for cell in cells]
+    kept, plays = [], False
+    for cell, copy, another in zip(cells, fixed, [*fixed[1:], None], strict=True):
+        if plays and copy:
+            plays = False
+            if not another:
+                kept.pop()  # the words that announce it
+            continue
+        if cell["cell_type"] == "code":
+            plays = 'class="explorer"' in json.dumps(cell["outputs"]).replace("\\", "")
+        kept.append(cell)
+    return kept
 
 
 def _instead(text: str, source: str) -> str:

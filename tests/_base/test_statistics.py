@@ -21,8 +21,8 @@ def test_a_single_seed_has_no_interval():
 
 
 def test_spread_is_told_in_percent():
-    assert spread([0.70, 0.72]) == "71.0 +- 12.7"
-    assert spread([0.01, 0.03], sign=True) == "+2.0 +- 12.7"
+    assert spread([0.70, 0.72]) == "71.0 ± 12.7"
+    assert spread([0.01, 0.03], sign=True) == "+2.0 ± 12.7"
     assert spread([0.7]) == "70.0"
 
 

@@ -131,6 +131,30 @@ def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
     lab.page.mouse.click(x, y)
     lab.until("abs(map_.values['epsilon'] - 0.4) < 0.02")
     assert lab.ask("round(map_.values['eta'], 1)") == 0.2
+    assert lab.page.evaluate(SCROLLED) == []
+
+
+def test_a_figure_hidden_while_the_window_shrank_fits_when_it_is_shown_again(lab, folder):
+    name = "hidden.ipynb"
+    source = "from avmixup_kit import live\nlive.two_bells()"
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(book, folder / name)
+    lab.open(name)
+    lab.run_all()
+    drawn = "document.querySelector('.widget-vbox .js-plotly-plot .main-svg')"
+    lab.page.wait_for_function(f"() => {drawn}?.getBoundingClientRect().right > 1000")
+    lab.do("launcher:create")
+    lab.page.set_viewport_size({"width": 900, "height": 1000})
+    lab.page.evaluate(
+        """name => { const shell = window.jupyterapp.shell;
+        shell.activateById([...shell.widgets('main')].find(w => w.context?.path === name).id); }""",
+        name,
+    )
+    lab.page.wait_for_function(
+        f"() => {{ const end = {drawn}.getBoundingClientRect().right; return end && end < 900; }}"
+    )
+    lab.page.set_viewport_size({"width": 1400, "height": 1000})
 
 
 def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
@@ -254,6 +278,9 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     assert lab.ask("lab.training.step") == stopped
 
 
+SCROLLED = """() => [...document.querySelectorAll(".widget-dropdown, .widget-hslider")].filter(
+    e => ["auto", "scroll"].includes(getComputedStyle(e).overflowY)
+        && e.scrollHeight > e.clientHeight + 1).map(e => e.outerHTML.slice(0, 200))"""
 UNNAMED = """() => [...document.querySelectorAll(".jp-OutputArea-output :is(button, input, select, "
         + "[role=slider])")].filter(e => e.offsetParent && e.tabIndex >= 0).filter(
     e => !(e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent))

@@ -29,6 +29,9 @@ FAULTS = """() => {
       found.push(`cut: ${part.textContent || part.alt}`);
     }
   }
+  for (const title of document.querySelectorAll(".plot .gtitle")) {
+    if (title.textContent) found.push(`under the bar: ${title.textContent}`);
+  }
   for (const words of document.querySelectorAll(".plot text")) {
     const box = words.getBoundingClientRect();
     const place = words.closest(".plot").getBoundingClientRect();

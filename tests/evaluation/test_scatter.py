@@ -102,6 +102,13 @@ def test_the_attack_spreads_features_and_memorising_opens_the_gap(digits):
     assert gaps[64] > 1.5 * gaps[1000]
 
 
+def test_features_that_do_not_scatter_have_no_ratio():
+    cells = {
+        (q, n, s): 0.0 for q in features.QUANTITIES for n in features.SETS for s in features.SIGHTS
+    }
+    assert np.isnan(features.Scatter(cells, {"train": 2, "held-out": 2}).gap())
+
+
 def test_no_attack_no_difference(trained, sets: tuple[Split, Split]):
     still = av.pgd(steps=1, epsilon=1e-12, start="zero")
     found = scatter(trained, *sets, still)

@@ -166,10 +166,12 @@ def test_the_scatter_shown_is_that_of_features(digits):
     found = features.scatter(
         lab.training.model, train, held_out, attacks.pgd(steps=10, epsilon=digits.epsilon)
     )
-    until(lambda: len(traces(lab.curves)) == 7 and len(traces(lab.curves)[6].y) == 5)
+    until(lambda: len(traces(lab.curves)) == 6 and len(traces(lab.curves)[5].y) == 5)
     shown = {trace.meta: trace.y[-1] for trace in traces(lab.curves)}
-    for name in features.SETS:
-        assert shown[f"features, {name}, attacked"] == found.values["features", name, "attacked"]
+    attacked = (found.values["features", name, "attacked"] for name in ("held-out", "train"))
+    assert shown["scatter ratio"] == next(attacked) / next(attacked)
+    said = lab.static().to_dict()["layout"]["xaxis4"]["title"]["text"]
+    assert "scatter ratio: spread within a class, validation over training images" in said
 
 
 def test_a_scatter_that_cannot_be_measured_is_left_out(digits):

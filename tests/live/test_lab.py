@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from html import unescape
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ from tests.live.test_dashboard import (
 )
 from tests.live.widgets import traces
 
+ROOT = Path(__file__).parents[2]
 __all__ = ["nothing_left"]  # the fixture, which is every test's
 
 
@@ -61,7 +63,7 @@ def planned(digits, turns, steps=STEPS):
 
 def test_it_opens_paused_at_step_0_with_a_preset_to_try(digits):
     lab = show(digits)
-    until(lambda: lab.preset.value == "AVmixup, the paper's with PGD")
+    assert lab.preset.value == "AVmixup, the paper's with PGD"
     assert lab.training.step == 0
     assert lab.trainer.run.status == "ready"
     assert not lab.start_button.disabled
@@ -136,7 +138,7 @@ def shown(lab, name):
 
 def test_a_refused_value_gives_way_to_the_one_in_force_everywhere(digits):
     lab = show(digits)
-    until(lambda: "2 times as far" in lab.note.value)
+    assert "2 times as far" in lab.note.value
     lab.numbers["gamma"].box.value = 0.5
     assert "gamma = 0.5 is not allowed" in lab.numbers["gamma"].error.value
     assert shown(lab, "gamma") == (2.0, 2.0, "2 times")
@@ -144,12 +146,40 @@ def test_a_refused_value_gives_way_to_the_one_in_force_everywhere(digits):
     lab.method.value = "hat"
     assert "teacher = None is not allowed" in lab.method.error.value
     assert lab.method.value == "avmixup"
+    lab.method.value = None
+    assert lab.method.value == "avmixup", "one's own is shown, not chosen"
     assert lab.dial.turns == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "turned"),
+    [
+        ("gamma", 3.0, {"gamma": 3.0}),
+        ("method", "standard", {"method": methods.standard()}),
+        ("preset", "AVmixup without a vertex: γ = 1", {"gamma": 1.0}),
+    ],
+)
+def test_a_value_chosen_while_the_page_sets_the_controls_is_the_readers(
+    digits, name, value, turned
+):
+    lab = show(digits)
+    before, dials = lab.dial.method, lab.dials
+    asked = dials.by_hand
+
+    def sets_first():  # between the reader's choice and its turn
+        dials.by_hand = asked
+        dials.follow(before)
+        return True
+
+    dials.by_hand = sets_first
+    control = lab.numbers["gamma"].box if name == "gamma" else getattr(lab, name)
+    control.value = value
+    assert lab.dial.turns == (Turn(0, turned),)
+    assert control.value == value
 
 
 def test_a_value_beyond_the_slider_moves_its_end(digits):
     lab = show(digits)
-    until(lambda: "2 times as far" in lab.note.value)
     lab.numbers["gamma"].box.value = 6.0
     until(lambda: lab.numbers["gamma"].slider.value == 6.0)
     assert lab.numbers["gamma"].slider.max == lab.numbers["gamma"].value == 6.0
@@ -159,7 +189,6 @@ def test_a_value_beyond_the_slider_moves_its_end(digits):
 def test_a_key_that_is_held_is_one_turn(digits):
     lab = show(digits)
     gamma = lab.numbers["gamma"]
-    until(lambda: "2 times as far" in lab.note.value)
     for stop in range(1, 11):
         gamma.slider.value = 2 + stop / 20
     assert gamma.box.value == 2.5
@@ -213,6 +242,10 @@ def test_every_run_is_kept_and_a_cell_that_runs_again_offers_them(digits, tmp_pa
     assert torch.equal(evaluation.correct, before.evaluations[0][1].correct)
     again.close()
     assert runs.open(tmp_path / "runs/lab/002-fork-2-at-step-20").step == STEPS
+
+
+def test_git_knows_nothing_of_the_runs_that_a_dashboard_keeps():
+    assert "runs/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_a_run_of_other_images_is_taken_up_with_its_own(digits, tmp_path):
@@ -364,7 +397,7 @@ def test_four_panels_share_one_axis_and_turns_stand_below_it(digits):
     lab = show(digits, probe_images=40)
     lab.numbers["gamma"].box.value = 3.0
     ended(lab)
-    until(lambda: len(traces(lab.curves)) == 7)
+    until(lambda: len(traces(lab.curves)) == 6)
     figure = lab.static()
     layout = figure.to_dict()["layout"]
     axes = [layout[f"xaxis{number}"] for number in ("", "2", "3", "4")]
@@ -376,6 +409,11 @@ def test_four_panels_share_one_axis_and_turns_stand_below_it(digits):
     assert note["yshift"] < -20
     assert note["font"]["size"] >= 12
     assert "width" not in layout
+    room = (layout["height"] - layout["margin"]["t"] - layout["margin"]["b"]) * 0.91 / 4
+    for number in ("", "2", "3", "4"):
+        assert 7.5 * len(layout[f"yaxis{number}"]["title"]["text"]) <= room + 5, (
+            "they would collide"
+        )
 
 
 def test_words_of_turns_never_overlap():

@@ -3,6 +3,7 @@
 Work is counted, not timed: a clock tells of the machine. `benchmarks/theory.py` has the times.
 """
 
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -240,13 +241,30 @@ def test_figures_fit_their_page_and_send_nothing_away(name: str) -> None:
         assert figure.layout.width is None
         assert figure.layout.modebar.remove == ("sendcharttocloud",)
         assert figure.layout.font.size is None or figure.layout.font.size >= 12
-    assert explorer.figure._config["showSendToCloud"] is False  # pyright: ignore[reportPrivateUsage]
+    config = explorer.figure._config  # pyright: ignore[reportPrivateUsage]
+    assert config["displayModeBar"] is config["showSendToCloud"] is False
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_static_figure_draws_what_the_live_one_does(name: str) -> None:
     explorer = getattr(live, name)()
     assert same(drawn(explorer.static()), drawn(explorer.figure))
+
+
+def test_showing_a_figure_makes_no_picture_of_it() -> None:
+    """A picture takes a browser seconds; notebooks are stored with one because they ask for it."""
+    code = """import plotly.io as pio
+from plotly.io import _kaleido
+from avmixup_kit import live
+def made(*given, **named): raise AssertionError("a picture")
+pio.to_image = _kaleido.to_image = made
+print("png" in pio.renderers.default, sorted(live.label_line().static()._repr_mimebundle_()))"""
+    environment = {**os.environ, "PLOTLY_RENDERER": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert run.stdout.startswith("False ")
+    assert "image/png" not in run.stdout
 
 
 def test_importing_the_kit_loads_neither_widgets_nor_plotting() -> None:
@@ -477,6 +495,35 @@ def test_films_open_at_their_first_frame(name: str) -> None:
     assert explorer.controls["frame"].value == number(explorer, "frame").low == 0
 
 
+def extents(explorer: Explorer) -> dict[tuple[str, str], Any]:
+    """What each axis fits: its range where it has one, else the least and largest of its data."""
+    found: dict[tuple[str, str], Any] = {}
+    layout = explorer.figure.to_dict()["layout"]
+    for one in traces(explorer.figure):
+        for letter in ("x", "y"):
+            name = getattr(one, f"{letter}axis") or letter
+            fixed = layout[f"{letter}axis{name[1:]}"].get("range")
+            if fixed is None and len(one[letter]):
+                low, high = found.get((letter, name), (np.inf, -np.inf))
+                values = np.asarray(one[letter], dtype=float)
+                found[letter, name] = min(low, values.min()), max(high, values.max())
+            elif fixed is not None:
+                found[letter, name] = tuple(fixed)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "planted"), [("overfitting", {}), ("drawn_data", {"planted": True})]
+)
+def test_axes_of_a_film_stand_while_its_dots_move(name: str, planted: dict[str, bool]) -> None:
+    explorer = getattr(live, name)(**planted)
+    before, dots = extents(explorer), drawn(explorer.figure)
+    for frame in (15, 30, 45, number(explorer, "frame").high):
+        number(explorer, "frame").box.value = frame
+        assert extents(explorer) == before
+        assert not same(dots, dots := drawn(explorer.figure))
+
+
 def test_preset_menu_names_what_an_explorer_opens_with() -> None:
     assert live.overfitting().presets.value == "S1: falls, then rises as far"
     assert live.overfitting(d=99).presets.value is None
@@ -649,6 +696,10 @@ def test_film_turns_at_the_best_share() -> None:
 
 def test_map_is_flat_on_and_under_the_line() -> None:
     explorer = live.phase_map()
+    assert "10^" not in trace(explorer, "rise").hovertemplate  # the factor itself, not its log
+    assert np.allclose(
+        np.log10(trace(explorer, "rise").customdata.clip(max=100)), trace(explorer, "rise").z
+    )
     rise = trace(explorer, "rise")
     z = np.asarray(rise.z)
     eta, epsilon = np.meshgrid(rise.y, rise.x, indexing="ij")
@@ -658,14 +709,14 @@ def test_map_is_flat_on_and_under_the_line() -> None:
 
 def test_drawn_data_counts_what_it_shows() -> None:
     explorer = live.drawn_data(n=50, seed=3)
-    means = np.asarray(trace(explorer, "other features").x)
+    means = np.asarray(trace(explorer, "weak").x)
     assert means.size == 200
     assert f"{(means > 0.2).sum()} have a sample mean above ε" in explorer.note.value
     explorer.controls["planted"].value = True
-    assert len(trace(explorer, "insufficient").x) == 10
-    assert np.mean(trace(explorer, "insufficient").x) == pytest.approx(1, abs=0.1)
+    assert len(trace(explorer, "looks robust").x) == 10
+    assert np.mean(trace(explorer, "looks robust").x) == pytest.approx(1, abs=0.1)
     number(explorer, "c").box.value = 20
-    assert len(trace(explorer, "insufficient").x) == 20
+    assert len(trace(explorer, "looks robust").x) == 20
 
 
 @pytest.mark.parametrize(

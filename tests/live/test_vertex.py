@@ -103,6 +103,18 @@ def test_sliders_move_the_picture_and_presets_are_the_papers(trained, digits):
     assert list(drawn(explorer)["asked by your γ, λ"].y) == [1.0, 0.1]
 
 
+def test_no_title_lies_over_a_neighbour_and_no_line_hides_another(trained, digits):
+    figure = live.vertex(trained, digits).static().to_dict()
+    for name, axis in figure["layout"].items():
+        if name.startswith("yaxis") and axis.get("title", {}).get("text"):
+            start = figure["layout"]["x" + name[1:]]["domain"][0]
+            assert start == 0, axis["title"]
+    width = {one["name"]: one.get("line", {}).get("width") for one in figure["data"]}
+    asked = [width[name] for name in width if name.startswith("asked: ")]
+    assert len(asked) == 3
+    assert width["asked by your γ, λ"] >= 2 * max(asked)
+
+
 def test_values_out_of_range_are_refused_beside_the_control(trained, digits):
     explorer = live.vertex(trained, digits)
     shown = list(drawn(explorer)["asked by your γ, λ"].x)

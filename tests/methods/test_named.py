@@ -8,7 +8,7 @@ from torch import nn
 
 import avmixup_kit as av
 from avmixup_kit import methods
-from avmixup_kit.methods import attacks, losses
+from avmixup_kit.methods import attacks, losses, mixing
 from avmixup_kit.methods.attacks import NoAttack
 from avmixup_kit.methods.labels import one_hot, smooth
 from avmixup_kit.methods.losses import CrossEntropy, Trades
@@ -183,6 +183,18 @@ def test_mixup_interpolates_pairs_with_beta_weights(a, per_example):
 
     folded = kstest(mixed.numpy(), lambda w: beta.cdf(w, a, a) - beta.cdf(1 - w, a, a))
     assert folded.pvalue > 1e-3
+
+
+def test_a_mix_of_ones_own_draws_beta_from_the_batchs_generator():
+    from scipy import stats
+
+    def drawn():
+        rng = torch.Generator().manual_seed(5)
+        batch = av.Batch(torch.zeros(2, 1, 1, 1), torch.eye(2), rng=rng)
+        return mixing.beta(batch, 2.0, 2000)
+
+    assert stats.kstest(drawn().numpy(), stats.beta(2, 2).cdf).pvalue > 1e-3
+    assert torch.equal(drawn(), drawn())
 
 
 def test_the_label_line_is_the_papers():

@@ -181,7 +181,7 @@ def test_table_1_shows_the_papers_numbers_and_those_of_the_networks_in_the_run_f
             assert torch.equal(result.evaluation().correct, direct.correct)
     values = [result.accuracy["Clean"] for result in table.of("PGD")]
     half = stats.t.ppf(0.975, 1) * np.std(values, ddof=1) / 2**0.5
-    cell = f"{100 * np.mean(values):.2f} +- {100 * half:.2f}"
+    cell = f"{100 * np.mean(values):.2f} ± {100 * half:.2f}"
     text = (made / "results/table1/smoke/table.md").read_text()
     assert re.search(r"\| PGD \| paper \| 86.88 \| 62.68 \| 47.69 \| 46.34 \| 47.35 \| - \|", text)
     assert f"|  | ours | {cell} |" in text
@@ -278,7 +278,7 @@ def test_one_seed_has_wilsons_interval_and_several_students():
     assert two.interval == pytest.approx(
         stats.t.interval(0.95, 1, loc=0.45, scale=stats.sem([0.4, 0.5]))
     )
-    assert str(two) == "45.00 +- 63.53"
+    assert str(two) == "45.00 ± 63.53"
 
 
 # ------------------------------------------------------------------------- stopping and going on
@@ -717,7 +717,7 @@ def test_claims_set_the_papers_difference_beside_the_paired_one_of_ours(made):
         assert weak == table.cell(row, "PGD20")
         assert strong == table.cell(row, "AutoAttack (quick)")
         points = f"{100 * (weak.mean - strong.mean):.2f}"
-        assert re.search(rf"^{row} .* {points} ", claims.lost_text(table), re.MULTILINE)
+        assert re.search(rf"^\| {row} .* {points} ", claims.lost_text(table), re.MULTILINE)
 
 
 def test_digits_stand_beside_every_data_set_of_the_papers(made):

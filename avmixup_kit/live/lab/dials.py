@@ -22,7 +22,8 @@ class Dials(widgets.VBox):
     """Menus and sliders of the current run's dial.
 
     What is typed or chosen acts at once; a slider's value when it has rested, so that a drag or a
-    key that is held is one turn. A refused value gives way to the one in force.
+    key that is held is one turn. A refused value gives way to the one in force. What somebody else
+    turns moves the controls; one that nobody else has turned is the reader's, who may be at it.
 
     Args:
         trainer: whose current run is turned.
@@ -41,11 +42,14 @@ class Dials(widgets.VBox):
         self.numbers = {number.name: number for number in numbers}
         self.note = widgets.HTML()
         self._left: dict[str, Method] = {}
+        self._shown: dict[str, Any] = {}  # what each control was set to last, here or by the reader
         self._moved: dict[str, Number] = {}
         self._rests = 0.0
         self._lock = threading.Lock()
         for number in self.numbers.values():
             number.slider.continuous_update = False
+        self.follow(self.now)
+        for number in numbers:
             number.listen(self._turned)
         self.method.listen(self._switched)
         self.preset.listen(self._tried)
@@ -65,15 +69,16 @@ class Dials(widgets.VBox):
         with self._lock:
             moved, self._moved = self._moved, {}
         for name, number in moved.items():
-            if number.box.value != self.now.parameters.get(name):
-                self._turn(number, {name: number.box.value})
+            value = number.box.value
+            if value != self.now.parameters.get(name):
+                self._turn(number, value, {name: value})
 
     def follow(self, method: Method) -> None:
         """Set the controls to a method, whoever turned it."""
-        self.method.value = methods.name_of(method)
+        self._show(self.method, methods.name_of(method))
         epsilon, steps = self._epsilon(), menu.steps_of(method)
         alike = [name for name in menu.PRESETS if menu.preset(name, epsilon, steps) == method]
-        self.preset.value = alike[0] if alike else None
+        self._show(self.preset, alike[0] if alike else None)
         title = menu.title(method, "this method")
         for name, number in self.numbers.items():
             there = name in method.parameters
@@ -83,10 +88,14 @@ class Dials(widgets.VBox):
             elif name not in self._moved:
                 value = method.parameters[name]
                 number.widen(value)
-                if number.box.value != value:
-                    number.value = value
+                self._show(number, value)
                 number.complain("")
         self._say(method)
+
+    def _show(self, control: Control, value: Any) -> None:
+        if self._shown.get(control.name, ...) != value:
+            self._shown[control.name] = value
+            control.value = value
 
     def _say(self, method: Method) -> None:
         self.note.value = words.label_note(method) + words.ahead(self.trainer.dial.ahead)
@@ -109,13 +118,18 @@ class Dials(widgets.VBox):
             control.complain("")
         else:
             self.settle()
-            self._turn(control, {name: value})
+            self._turn(control, value, {name: value})
 
     def _switched(self, control: Control) -> None:
-        if self.by_hand() and control.value not in (None, methods.name_of(self.now)):
+        if not self.by_hand():
+            return
+        named = methods.name_of(self.now)
+        if control.value is None:
+            control.value = named  # one's own can be shown, not chosen
+        elif control.value != named:
             self.settle()
-            self._left[str(methods.name_of(self.now))] = self.now
-            self._turn(control, {"method": self._named(control.value)})
+            self._left[str(named)] = self.now
+            self._turn(control, control.value, {"method": self._named(control.value)})
 
     def _tried(self, control: Control) -> None:
         if not self.by_hand() or control.value is None:
@@ -128,16 +142,18 @@ class Dials(widgets.VBox):
             was, wanted = old.parameters, new.parameters
             change = {name: wanted[name] for name in menu.GREEK if wanted[name] != was[name]}
         if change and new != old:
-            self._turn(control, change)
+            self._turn(control, control.value, change)
 
-    def _turn(self, control: Control, change: dict[str, Any]) -> None:
+    def _turn(self, control: Control, value: Any, change: dict[str, Any]) -> None:
         """Turn the dial as the reader did; a refusal is told beside the control."""
         try:
             self.trainer.dial.turn(**change)
         except ValueError as error:
+            self._shown.clear()
             self.follow(self.now)
             control.complain(str(error))
         else:
+            self._shown[control.name] = value
             control.complain("")
         self.trainer.changed.set()
 

@@ -8,12 +8,11 @@ from plotly.subplots import make_subplots
 
 from avmixup_kit import methods
 from avmixup_kit._base.plots import GREY, label, styled
-from avmixup_kit.evaluation import scatter as features
-from avmixup_kit.live.lab.run import LiveRun
+from avmixup_kit.live.lab.run import RATIO, LiveRun
 from avmixup_kit.live.lab.words import turned
 from avmixup_kit.methods import METHODS
 
-_PANELS = ("loss", "clean (%)", "PGD10 (%)", "scatter")
+_PANELS = ("loss", "clean (%)", "PGD10 (%)", RATIO)
 _LINES = 2  # of turns below the axis
 _LETTER = 7 / 640  # of the axis, where it is narrow
 _SHADES = (0.0, -0.4, 0.45, -0.65, 0.7)  # towards black or white, of runs of one method
@@ -30,10 +29,10 @@ def _blank() -> go.Figure:
     figure = make_subplots(len(_PANELS), 1, shared_xaxes=True, vertical_spacing=0.03)
     styled(figure, "", "", "")
     figure.update_layout(
-        height=540,
+        height=560,
         uirevision="keep",
         autosize=True,
-        margin={"l": 60, "r": 15, "t": 30, "b": 92},
+        margin={"l": 60, "r": 15, "t": 30, "b": 110},
         legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
         hovermode="x",
     )
@@ -41,7 +40,10 @@ def _blank() -> go.Figure:
         figure.update_yaxes(title_text=title, row=row)
     figure.update_yaxes(range=[-2, 102], row=2)
     figure.update_yaxes(range=[-2, 102], row=3)
-    said = "step (solid: training images, dashed: validation images)"
+    said = (
+        "step (solid: training images, dashed: validation images)<br>"
+        "scatter ratio: spread within a class, validation over training images"
+    )
     figure.update_xaxes(title={"text": said, "standoff": 48}, row=len(_PANELS))
     return figure
 
@@ -53,9 +55,7 @@ def _lines(run: LiveRun) -> Iterator[tuple[str, int, str, Any]]:
         for split, dash in zip(run.probed, ("solid", "dash"), strict=False):
             yield f"{row}, {split}", panel, dash, run.curves[f"{row}, {split}"]
     if run.scattered:
-        for name, dash in zip(features.SETS, ("solid", "dash"), strict=True):
-            row = f"features, {name}, attacked"
-            yield row, 4, dash, run.curves[row]
+        yield RATIO, 4, "solid", run.curves[RATIO]
 
 
 def fill(figure: Any, runs: list[LiveRun], current: LiveRun, every: bool = True) -> None:

@@ -45,6 +45,7 @@ Status = Literal["ready", "running", "paused", "stopped", "ended", "failed"]
 KEPT = 10
 STRIP = 6
 ROWS = ("Clean", "PGD10")
+RATIO = "scatter ratio"  # of the features, attacked, on validation images over training images
 EVALUATED = "evaluated_{:02d}_at_{:06d}.npz"
 
 
@@ -151,7 +152,8 @@ class LiveRun:
             training.model, *self.probed.values()
         )
         if self.scattered:
-            self.curves |= {f"features, {name}, attacked": Curve() for name in features.SETS}
+            rows = [f"features, {name}, attacked" for name in features.SETS]
+            self.curves |= {row: Curve() for row in (*rows, RATIO)}
         self.measured = -1
         self.strip: Strip | None = None
         self.kept: dict[int, dict[str, Any]] = {}
@@ -214,7 +216,8 @@ class LiveRun:
         self._note(self.training.step, self.signs.see_curves(found))
         if self.scattered:
             train, validation = self.probed.values()
-            found = features.scatter(self.training.model, train, validation, attack).curves()
+            scatter = features.scatter(self.training.model, train, validation, attack)
+            found = scatter.curves() | {RATIO: scatter.gap()}
             for row in found.keys() & self.curves.keys():
                 self.curves[row].add(self.training.step, found[row])
         self.strip = self._strip()

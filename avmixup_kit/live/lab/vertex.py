@@ -130,7 +130,12 @@ _IMAGES = ("clean x", "adversarial x + δ", "vertex x + γδ", "mixed x̂")
 
 
 def _blank() -> go.Figure:
-    titles = (*_IMAGES, "label of x̂", "the plane of δ and a random direction", "along δ: x + tδ")
+    titles = (
+        *_IMAGES,
+        "label of x̂",
+        "the plane of δ and a random direction",
+        "true class's share at x + tδ",
+    )
     figure = make_subplots(
         2,
         12,
@@ -177,7 +182,7 @@ def _blank() -> go.Figure:
     )
     curve(figure, "said, this image", COLOURS[0], "solid", _ALONG)
     curve(figure, "said, mean of many", COLOURS[5], "longdash", _ALONG)
-    curve(figure, "asked by your γ, λ", _ASKED, "solid", _ALONG)
+    curve(figure, "asked by your γ, λ", _ASKED, "solid", _ALONG, 4)  # seen under a preset's
     for (name, (gamma, *shares)), dash in zip(
         SETTINGS.items(), ("dot", "dashdot", "dash"), strict=True
     ):
@@ -196,7 +201,8 @@ def _blank() -> go.Figure:
     figure.update_xaxes(title="t, in units of δ", range=[-0.55, FAR + 0.05], row=2, col=4)
     figure.update_yaxes(range=[-2.05, 2.05], row=2, col=4)
     figure.update_xaxes(title="t = (1 − α)γ", range=[0, FAR], row=2, col=9)
-    figure.update_yaxes(title="true class's share", range=[-0.02, 1.02], row=2, col=9)
+    figure.update_yaxes(range=[-0.02, 1.02], row=2, col=9)
+    figure.update_annotations(font_size=13)
     return figure
 
 

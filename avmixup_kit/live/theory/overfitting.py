@@ -35,7 +35,7 @@ def feature_controls(
     """Return the controls of a FeatureModel, c = 0 being the control experiment."""
     return [
         Number("d", "features d", 2, largest_d, value["d"], log=True, whole=True),
-        Number("c", "insufficient c", least_c, 50, value["c"], whole=True),
+        Number("c", "c that look robust", least_c, 50, value["c"], whole=True),
         Number("eta", "mean η", 0, 0.95, value["eta"], step=0.01),
         Number("sigma_a", "noise σ_A", 0.01, 2, value["sigma_a"], log=True),
         Number("sigma_b", "noise σ_B", 0.01, 2, value["sigma_b"], log=True),
@@ -114,7 +114,7 @@ def _film_blank() -> go.Figure:
     figure.update_xaxes(
         title="training time", type="log", exponentformat="power", dtick=1, row=1, col=2
     )
-    return dressed(figure, "B, total weight on sufficient features", "robust error")
+    return dressed(figure, "B, total weight on weak features", "robust error")
 
 
 @lru_cache(maxsize=8)
@@ -283,8 +283,8 @@ def _drawn_blank() -> go.Figure:
     curve(figure, "train error", *TRAIN, mode=None)
     marks(figure, "now", COLOURS[3], 11)
     marks(figure, "x₁, robust", COLOURS[2], 14, "star", SECOND)
-    marks(figure, "insufficient", COLOURS[3], 8, "square", SECOND)
-    marks(figure, "other features", COLOURS[0], 6, at=SECOND, marker_opacity=0.7)
+    marks(figure, "looks robust", COLOURS[3], 8, "square", SECOND)
+    marks(figure, "weak", COLOURS[0], 6, at=SECOND, marker_opacity=0.7)
     curve(figure, "cut at ε", GREY, "dot", SECOND)
     figure.update_xaxes(type="log", dtick=1, row=1, col=1)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
@@ -311,7 +311,8 @@ def _drawn(frame: int, n: int, planted: bool, seed: int, epsilon: float, **featu
     means = gaussian.sample_means(run.x, run.y)
     weights = run.weights[now]
     shares = weights / max(weights.sum(), 1e-300)
-    insufficient = slice(1, model.c + 1) if planted else slice(0, 0)
+    every = run.weights / np.maximum(run.weights.sum(1, keepdims=True), 1e-300)
+    alike = slice(1, model.c + 1) if planted else slice(0, 0)
     rest = slice(model.c + 1 if planted else 1, None)
     test, train = run.robust_error(), run.train_robust_error()
     steps = np.maximum(run.steps, 0.5)
@@ -320,9 +321,9 @@ def _drawn(frame: int, n: int, planted: bool, seed: int, epsilon: float, **featu
         "train error": {"x": steps, "y": train},
         "now": {"x": [steps[now], steps[now]], "y": [test[now], train[now]]},
         "x₁, robust": {"x": means[:1], "y": shares[:1]},
-        "insufficient": {"x": means[insufficient], "y": shares[insufficient]},
-        "other features": {"x": means[rest], "y": shares[rest]},
-        "cut at ε": {"x": [epsilon, epsilon], "y": [0, shares.max()]},
+        "looks robust": {"x": means[alike], "y": shares[alike]},
+        "weak": {"x": means[rest], "y": shares[rest]},
+        "cut at ε": {"x": [epsilon, epsilon], "y": [0, every.max()]},
     }
     above = means[rest] > epsilon
     note = (
@@ -332,4 +333,4 @@ def _drawn(frame: int, n: int, planted: bool, seed: int, epsilon: float, **featu
         f"{shares[rest][above].sum():.0%} of the weight; the others hold "
         f"{shares[rest][~above].sum():.0%}."
     )
-    return View(traces, note)
+    return View(traces, note, {"yaxis2": {"range": [0, 1.05 * every.max()]}})

@@ -70,7 +70,7 @@ def _blank() -> go.Figure:
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
     figure.update_xaxes(title="vertex γ", range=[-0.1, 4.1], row=1, col=2)
     figure.update_yaxes(title="B", range=[-0.05, 1.05], row=1, col=2)
-    return dressed(figure, "B, total weight on sufficient features", "robust test error")
+    return dressed(figure, "B, total weight on weak features", "robust test error")
 
 
 @lru_cache(maxsize=64)
