@@ -196,7 +196,7 @@ def test_a_method_has_its_colour_in_every_figure(path: Path) -> None:
                     assert colours == {METHODS.entries[key].colour}, name
 
 
-@pytest.mark.parametrize("path", PATHS[2:], ids=[path.stem for path in PATHS[2:]])
+@notebooks
 def test_what_a_figure_says_is_large_enough_and_fits(path: Path) -> None:
     def sizes(part: Any, key: str = "") -> list[float]:
         if isinstance(part, list):
