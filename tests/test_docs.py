@@ -1,6 +1,7 @@
 """What the pages beside the notebooks say of the kit is so: messages, words, explorers."""
 
 import ast
+import importlib
 import json
 import re
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_every_term_that_a_notebook_sets_in_italics_is_in_the_glossary_or_said_t
 def test_a_figure_that_plays_in_the_page_has_no_fixed_copy_beside_it(monkeypatch):
     pytest.importorskip("sphinx")
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "site"))
-    from pages import once
+    once = importlib.import_module("pages").once
 
     def cell(kind, source, text=""):
         outputs = [{"data": {"text/html": text}}] if text else []
