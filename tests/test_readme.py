@@ -68,3 +68,14 @@ def test_its_line_for_pip_names_extras_that_there_are():
         *re.findall(r"further extras are `(\w+)`,\n`(\w+)` and `(\w+)`", README)[0],
     }
     assert extras == project["optional-dependencies"].keys() - {"test"}
+
+
+def test_its_grid_of_labels_and_points_and_the_answer_are_the_study_s():
+    for page in (README, (ROOT / "docs" / "results.md").read_text()):
+        words = " ".join(page.split())
+        said = (ROOT / "results" / "labels" / "table.md").read_text().split("\n\n")
+        grid, answer = said[3:5]
+        assert grid.startswith("| label | inside")
+        assert '"The label, not the vertex" is' in answer
+        assert grid in page
+        assert " ".join(answer.split()) in words
