@@ -130,3 +130,9 @@ def test_a_page_to_play_with_asks_names_its_symbols_says_what_to_try_and_is_foun
     assert [one for one in symbols if one not in re.findall(r"\w+", named)] == []
     assert f"](play/{page.name})" in index
     assert f"\nplay/{page.stem}\n" in index
+
+
+def test_no_error_that_rises_smoothly_is_said_to_jump():
+    pages = [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "avmixup_kit" / "live").rglob("*.py")]
+    pages += (ROOT / "docs").rglob("*.md")
+    assert [page.name for page in pages if re.search(r"errors? jumps?\b", page.read_text())] == []

@@ -174,16 +174,21 @@ class Assembled:
         )
 
     def cells(self) -> list[list[str]]:
-        """Return the table as text, line by line: of every row the paper's numbers, then ours."""
+        """Return the table as text, line by line: of every row the paper's numbers, then ours.
+
+        A row that the paper does not have, or that is not run at this scale, has the other's alone.
+        """
         lines = [[self.plan.heading, "", *self.plan.columns, "n", "seeds"]]
         for row in self.rows:
             first = row
-            if self.plan.published is not None:
-                printed = [self.paper(row, column) for column in self.plan.columns]
+            printed = [self.paper(row, column) for column in self.plan.columns]
+            if any(value is not None for value in printed):
                 texts = ("-" if value is None else f"{value:.2f}" for value in printed)
                 lines.append([row, "paper", *texts, "-", "-"])
                 first = ""
             found = self.of(row)
+            if not found and row in self.plan.impossible:
+                continue
             seeds = tuple(result.seed for result in found)
             texts = [self._text(row, column, seeds) for column in self.plan.columns]
             n = str(found[0].n) if found else "missing"

@@ -1,5 +1,7 @@
 """The vertex explorer draws what the paper's equations say, and moves only what a slider moves."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
 
 from avmixup_kit import live
+from avmixup_kit.evaluation import craft
 from avmixup_kit.live.lab.vertex import FAR, Scene, worth_a_bar
 from avmixup_kit.methods.labels import smooth
 from tests.live.widgets import number, traces
@@ -138,3 +141,11 @@ def test_many_classes_show_the_likeliest_few():
     share = torch.linspace(0, 1, 100)
     assert worth_a_bar(share, 3) == [3, 99, 98, 97, 96, 95, 94, 93, 92, 91]
     assert worth_a_bar(share[:4], 1) == [0, 1, 2, 3]
+
+
+def test_the_adversarial_example_is_that_which_notebook_7_speaks_of(trained, digits, scene):
+    pgd10 = av.pgd(steps=10, epsilon=digits.epsilon)
+    crafted = craft(pgd10, trained, digits.test, torch.tensor([42]))
+    assert torch.equal(scene.delta(42, digits.epsilon), crafted)
+    book = (Path(__file__).parents[2] / "notebooks" / "07_the_adversarial_vertex.ipynb").read_text()
+    assert "craft(pgd10, network, data.test, torch.tensor([index]))" in book
