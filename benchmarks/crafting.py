@@ -100,6 +100,24 @@ def kit_step(batch: int, *, compiled: bool = False) -> Callable[[], None]:
     return run
 
 
+def passes_alone(batch: int) -> Callable[[], None]:
+    """The compiled network's passes of a step: the least that compiling the rest can reach."""
+    model = network().to(memory_format=torch.channels_last)
+    guide = Compiled(model)
+    x, y = images(batch, channels_last=True)
+
+    def run() -> None:
+        model.requires_grad_(False)
+        for _ in range(STEPS):
+            x.requires_grad_(True)
+            torch.autograd.grad(nn.functional.cross_entropy(guide(x), y), x)
+        model.requires_grad_(True)
+        model.zero_grad()
+        nn.functional.cross_entropy(guide(x.detach()), y).backward()
+
+    return run
+
+
 def foolbox_crafting(batch: int, *, best: bool) -> Callable[[], None]:
     import eagerpy
     import foolbox
@@ -210,6 +228,7 @@ def main() -> None:
     }
     if options.compile:
         steps["kit, AVmixup step, compiled"] = kit_step(batch, compiled=True)
+        steps["its network's passes alone"] = passes_alone(batch)
     found = ratios(rows, "floor of crafting", options.rounds)
     found |= ratios(steps, "floor of a step", options.rounds)
     table = [("row", "median ratio", "quartiles")]

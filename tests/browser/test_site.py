@@ -63,7 +63,7 @@ FITTED = """() => [...document.querySelectorAll(".picture, .picture .main-svg")]
   .map((one) => one.getBoundingClientRect().width).every((one, _, all) => one === all[0])"""
 # What the first view shows is drawn.
 NEAR = """() => [...document.querySelectorAll(".explorer:not(.drawn), .plot:not(.drawn)")]
-  .every((one) => one.getBoundingClientRect().top > innerHeight + 700)"""
+  .every((one) => one.getBoundingClientRect().top > innerHeight + 600)"""
 BLOCKING = """() => performance.getEntriesByType("resource")
   .filter((one) => one.renderBlockingStatus === "blocking").map((one) => one.name)"""
 SMALL = """() => [...document.querySelectorAll(".main-svg text")]

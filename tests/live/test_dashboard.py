@@ -807,11 +807,12 @@ def test_a_dashboard_whose_trainer_is_closed_already_closes_at_once(digits):
 
     def watched(timeout=None):
         waits.append(timeout)
-        return wait(timeout)
+        woken = wait(timeout)
+        waits.append("woken")
+        return woken
 
     changed.wait = watched
     lab.trainer.close()
-    waits.clear()
     until(lambda: waits and waits[-1] is None and not changed.is_set())
     lab.close()
     assert not lab.thread.is_alive()
