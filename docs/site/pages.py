@@ -302,6 +302,8 @@ def _finish(app: Any, failed: Exception | None) -> None:
     options = (static / "documentation_options.js").read_text(encoding="utf-8")
     for page in out.rglob("*.html"):
         text = unblocked(page.read_text(encoding="utf-8"), options)
+        # Sphinx writes a long signature as a list of definitions without what they define
+        text = text.replace("<dl>\n<dd>", '<dl role="presentation">\n<dd>')
         page.write_text(guarded(text), encoding="utf-8")
 
 
