@@ -292,6 +292,7 @@ def _finish(app: Any, failed: Exception | None) -> None:
             shutil.copy(source, target / part)
     (out / "index.html").write_text(
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>avmixup_kit</title>'
+        '<link rel="icon" href="_static/icon.svg">'
         '<meta http-equiv="refresh" content="0; url=docs/index.html"></head>'
         '<body><a href="docs/index.html">avmixup_kit</a></body></html>\n',
         encoding="utf-8",

@@ -140,7 +140,10 @@ def listen(page: Any, wrong: list[str], address: str) -> None:
     page.on("request", asked)
     page.on("response", lambda got: got.status >= 400 and wrong.append(f"missing: {got.url}"))
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
+    page.on(
+        "console",
+        lambda said: said.type == "error" and wrong.append(f"{said.text} {said.location}"),
+    )
 
 
 class Parsed(HTMLParser):
@@ -243,6 +246,8 @@ def test_every_page_is_light_waits_for_no_script_and_asks_nothing_of_other_machi
 ):
     wrong, heavy, waited = [], {}, {}
     for path in html_pages(site):
+        # a browser asks a page that names no icon for /favicon.ico, when it gets to it
+        assert re.search('<link rel="icon" href="[^"]*icon.svg"', path.read_text()), path
         page, asked = browser.new_page(), set()
         page.set_default_timeout(1000 * PATIENCE)
         listen(page, wrong, address)
