@@ -123,7 +123,7 @@ class PreActivation(nn.Module):
         self.conv2 = conv3x3(out_channels, out_channels)
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.shortcut = Conv1x1(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.activation(normed(self.bn1, x))
@@ -181,6 +181,24 @@ class SameConv(nn.Conv2d):
     def _missing(self, size: int) -> int:
         stride = self.stride[0]
         return max((math.ceil(size / stride) - 1) * stride + 3 - size, 0)
+
+
+class Conv1x1(nn.Conv2d):
+    """A 1x1 convolution without bias, of a few channels too.
+
+    oneDNN writes past its workspace for the weights' gradient of a strided 1x1 convolution whose
+    channels_last input has fewer channels than a vector has numbers (uxlfoundation/oneDNN#6035).
+    There the pixels are taken before the convolution, which is then not strided.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.in_channels >= 16:
+            return super().forward(input)
+        down, right = self.stride
+        return F.conv2d(input[:, :, ::down, ::right], self.weight)
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from avmixup_kit import models
 from avmixup_kit.models.networks import (
     AuthorsPreActivation,
+    Conv1x1,
     Network,
     Normalise,
     PreActivation,
@@ -313,6 +314,27 @@ def test_channels_last_gives_the_same_logits(name: str) -> None:
     x = images().double()
     y = other(x.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(y, model(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 7, 8, 12, 16])
+def test_a_shortcut_of_few_channels_has_the_right_gradients(channels: int) -> None:
+    unit = Conv1x1(channels, 2 * channels, 2)
+    x = torch.randn(32, channels, 32, 32, generator=torch.Generator().manual_seed(0))
+    y, exact = unit(x), copy.deepcopy(unit).double()
+    expected = F.conv2d(x.double(), exact.weight, stride=2)
+    weights = torch.linspace(-1, 1, y.numel()).reshape(y.shape)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        laid_out = x.to(memory_format=layout).requires_grad_()
+        z = unit.to(memory_format=layout)(laid_out)
+        torch.testing.assert_close(z.double(), expected, rtol=1e-4, atol=1e-4)
+        found.append(torch.autograd.grad((z * weights).sum(), (laid_out, unit.weight)))
+    images = x.double().requires_grad_()
+    loss = (F.conv2d(images, exact.weight, stride=2) * weights.double()).sum()
+    right = torch.autograd.grad(loss, (images, exact.weight))
+    for gradients in found:
+        for gradient, wanted in zip(gradients, right, strict=True):
+            torch.testing.assert_close(gradient.double(), wanted, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", TINY)
