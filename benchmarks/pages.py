@@ -2,8 +2,8 @@
 
     make site && python benchmarks/pages.py [--site build/site] [--rounds 5] [--output FILE]
 
-Each page is opened in Chromium with an empty cache, served from this machine, in an order of its own
-each round. It is read from its first contentful paint on, and usable once every explorer and figure
+Each page is opened in Chromium with an empty cache, served from this machine, in its own order
+each round. It is read from its first contentful paint on, and usable once each explorer and figure
 within a screen of what is seen has been drawn. Both count from the click.
 """
 
