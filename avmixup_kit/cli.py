@@ -420,13 +420,18 @@ class Reproduce:
     precision: Precision | None = None
     """Of training; left out, bf16 at scale short where the device has it, else float32."""
     compile: bool = False
-    """Train compiled networks; scale laptop always does."""
+    """Train compiled networks on a CPU, too; on CUDA and at scale laptop they always are."""
+    eager: bool = False
+    """Train no compiled networks, wherever it is."""
     jobs: int = 1
     """Processes that work on it, with one thread each."""
 
     def __call__(self) -> None:
         from avmixup_kit.reproduce import reproduce
 
+        check.that(
+            not (self.compile and self.eager), "eager", True, "--compile or --eager, not both"
+        )
         on_cpu = self.scale == "smoke" and self.device == "auto"
         device = choose_device("cpu" if on_cpu else self.device)
         if device.type == "cpu" and self.scale == "smoke":
@@ -440,7 +445,7 @@ class Reproduce:
             data_root=self.data_root,
             device=device,
             precision=self.precision,
-            compiled=self.compile,
+            compiled=self.compile if self.compile or self.eager else None,
             jobs=self.jobs,
             minutes=self.minutes,
             only_table=self.table,

@@ -11,8 +11,9 @@ on CIFAR-10, in a sixteenth of the paper's steps.
 
 Nothing is installed: what a bare machine lacks comes from the folder that ``make cuda-pack`` wrote.
 Everything is written below ``--output``, or $OUT, each part as soon as it is there; networks are
-written in half precision, as checkpoints are too large to travel. ``--rehearse`` does both on a
-CPU, on digits, with a small network.
+written in half precision, as checkpoints are too large to travel. A part that is still running
+GRACE seconds after ``--seconds`` is named, and the command ends. ``--rehearse`` does both on a CPU,
+on digits, with a small network.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -48,6 +50,7 @@ from avmixup_kit.reproduce import plan, plans, runner  # noqa: E402
 
 PACKAGES = "torch", "torchvision", "numpy", "scipy", "sklearn", "tqdm", "pyautoattack"
 ROWS = "Standard", "PGD", "AVmixup"
+GRACE = 50.0
 LEASE = replace(
     plans.SHORT,
     name="lease",
@@ -64,13 +67,13 @@ class Report:
     """What has been found, written below a folder whenever there is more of it."""
 
     def __init__(self, output: Path, name: str, device: torch.device) -> None:
-        self.output, self.name, self.device = output, name, device
+        self.output, self.name, self.device, self.under_way = output, name, device, ""
         self.found: dict[str, Any] = {"provenance": provenance.provenance(), "failed": []}
         output.mkdir(parents=True, exist_ok=True)
 
     def part(self, name: str, make: Callable[[], object]) -> None:
         """Add what ``make`` returns; what goes wrong is noted, and the next part begun."""
-        began = time.monotonic()
+        began, self.under_way = time.monotonic(), name
         try:
             self.found[name] = make()
         except Exception as error:
@@ -80,6 +83,19 @@ class Report:
         self.found.setdefault("seconds", {})[name] = round(time.monotonic() - began, 1)
         self.write()
         benchmark.say(f"{name}: {self.found['seconds'][name]} s")
+
+    def end_after(self, seconds: float) -> None:
+        """Let a part that does not end take no more than the rest of ``seconds`` with it."""
+
+        def end() -> None:
+            self.found["failed"].append(f"{self.under_way}: still running after {seconds:g} s")
+            self.write()
+            print(f"FAILED {self.found['failed'][-1]}", file=sys.stderr, flush=True)
+            os._exit(124)
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
 
     def write(self) -> None:
         text = json.dumps(self.found, indent=2, default=str)
@@ -180,6 +196,11 @@ def first(report: Report, clock: benchmark.Clock, rehearse: bool) -> None:
         return {name: benchmark.matrix_rate(device, kind) for name, kind in kinds.items()}
 
     report.part("matrix_tflops", rates)
+
+    def looked() -> str:
+        path = report.output / f"profile-{wide}.txt"
+        return profile(wide, device, path, compiled=device.type == "cuda")
+
     report.found["networks"], report.found["skipped"] = {}, clock.skipped
     for name in dict.fromkeys((wide, narrow)):
         if name != wide and not clock.allows(name, 60):
@@ -192,9 +213,8 @@ def first(report: Report, clock: benchmark.Clock, rehearse: bool) -> None:
             return about["rows"]
 
         report.part(f"rows of {name}", measured)
-    compiled, path = device.type == "cuda", report.output / f"profile-{wide}.txt"
-    if rehearse or clock.allows(f"profile of {wide}", 90):
-        report.part("profile", lambda: profile(wide, device, path, compiled))
+        if name == wide and (rehearse or clock.allows(f"profile of {wide}", 90)):
+            report.part("profile", looked)
     if rehearse or clock.allows("Feature Scatter", 20):
         report.part("scatter", lambda: scatter(narrow, device))
 
@@ -216,8 +236,7 @@ def tables(report: Report, clock: benchmark.Clock, rehearse: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = runner.Runner(
             scale, folder, data_root=PACK / "data", device=report.device, precision=precision,
-            compiled=report.device.type == "cuda", minutes=max(clock.left, 1e-3) / 60,
-            say=benchmark.say,
+            minutes=max(clock.left, 1e-3) / 60, say=benchmark.say,
         )  # fmt: skip
         table = plan("table1", scale, precision=precision)
         wanted = {row.title: row for row in table.rows if row.run.data in ("cifar10", "digits")}
@@ -260,6 +279,8 @@ def main() -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)
     report, clock = Report(options.output, options.what, device), benchmark.Clock(options.seconds)
+    if not options.rehearse:
+        report.end_after(options.seconds + GRACE)
     {"first": first, "tables": tables}[options.what](report, clock, options.rehearse)
     report.write()
     for line in report.found["failed"]:

@@ -97,6 +97,8 @@ def test_the_first_ten_minutes_are_rehearsed(pack, tmp_path):
     assert rows["kit"]["images_per_s"]["median"] > 0
     assert found["scatter"].keys() == {"feature_scatter", "pgd, one step"}
     assert "aten::" in (tmp_path / found["profile"]).read_text()
+    order = ["versions", "eager", "matrix_tflops", "rows of small_cnn", "profile", "scatter"]
+    assert list(found["seconds"]) == order
 
 
 def test_table_1s_first_rows_are_rehearsed(pack, tmp_path):
@@ -130,6 +132,26 @@ def test_what_fails_is_named_and_what_time_ends_is_left_and_the_rest_goes_on(pac
     found = json.loads((tmp_path / "out" / "tables.json").read_text())
     assert [found[f"row {row}"]["trained"] for row in ("Standard", "PGD", "AVmixup")] == [False] * 3
     assert all("the minutes are over" in line for line in found["left"])
+
+
+def test_a_part_that_does_not_end_is_named_and_ended(tmp_path):
+    program = """
+import sys, threading
+sys.path.insert(0, "benchmarks")
+import cuda_runs
+report = cuda_runs.Report(cuda_runs.Path(sys.argv[1]), "first", cuda_runs.torch.device("cpu"))
+report.part("versions", lambda: "known")
+report.end_after(0.1)
+report.part("a compiler", threading.Event().wait)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 124
+    assert "FAILED a compiler: still running after 0.1 s" in done.stderr
+    found = json.loads((tmp_path / "first.json").read_text())
+    assert found["versions"] == "known"
+    assert found["failed"] == ["a compiler: still running after 0.1 s"]
 
 
 def test_without_a_gpu_or_a_pack_both_are_said(tmp_path):

@@ -81,7 +81,7 @@ def reproduce(
     data_root: str | Path = "data",
     device: torch.device | str = "cpu",
     precision: Precision | None = None,
-    compiled: bool = False,
+    compiled: bool | None = None,
     jobs: int = 1,
     minutes: float | None = None,
     only_table: bool = False,
@@ -99,7 +99,8 @@ def reproduce(
         data_root: where data sets lie, or the archive cifar10-jpeg.tar.xz itself.
         device, precision: where and how networks are trained; bf16 at the short scale where the
             device has it, else float32.
-        compiled: train compiled networks, see ``Training``.
+        compiled: train compiled networks, see ``Training``; left out, on CUDA and where the scale
+            says so.
         jobs: how many processes work on it, each with one thread; what one of them fails at is left
             to the end.
         minutes: after which everything is saved and ended; calling again goes on.
@@ -117,12 +118,6 @@ def reproduce(
     device = torch.device(device)
     if precision is None:
         precision = "bf16" if scale.name == "short" and native_bf16(device) else "float32"
-    if not only_table:
-        asked = [plan(name, scale, precision=precision) for name in names]
-        rates = estimate.measured(results, compiled=compiled)
-        say(f"{provenance(scale)}\n\n{estimate.table(asked, len(seeds), rates)}\n")
-    if only_estimate:
-        return []
     make = partial(
         Runner,
         scale,
@@ -134,6 +129,12 @@ def reproduce(
         minutes=minutes,
     )
     runner = make(say=say)
+    if not only_table:
+        asked = [plan(name, scale, precision=precision) for name in names]
+        rates = estimate.measured(results, compiled=runner.compiled)
+        say(f"{provenance(scale)}\n\n{estimate.table(asked, len(seeds), rates)}\n")
+    if only_estimate:
+        return []
     if not only_table:
         with helper_processes(_work, (make, names, seeds, results), jobs if jobs > 1 else 0):
             pass

@@ -79,7 +79,8 @@ class Runner:
         scale: how much of the paper's work.
         folder: of the run folders; a folder named after the scale is made in it.
         data_root: see ``load_data``.
-        device, precision, compiled: where and how networks are trained, see ``Training``.
+        device, precision, compiled: where and how networks are trained, see ``Training``; left out,
+            networks are compiled on CUDA and where the scale says so.
         minutes: after which it is saved and ended; None is never.
         say: told what happens, line by line.
     """
@@ -92,14 +93,15 @@ class Runner:
         data_root: str | Path = "data",
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
-        compiled: bool = False,
+        compiled: bool | None = None,
         minutes: float | None = None,
         say: Callable[[str], object] = print,
     ) -> None:
         self.scale, self.folder = scale, Path(folder) / scale.name
         self.data_root, self.device = data_root, torch.device(device)
         self.precision: Precision = precision
-        self.compiled = compiled or scale.compiled
+        usual = scale.compiled or self.device.type == "cuda"
+        self.compiled = usual if compiled is None else compiled
         self.clock, self.say = Clock(minutes), say
         self.left: list[str] = []
         self._data: dict[str, Data | Exception] = {}

@@ -411,6 +411,19 @@ def test_a_cell_of_fewer_seeds_than_its_row_says_so(copy):
     assert "seeds" not in line[5]
 
 
+def test_networks_are_compiled_on_cuda_and_where_the_scale_says_so(tmp_path):
+    def compiled(scale, device, asked=None):
+        return runner.Runner(scale, tmp_path, device=device, compiled=asked).compiled
+
+    assert compiled(plans.SHORT, "cuda")
+    assert compiled(plans.FULL, "cuda:1")
+    assert compiled(plans.LAPTOP, "cpu")
+    assert compiled(plans.SMOKE, "cpu", True)
+    assert not compiled(plans.SMOKE, "cpu")
+    assert not compiled(plans.SHORT, "cpu")
+    assert not compiled(plans.FULL, "cuda", False)
+
+
 def test_a_missing_package_is_told_before_a_network_is_trained(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     with pytest.raises(ImportError, match="AutoAttack needs its authors' package pyautoattack"):
@@ -454,6 +467,7 @@ def test_a_training_that_diverges_is_given_up_and_the_others_go_on(tmp_path, mon
         (["all", "nonsense"], "table = 'nonsense' is not allowed: one of table1"),
         ([], "table = '' is not allowed"),
         (["table1", "--scale", "huge"], "scale = 'huge' is not allowed: one of smoke, laptop, sh"),
+        (["table1", "--compile", "--eager"], "eager = True is not allowed: --compile or --eager"),
         (["table1", "--minutes", "0"], "minutes = 0.0 is not allowed: a positive number"),
         (["table1", "--seeds", "-1"], "seed = -1 is not allowed"),
         (["table1", "--scale", "short", "--device", "cpu", "--data-root", "{tmp}/file"],
