@@ -1,11 +1,12 @@
 """The command line: python -m avmixup_kit train | evaluate | demo | search."""
 
+import ast
 import sys
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
@@ -335,6 +336,10 @@ class Search:
     """Keep, and judge, an averaged copy of the weights: how much of it stays at each step."""
     teacher: Path | None = None
     """Run folder, or checkpoint file, of the fixed network that the method asks."""
+    hold: dict[str, str] = field(default_factory=dict)
+    """Settings at another value than the method's own, not searched: --hold label averaged."""
+    awp: float | None = None
+    """Adversarial weight perturbation around the method, of this rho."""
     images: int | None = None
     """How many validation images it is measured on; all where left out."""
     prune: bool = True
@@ -357,7 +362,8 @@ class Search:
     def __call__(self) -> None:
         check.whole("seeds", self.seeds, 0)
         shared = {f.name for f in fields(tuning.Plan)} & {f.name for f in fields(self)}
-        plan = tuning.Plan(**{name: getattr(self, name) for name in shared})
+        given = {name: getattr(self, name) for name in shared}
+        plan = tuning.Plan(**given | {"hold": {k: _plain(v) for k, v in self.hold.items()}})
         options = self.data
         if options.data == "digits" and options.validation is None:
             options = replace(options, validation=0.25)  # 135 images would rank settings by luck
@@ -478,6 +484,14 @@ def main() -> None:
         _end(error, status=3)
     except (ValueError, OSError, ImportError, RankFailed) as error:
         _end(error)
+
+
+def _plain(word: str) -> Any:
+    """A word of the shell as the Python value that it spells, or as text."""
+    try:
+        return ast.literal_eval(word)
+    except (ValueError, SyntaxError):
+        return word
 
 
 def _end(why: object, status: int = 2) -> None:

@@ -8,6 +8,7 @@ from typing import Unpack
 
 from torch import nn
 
+from avmixup_kit._base import check
 from avmixup_kit.methods.asked import Ensembled, Helped, PulledCrossEntropy, Rectified
 from avmixup_kit.methods.attacks import TRAINING, Attack, Crafting, StartedCrafting, settings_of
 from avmixup_kit.methods.losses import (
@@ -135,6 +136,8 @@ def awp(method: Method, rho: float = 0.005, since: float = 0.0) -> Method:
 
     ``since``: which part of all steps is done before it begins.
     """
+    fine = isinstance(method, Method)
+    check.that(fine, "method", method, "a method, such as av.pgd_training(), not a stage of one")
     return method.replace(around=AWP(rho, since))
 
 

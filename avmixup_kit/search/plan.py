@@ -64,6 +64,9 @@ class Plan:
         average: how much of an averaged copy of the weights stays at each step; that copy is then
             judged. None: as the method says.
         teacher: run folder, or checkpoint file, of the fixed network that the method asks.
+        hold: settings of the method at other values than its own, not searched:
+            ``{"label": "averaged"}``.
+        awp: rho of adversarial weight perturbation around the method; None is none.
 
     Raises:
         ValueError: a range outside what the method allows or upside down, an unknown name, nothing
@@ -86,6 +89,8 @@ class Plan:
     ranges: Mapping[str, Range] = field(default_factory=dict)
     average: float | None = None
     teacher: str | Path | None = None
+    hold: Mapping[str, Any] = field(default_factory=dict)
+    awp: float | None = None
 
     def __post_init__(self) -> None:
         for name in (*SEARCHED, "also"):
@@ -111,12 +116,19 @@ class Plan:
         check.that(fine, "settings", self.settings, "Settings of one trial, such as Settings(360)")
         fine = isinstance(self.ranges, Mapping)
         check.that(fine, "ranges", self.ranges, "(lowest, highest) by name of a setting")
+        fine = isinstance(self.hold, Mapping)
+        check.that(fine, "hold", self.hold, "a value by name of a setting")
+        free = [each for each in self._takes if each not in ("epsilon", *self.also, *self.ranges)]
+        for name in self.hold:
+            check.one_of("hold", name, free)
         self.judge(self.epsilon or 0.1)
         self.build({}, self.epsilon or 0.1)
         for name in SEARCHED:
             _check_pair(name, getattr(self, name))
-            kept = name in self._takes or getattr(self, name) == vars(Plan)[name]
-            check.that(kept, name, getattr(self, name), f"no setting of {self.method}")
+            free = name in self._takes and name not in self.hold
+            allowed = "hold has it" if name in self.hold else f"no setting of {self.method}"
+            kept = free or getattr(self, name) == vars(Plan)[name]
+            check.that(kept, name, getattr(self, name), allowed)
         for name, limits in self.space.items():
             self._check_range(name, limits)
         allowed = f"it has none of {', '.join(SEARCHED)}; put settings that it has into ranges"
@@ -139,7 +151,8 @@ class Plan:
     @property
     def space(self) -> dict[str, Range]:
         """The lowest and highest value of every number that is searched."""
-        own = {name: getattr(self, name) for name in SEARCHED if name in self._takes}
+        free = (name for name in SEARCHED if name in self._takes and name not in self.hold)
+        own = {name: getattr(self, name) for name in free}
         given = ((k, tuple(v) if isinstance(v, list) else v) for k, v in self.ranges.items())
         return own | {name: check.plain(limits) for name, limits in given}
 
@@ -169,7 +182,8 @@ class Plan:
         given: dict[str, Any] = {} if self.attack_steps is None else {"steps": self.attack_steps}
         if self.average is not None and "average" in self._takes:
             given["average"] = self.average
-        return methods.at_epsilon(self.method, epsilon, **{**given, **changes})
+        method = methods.at_epsilon(self.method, epsilon, **{**given, **self.hold, **changes})
+        return method if self.awp is None else methods.awp(method, self.awp)
 
     @property
     def reference(self) -> str:
@@ -181,7 +195,7 @@ class Plan:
         values = {name: self._takes[name].default for name in (*self.space, *self.also)}
         if recipes := _PUBLISHED.get(self.method):
             recipe = recipes.get(data, recipes["cifar10"])
-            values |= {name: getattr(recipe, name) for name in SEARCHED}
+            values |= {name: getattr(recipe, name) for name in SEARCHED if name not in self.hold}
         return values
 
     def seed_of(self, number: int) -> int:

@@ -1,10 +1,13 @@
 """Methods since the paper: their formulas, the identities between them, and who takes gradients."""
 
+import ast
 import copy
+import inspect
 import json
 import math
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,18 +20,20 @@ from torch import nn
 
 import avmixup_kit as av
 from avmixup_kit import cli, methods, runs
-from avmixup_kit.methods import losses
+from avmixup_kit.methods import asked, losses
 from avmixup_kit.methods.asked import Ensembled, Helped, Rectified
 from avmixup_kit.methods.attacks import TRAINING
 from avmixup_kit.methods.batch import Memory, Networks, answer
 from avmixup_kit.methods.labels import one_hot
 from avmixup_kit.methods.losses import CleanAndAdversarial
-from avmixup_kit.methods.mixing import AVmixup
+from avmixup_kit.methods.mixing import AsClimbed, AVmixup, Mixup
 from avmixup_kit.methods.weights import AWP
 from avmixup_kit.search import Plan
 
 EPSILON = 0.15
-ANY: dict[str, Any] = {"number": 2.5, "single": (0.5,), "mean": "mean", "far": "far"}
+ANY: dict[str, Any] = {
+    "number": 2.5, "single": (0.5,), "mean": "mean", "far": "far", "attack": TRAINING,
+}  # fmt: skip
 CRAFTING: dict[str, Any] = {"epsilon": EPSILON, "steps": 2}
 NEW = (
     "adversarial_mixup", "mart", "hat", "adr", "alp", "lse", "trades_lse", "iat",
@@ -638,6 +643,8 @@ def test_what_moves_with_the_part_that_is_done_does_not_go_on_for_more_steps(
         (lambda: methods.temporal_ensembling(-1), "weight = -1 is not allowed"),
         (lambda: methods.temporal_ensembling(ramp=(0.5, 0.4)), "ramp = .* not below the first"),
         (lambda: methods.temporal_ensembling(ramp=ANY["single"]), r"ramp = \(0.5,\) is not al"),
+        (lambda: av.awp(ANY["attack"]), "method = .* is not allowed: a method, such as av.pgd_tr"),
+        (lambda: av.awp(ANY["mean"]), "method = 'mean' is not allowed: a method, such as av.pgd_t"),
         (lambda: av.awp(av.standard(), -1), "rho = -1 is not allowed: a finite number, 0 or more"),
         (lambda: av.awp(av.standard(), since=2), "since = 2 is not allowed: a part of all steps"),
         (lambda: AVmixup(label=ANY["mean"]), "label = 'mean' is not allowed: one of fixed, aver"),
@@ -769,3 +776,42 @@ def test_every_new_method_has_title_colour_summary_and_help_for_each_setting():
 def test_a_stage_within_a_stage_that_is_none_is_refused(kind: Any, given: Any, message: str):
     with pytest.raises(ValueError, match=message):
         kind(**given)
+
+
+# What each method is made of and no other has: its stages, and the function that composes them.
+OF_ITS_OWN: dict[str, tuple[Any, ...]] = {
+    "adversarial_mixup": (methods.adversarial_mixup, AsClimbed, Mixup),
+    "mart": (methods.mart, losses.Mart),
+    "hat": (methods.hat, Helped),
+    "adr": (methods.adr, Rectified),
+    "alp": (methods.alp, losses.LogitPairing),
+    "lse": (methods.lse, losses.SquaredError),
+    "trades_lse": (methods.trades_lse, losses.SquaredTrades, losses.SquaredToClean),
+    "iat": (methods.iat, losses.Interpolated),
+    "temporal_ensembling": (methods.temporal_ensembling, Ensembled, asked.PulledCrossEntropy),
+    "pgd_awp": (methods.awp, methods.pgd_awp, AWP),
+    "trades_awp": (methods.awp, methods.trades_awp, AWP),
+}
+
+
+def lines_of_code(made: Any) -> int:
+    """Lines of a class or function that hold more than a comment, a docstring or nothing."""
+    source = textwrap.dedent(inspect.getsource(made))
+    said = {
+        line
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, (node.end_lineno or 0) + 1)
+    }
+    lines = enumerate(source.splitlines(), 1)
+    return sum(
+        bool(line.strip()) and not line.strip().startswith("#") and number not in said
+        for number, line in lines
+    )
+
+
+def test_no_method_adds_more_than_60_lines():
+    assert OF_ITS_OWN.keys() == set(NEW)
+    added = {name: sum(map(lines_of_code, parts)) for name, parts in OF_ITS_OWN.items()}
+    assert max(added.values()) <= 60, added
+    assert min(added.values()) > 5, added

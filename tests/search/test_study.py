@@ -187,6 +187,40 @@ def test_settings_of_any_method_are_searched_at_the_radius_of_the_data():
     }  # fmt: skip
 
 
+def test_what_is_held_is_no_part_of_the_space_and_trains_every_trial(data, tmp_path):
+    held = plan(hold={"label": "averaged", "lambda1": 1}, awp=0.01, average=0.9)
+    assert held.space.keys() == {"gamma", "lambda2"}
+    assert held.published("digits").keys() == {"gamma", "lambda2"}
+    expected = methods.avmixup(1.5, 1, 0.3, label="averaged", epsilon=EPSILON, steps=1)
+    assert held.build({"gamma": 1.5, "lambda2": 0.3}, EPSILON) == av.awp(expected, 0.01)
+    assert held.identity(data) != plan(average=0.9).identity(data)
+    trial = tuning.search(data, tmp_path, trials=1, plan=held).trials[0]
+    method = av.awp(methods.avmixup(
+        **trial.params, lambda1=1, label="averaged", epsilon=EPSILON, steps=1), 0.01
+    )  # fmt: skip
+    seed = held.seed_of(0)
+    network = av.small_cnn(data, seed=seed, base_channels=4)
+    training = av.Training(network, data.train, method, 12, batch_size=32, seed=seed, average=0.9)
+    for _ in range(trial.steps):
+        next(training)
+    averaged = training.averaged
+    assert averaged is not None
+    result = av.evaluate(averaged, data.validation.subset(200), [OBJECTIVE])
+    assert trial.value == result.accuracy("CW3")
+
+
+def test_the_shell_holds_settings_and_perturbs_weights(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(cli.tuning, "search", lambda *_, plan, **__: asked.append(plan) or 1 / 0)
+    words = "search --trials 1 --hold label averaged lambda1 0.9 clip_vertex True --awp 0.01"
+    monkeypatch.setattr("sys.argv", ["avmixup_kit", *words.split(), "--average", "0.9"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+    assert asked[0].hold == {"label": "averaged", "lambda1": 0.9, "clip_vertex": True}
+    assert (asked[0].awp, asked[0].average) == (0.01, 0.9)
+
+
 class Sealed:
     """Test images that no search may look at."""
 
@@ -458,6 +492,13 @@ def test_trials_are_handed_out_one_at_a_time(tmp_path, monkeypatch, data, file):
         ({"ranges": {"beta": (1, 2)}}, "ranges = 'beta' is not allowed: one of gamma, lambda1"),
         ({"ranges": {"steps": (1.0, 2.0)}}, r"steps = \(1.0, 2.0\) is not allowed: .* whole num"),
         ({"also": ("beta",)}, "also = 'beta' is not allowed: one of clip_vertex, per_example"),
+        ({"hold": {"beta": 1}}, "hold = 'beta' is not allowed: one of gamma, lambda1"),
+        ({"hold": {"epsilon": 0.1}}, "hold = 'epsilon' is not allowed: one of gamma, lambda1"),
+        ({"hold": "label"}, "hold = 'label' is not allowed: a value by name of a setting"),
+        ({"hold": {"label": "hard"}}, "label = 'hard' is not allowed: one of fixed, averaged, tea"),
+        ({"hold": {"gamma": 2}, "gamma": (1, 2)}, r"gamma = \(1, 2\) is not allowed: hold has it"),
+        ({"hold": {"steps": 2}, "ranges": {"steps": (1, 2)}}, "hold = 'steps' is not allowed: one"),
+        ({"awp": -1}, "rho = -1 is not allowed: a finite number, 0 or more"),
         ({"network": "resnet"}, "network = 'resnet' is not allowed: one of "),
         ({"images": 0}, "images = 0 is not allowed: a whole number, 1 or more"),
         ({"images": True}, "images = True is not allowed: a whole number"),
