@@ -362,8 +362,9 @@ class Search:
     def __call__(self) -> None:
         check.whole("seeds", self.seeds, 0)
         shared = {f.name for f in fields(tuning.Plan)} & {f.name for f in fields(self)}
-        given = {name: getattr(self, name) for name in shared}
-        plan = tuning.Plan(**given | {"hold": {k: _plain(v) for k, v in self.hold.items()}})
+        given: dict[str, Any] = {name: getattr(self, name) for name in shared}
+        given["hold"] = {name: _plain(word) for name, word in self.hold.items()}
+        plan = tuning.Plan(**given)
         options = self.data
         if options.data == "digits" and options.validation is None:
             options = replace(options, validation=0.25)  # 135 images would rank settings by luck

@@ -55,6 +55,7 @@ from typing import Any, ClassVar
 import digits
 import optuna
 import torch
+from scipy import stats
 from torch import nn
 
 import avmixup_kit as av
@@ -68,7 +69,7 @@ from avmixup_kit.evaluation.ladder import evaluate
 from avmixup_kit.evaluation.record import CLEAN, Evaluation
 from avmixup_kit.evaluation.scatter import rivals
 from avmixup_kit.methods.batch import Batch
-from avmixup_kit.methods.losses import Trades, check_factor, soft_cross_entropy
+from avmixup_kit.methods.losses import SquaredError, Trades, check_factor, soft_cross_entropy
 from avmixup_kit.methods.mixing import AVmixup
 from avmixup_kit.training import checkpoints
 from avmixup_kit.training.folders import load_model
@@ -120,6 +121,11 @@ def trades_with_vertex(beta: float, weight: float, **mix: Any) -> av.Method:
     """Return TRADES with a term at AVmixup's example, labelled as ``mix`` says."""
     trades = methods.at_epsilon("trades", EPSILON)
     return trades.replace(mix=AVmixup(**mix), loss=WithVertex(beta, weight))
+
+
+def avmixup_squared(**mix: Any) -> av.Method:
+    """Return AVmixup with the squared error of its probabilities in place of cross-entropy."""
+    return methods.at_epsilon("avmixup", EPSILON, **mix).replace(loss=SquaredError())
 
 
 Space = Mapping[str, tuple[float, float, float]]
@@ -211,6 +217,17 @@ FIELD = {
     "IAT": Row("IAT", "iat", {"a": _A}),
     "ALP": Row("ALP", "alp", {"weight": (0.1, 0.5, 2.0)}),
     "temporal": Row("Temporal ensembling", "temporal_ensembling", {"weight": (5.0, 30.0, 60.0)}),
+    "Standard": Row("Standard training", "standard"),
+    "Mixup": Row("Mixup", "mixup", {"a": _A}),
+    "FGSM-RS": Row("FGSM-RS", "fgsm_rs"),
+    "N-FGSM": Row("N-FGSM", "n_fgsm", {"noise": (1.0, 2.0, 3.0)}),
+    "Feature-Scatter": Row("Feature Scatter", "feature_scatter", {"lam": (0.3, 0.5, 1.0)}),
+    "Feature-Scatter-AVmixup": Row(
+        "Feature Scatter + AVmixup", "feature_scatter_avmixup",
+        {"gamma": (1.0, 1.0, 3.5), "lambda1": (0.0, 0.5, 1.0), "lambda2": (0.0, 0.7, 1.0)},
+        family=True,
+    ),
+    "five-attacks": Row("AVmixup over five attacks", "mixture", family=True),
 }  # fmt: skip
 _SOFT = {"lambda1": 1.0, "gamma": 2.0}
 CANDIDATES = {
@@ -218,6 +235,10 @@ CANDIDATES = {
         "AVmixup, searched", "avmixup",
         {"gamma": (1.0, 2.0, 4.0), "lambda1": (0.5, 1.0, 1.0), "lambda2": (0.0, 0.1, 1.0)},
         family=True,
+    ),
+    "AVmixup-LSE": Row(
+        "AVmixup, squared error", avmixup_squared,
+        {"gamma": (1.0, 2.0, 4.0), "lambda2": (0.0, 0.1, 1.0)}, family=True,
     ),
     "AVmixup-averaged": Row(
         "AVmixup, label and weights averaged, asked at x", "avmixup",
@@ -417,13 +438,18 @@ def summary(results: Path) -> dict[str, Any]:
         found[name] = {s: Evaluation.load(path) for s, path in paths.items() if path.exists()}
         told = [files.read_json(paths[seed].with_suffix(".json")) for seed in found[name]]
         if told:
+            path = results / "search" / f"{name}.json"
+            tried = files.read_json(path)["trials"] if path.exists() else []
             rows[name] = {
+                "trials": len(tried),
+                "trial_seconds": sum(each["processor_seconds"] for each in tried),
                 "title": row.title,
                 "family": row.family,
                 "settings": told[0]["settings"],
                 "seeds": list(found[name]),
                 "n": told[0]["n"],
                 **{c: [e.accuracy(c) for e in found[name].values()] for c in COLUMNS},
+                "said": {c: spread([e.accuracy(c) for e in found[name].values()]) for c in COLUMNS},
                 "rivals": [each["rivals"] for each in told],
                 "alarms": [each["alarms"] for each in told],
                 "core_seconds": sum(sum(each["processor_seconds"].values()) for each in told),
@@ -434,7 +460,18 @@ def summary(results: Path) -> dict[str, Any]:
     protocol = files.read_json(results / "protocol.json")
     told = {"protocol": protocol, "epsilon": EPSILON, "gamma": POINTS, "grid": grid, "rows": rows}
     told |= {"comparisons": _comparisons(found), "contrasts": _contrasts(rows)}
+    told["masking"] = _masking(rows)
     return told | {"answer": answer(told)}
+
+
+def _masking(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return how rivals and what PGD20 overstates go together over rows (Spearman's rho, its p)."""
+    rivals = [fmean(row["rivals"]) for row in rows.values()]
+    gap = [fmean(row["PGD20"]) - fmean(row[AUTOATTACK.name]) for row in rows.values()]
+    if min(len(set(rivals)), len(set(gap))) < 2:
+        return {}
+    found = stats.spearmanr(rivals, gap)
+    return {"rho": float(found.statistic), "p": float(found.pvalue), "rows": len(rows)}
 
 
 def _comparisons(found: Mapping[str, Mapping[int, Evaluation]]) -> list[dict[str, Any]]:
@@ -552,6 +589,11 @@ def table(told: Mapping[str, Any]) -> str:
     n = next(iter(rows.values()))["n"]
     counts = sorted({len(row["seeds"]) for row in rows.values()})
     seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
+    tried = " or ".join(map(str, sorted({row["trials"] for row in rows.values()})))
+    hours = {
+        kind: sum(row[kind] for row in rows.values()) / 3600
+        for kind in ("trial_seconds", "core_seconds")
+    }
     lines = [
         "# Was it the vertex or the label?",
         "",
@@ -575,7 +617,16 @@ def table(told: Mapping[str, Any]) -> str:
                 ),
             ]
         )
-    lines += [markdown_table(cells), "", told["answer"], ""]
+    lines += [
+        markdown_table(cells),
+        "",
+        told["answer"],
+        "",
+        f"{len(rows)} of {len(ROWS)} methods; settings from {tried} trials of "
+        f"{protocol['trial_steps']} steps each, {hours['trial_seconds']:.1f} core-hours; networks "
+        f"and verdicts {hours['core_seconds']:.1f} core-hours.",
+        "",
+    ]
     body = [["method", "seeds", *COLUMNS, "PGD20 - AutoAttack", "rivals", "alarms", "chosen"]]
     for row in sorted(rows.values(), key=lambda row: -fmean(row[AUTOATTACK.name])):
         gap = [a - b for a, b in zip(row["PGD20"], row[AUTOATTACK.name], strict=True)]
@@ -592,6 +643,12 @@ def table(told: Mapping[str, Any]) -> str:
             ]
         )
     lines += [markdown_table(body), ""]
+    if masking := told["masking"]:
+        lines += [
+            f"Over {masking['rows']} methods, the more rivals share the gradient the more PGD20 "
+            f"overstates: Spearman's rho {masking['rho']:.2f} (p = {masking['p']:.2g}).",
+            "",
+        ]
     lines += [
         "Paired with each reference, seed by seed on the same images, under AutoAttack, in points; "
         "p of the paired t-test over seeds, corrected by Holm for all rows held against that "

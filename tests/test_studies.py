@@ -8,8 +8,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import rankdata
 
 import avmixup_kit as av
 from avmixup_kit._base import files
@@ -218,7 +220,8 @@ def verdicts(labels: Any, results: Path, right: dict[str, float], seeds: int) ->
             correct[-1] = torch.arange(100) < stands
             found = Evaluation(labels.COLUMNS, correct, (0,) * 4, "any", seed, "digits/test")
             found.save(folder / f"{name}-{seed}.npz")
-            (folder / f"{name}-{seed}.json").write_text(json.dumps(told))
+            about = told | {"rivals": 1.0 if name == "PGD" else told["rivals"]}
+            (folder / f"{name}-{seed}.json").write_text(json.dumps(about))
     return labels.summary(results)
 
 
@@ -261,7 +264,12 @@ def test_contrasts_and_comparisons_are_those_of_the_verdicts(labels, tmp_path):
         assert {each["row"] for each in family} == set(SHOWN) - {against}
         p = [each["p_holm"] for each in family]
         assert p == labels.holm([each["p"] for each in family])
+    gap = {n: np.mean(row["PGD20"]) - np.mean(row["AutoAttack"]) for n, row in told["rows"].items()}
+    ranks = rankdata(list(gap.values())), [name != "PGD" for name in gap]
+    assert told["masking"]["rho"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
     text = labels.table(told)
+    assert f"Spearman's rho {told['masking']['rho']:.2f}" in text
+    assert f"{len(SHOWN)} of {len(labels.ROWS)} methods; settings from 0 trials" in text
     assert "| fixed | 65.3 ± 1.4 (2.0) | 60.7 ± 1.4 (2.0) |" in text
     assert "3 seeds" in text
     assert "cw 3" in text
