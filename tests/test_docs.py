@@ -136,3 +136,9 @@ def test_no_error_that_rises_smoothly_is_said_to_jump():
     pages = [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "avmixup_kit" / "live").rglob("*.py")]
     pages += (ROOT / "docs").rglob("*.md")
     assert [page.name for page in pages if re.search(r"errors? jumps?\b", page.read_text())] == []
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_a_command_stands_in_a_block_of_code(path):
+    prose = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+    assert not re.findall(r"^(?:python|pip|make|git|torchrun) .*", prose, re.M), path
