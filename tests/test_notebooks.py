@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from avmixup_kit._base.plots import GRID
+
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbval")
 
@@ -120,6 +122,15 @@ def test_figures_show_without_running_and_widgets_have_one_beside(path: Path) ->
             if WIDGET in bundle and "image/png" not in bundle and not asks:
                 after = [kind for c in code[here + 1 : here + 4] for b in bundles(c) for kind in b]
                 assert "image/png" in after, f"no static figure beside widget {cell.source!r}"
+
+
+@notebooks
+def test_every_axis_has_the_grid_of_the_kit_or_none(path: Path) -> None:
+    for cell in cells(path, "code"):
+        for layout in (bundle[PLOTLY]["layout"] for bundle in bundles(cell) if PLOTLY in bundle):
+            for name, axis in layout.items():
+                if re.fullmatch(r"[xy]axis\d*", name):
+                    assert axis.get("gridcolor") == GRID or axis.get("showgrid") is False, name
 
 
 @notebooks
