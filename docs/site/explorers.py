@@ -19,6 +19,7 @@ import numpy as np
 from avmixup_kit import live
 from avmixup_kit._base import files
 from avmixup_kit.live.theory.overfitting import preset_values
+from avmixup_kit.live.theory.two_bells import EQUAL
 
 _POINTS = 81  # of a curve
 _EXACT = 2e-3  # what a curve may be off, as a part of its height
@@ -121,7 +122,7 @@ EXPLORERS = {
     "two_bells": Played(
         "Theorem 1 as a picture",
         (
-            _slide("epsilon", "push ε", _steps(0, 1, 41)),
+            _slide("epsilon", "push ε", sorted({*_steps(0, 1, 41), EQUAL})),
             _slide("nu", "ratio ν = σᵣ/σₛ", _steps(0.1, 1, 10)),
             _slide("n", "examples n", (1, 4, 10, 25, 100, 400)),
         ),
