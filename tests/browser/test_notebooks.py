@@ -28,7 +28,11 @@ from tests.conftest import skip
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = ROOT / "test-artifacts"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+PLOTLY = "application/vnd.plotly.v1+json"
 LIVE = "09_train_it_live.ipynb"
+
+# plotly's buttons that the Tab key stops at
+BARS = "() => [...document.querySelectorAll('.modebar-btn')].filter(e => e.tabIndex >= 0).length"
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,11 @@ def test_a_notebook_runs_without_an_error_and_draws_its_figures(lab, name):
     assert lab.errors() == []
     code = [cell for cell in lab.cells() if cell["cell_type"] == "code" and cell["source"]]
     assert all(cell["execution_count"] for cell in code)
+    for cell in code:
+        if any(PLOTLY in output.get("data", {}) for output in cell["outputs"]):
+            lab.show("".join(cell["source"]))
+            lab.page.wait_for_selector(".jp-OutputArea-output .modebar-btn", state="attached")
+            lab.page.wait_for_function(f"() => ({BARS})() === 0")
     source = "\n".join("".join(cell["source"]) for cell in code)
     for cell in code:
         if "live." in cell["source"]:
@@ -301,7 +310,6 @@ UNNAMED = """() => [...document.querySelectorAll(".jp-OutputArea-output :is(butt
         + "[role=slider])")].filter(e => e.offsetParent && e.tabIndex >= 0).filter(
     e => !(e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent))
     .map(e => e.outerHTML.slice(0, 200))"""
-BARS = "() => [...document.querySelectorAll('.modebar-btn')].filter(e => e.tabIndex >= 0).length"
 SMALL = """(selector) => [...document.querySelectorAll(selector)].filter(e =>
     e.closest(".jp-OutputArea-output") && (e.offsetParent || e.ownerSVGElement)
     && parseFloat(getComputedStyle(e).fontSize) < 12
