@@ -20,7 +20,7 @@ spaces and of dashes count as one: a table's column is narrower at 9.98% than at
 printed word hangs on a near tie, choose another example, not a wider tolerance. Claims belong in
 assertions, with room for another CPU. A cell without the declaration is compared strictly.
 
-Stored outputs hold a PNG beside each figure, for sites that show notebooks without running them.
+Stored outputs hold a PNG of each figure and explorer, for where notebooks are shown but not run.
 Making those needs Chrome; comparing does not. To store them anew:
 
     PLOTLY_RENDERER=plotly_mimetype+png jupyter nbconvert --to notebook --execute --inplace \\

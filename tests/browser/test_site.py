@@ -383,6 +383,24 @@ def test_a_menu_moves_sliders_to_what_it_presets_and_a_try_is_a_link(opened):
     assert page.get_by_label("preset").input_value() == "S1: falls, then rises"
 
 
+@pytest.mark.parametrize(
+    ("page", "name", "state"),
+    [
+        ("01_training_set_lottery", "lottery", ["100", "2", "0.2"]),
+        ("02_theorem_1", "two_bells", ["0.5996", "0.5", "25"]),
+        ("02_theorem_1", "theorem_1", ["0.5", "1", "1"]),
+        ("03_theorems_2_and_3", "scores", ["0", "80"]),
+        ("03_theorems_2_and_3", "theorems_2_and_3", ["0.01", "10", "100"]),
+        ("05_soft_labels", "soft_labels", ["2", "0.5"]),
+    ],
+)
+def test_a_notebook_s_explorer_opens_as_its_cell_does(opened, page, name, state):
+    place = opened(f"notebooks/{page}.html", drawn=False).locator(f"[data-explorer={name}]")
+    place.scroll_into_view_if_needed()
+    place.and_(place.page.locator(".drawn")).wait_for()
+    assert place.locator("output").all_inner_texts() == state
+
+
 def test_a_notebook_s_explorer_plays_in_its_place(opened):
     page = opened(PAGES["notebook"])
     page.locator("[data-explorer=scores]").scroll_into_view_if_needed()

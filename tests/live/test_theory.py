@@ -251,20 +251,26 @@ def test_static_figure_draws_what_the_live_one_does(name: str) -> None:
     assert same(drawn(explorer.static()), drawn(explorer.figure))
 
 
-def test_showing_a_figure_makes_no_picture_of_it() -> None:
-    """A picture takes a browser seconds; notebooks are stored with one because they ask for it."""
-    code = """import plotly.io as pio
-from plotly.io import _kaleido
+@pytest.mark.parametrize("asked", ["", "plotly_mimetype+png"])
+def test_a_picture_of_what_is_shown_is_made_where_outputs_are_stored_alone(asked: str) -> None:
+    """It takes a browser seconds; notebooks are stored with one because they ask for it."""
+    code = """from plotly.io import _base_renderers
 from avmixup_kit import live
-def made(*given, **named): raise AssertionError("a picture")
-pio.to_image = _kaleido.to_image = made
-print("png" in pio.renderers.default, sorted(live.label_line().static()._repr_mimebundle_()))"""
-    environment = {**os.environ, "PLOTLY_RENDERER": ""}
+_base_renderers.to_image = lambda figure, **named: str(figure["data"][1]).encode()
+explorer = live.label_line(gamma=3.0)
+explorer.set(gamma=2.5)
+for shown in (explorer, live.label_line(gamma=2.5).static()):
+    bundle = shown._repr_mimebundle_()
+    print(bundle.get("image/png"))
+    print(bundle.get("text/plain", ""))"""
+    environment = {**os.environ, "PLOTLY_RENDERER": asked}
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
-    assert run.stdout.startswith("False ")
-    assert "image/png" not in run.stdout
+    picture, said, static, _ = run.stdout.split("\n", 3)
+    assert said.startswith("avmixup_kit.live.label_line(gamma=2.5): ")
+    assert picture == static
+    assert (picture == "None") == (asked == "")
 
 
 def test_importing_the_kit_loads_neither_widgets_nor_plotting() -> None:
