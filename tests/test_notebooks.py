@@ -177,6 +177,16 @@ def test_no_line_of_text_is_broken_on_a_narrow_page(path: Path) -> None:
             assert max(map(len, told.splitlines()), default=0) <= 100, told
 
 
+@notebooks
+def test_a_table_for_people_is_no_ruled_text(path: Path) -> None:
+    for cell in cells(path, "code"):
+        for output in cell.outputs:
+            rich = {"text/html", "text/markdown"} & set(output.get("data", ()))
+            text = output.get("text", output.get("data", {}).get("text/plain", ""))
+            assert rich or not re.search("^-{3,}", text, re.M), text
+            assert "95 % interval" not in output.get("text", ""), text
+
+
 FAMILIES = {"pgd": r"PGD|adversarial training", "label_smoothing": r"LS ?0\.[89]|label smoothing"}
 FAMILIES |= {"avmixup": r"AVmixup", "standard": r"Standard"}
 
