@@ -46,16 +46,15 @@ def test_opens_with_a_question_and_says_what_is_seen_and_how_long_it_takes(path:
 
 
 MEASURED = json.loads((FOLDER.parent / "results/benchmarks/notebooks.json").read_text())["seconds"]
-NOT_YET = {"14_vertex_or_label"}  # names seconds that nobody measured
 
 
 @notebooks
 def test_the_running_time_it_names_was_measured(path: Path) -> None:
     """By benchmarks/notebooks.py: (processor, wall) seconds of each round."""
     line = re.search(r"(\d+) seconds of one core to run", cells(path, "markdown")[0].source)
-    assert (line is None) == (path.stem in NOT_YET)
+    assert line is not None
     used = statistics.median(processor for processor, _ in MEASURED[path.name])
-    assert line is None or used / 1.5 <= int(line[1]) <= 1.5 * used
+    assert used / 1.5 <= int(line[1]) <= 1.5 * used
 
 
 @notebooks

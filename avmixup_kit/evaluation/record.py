@@ -174,8 +174,7 @@ class Evaluation:
     def _repr_html_(self) -> str:
         head = ("attack", "accuracy ± half its 95 % interval", "n")
         rows = [head, *((name, self.within(name), str(self.n)) for name in self._rows)]
-        said = [html.markup("<p>{}</p>", note) for note in self._said]
-        return "\n".join([html.part("table", rows), *said])
+        return html.part("table", rows, notes=self._said)
 
     def to_json(self) -> dict[str, object]:
         """Return accuracies, intervals and settings, ready for JSON."""

@@ -54,6 +54,27 @@ def serious(page: Any, part: str | None = None) -> list[tuple[str, str, int]]:
     ]
 
 
+CONTROLS = ("button", "checkbox", "combobox", "link", "slider", "spinbutton", "textbox")
+
+
+def named(page: Any, part: str) -> list[tuple[str, str]]:
+    """Return role and name of the controls in each such part, as the accessibility tree has them.
+
+    That tree is the browser's own: what a screen reader is told.
+    """
+    session = page.context.new_cdp_session(page)
+    found = []
+    for number in range(page.locator(part).count()):
+        place = f"document.querySelectorAll({json.dumps(part)})[{number}]"
+        root = session.send("Runtime.evaluate", {"expression": place})["result"]["objectId"]
+        for role in CONTROLS:
+            asked = {"objectId": root, "role": role}
+            nodes = session.send("Accessibility.queryAXTree", asked)["nodes"]
+            found += [(role, n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]]
+    session.detach()
+    return found
+
+
 def chromium() -> str | None:
     """Return the path of a Chromium, or None."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -106,7 +127,7 @@ def server(command: list[str], folder: Path, ready: str) -> Iterator[str]:
         log.close()
 
 
-def jupyterlab(folder: Path) -> contextlib.AbstractContextManager[str]:
+def jupyterlab(folder: Path, *options: str) -> contextlib.AbstractContextManager[str]:
     """Serve ``folder`` with JupyterLab."""
     command = [
         "jupyterlab",
@@ -116,6 +137,7 @@ def jupyterlab(folder: Path) -> contextlib.AbstractContextManager[str]:
         "--IdentityProvider.token=",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--allow-root",
+        *options,
     ]
     return server(command, folder, "/api/status")
 

@@ -8,6 +8,8 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -19,6 +21,7 @@ from tests.browser.lab import (
     PATIENCE,
     Lab,
     jupyterlab,
+    named,
     notebook_7,
     serious,
     voila,
@@ -31,6 +34,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 PLOTLY = "application/vnd.plotly.v1+json"
 LIVE = "09_train_it_live.ipynb"
 
+SHOWN = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output"
+DASHBOARD, FILM = f"{SHOWN}:has(progress)", f"{SHOWN}:has(.widget-play)"
 # plotly's buttons that the Tab key stops at
 BARS = "() => [...document.querySelectorAll('.modebar-btn')].filter(e => e.tabIndex >= 0).length"
 
@@ -94,6 +99,62 @@ def test_a_notebook_runs_without_an_error_and_draws_its_figures(lab, name):
         lab.page.wait_for_function(
             "() => document.querySelectorAll('.noUi-handle:not([aria-label])').length === 0"
         )
+        assert unnamed(lab, f"{SHOWN}:has(.widget-hslider, .widget-button)") == []
+        assert lab.page.evaluate(SCROLLED) == []
+
+
+def unnamed(lab, part):
+    """The roles of controls that a screen reader cannot name; there are controls."""
+    told = named(lab.page, part)
+    assert told
+    return [role for role, name in told if not name.strip()]
+
+
+def test_make_lab_opens_the_start_notebook_where_its_links_lead_somewhere(browser, tmp_path):
+    """And saving it, JupyterLab tells git that nothing has changed."""
+    from tests.test_notebook_filter import git, set_up
+
+    for name in ("docs", "notebooks", "theory"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("Makefile", ".gitattributes"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    git(tmp_path, "init", "-q")
+    subprocess.run(set_up(), shell=True, cwd=tmp_path, check=True)
+    git(tmp_path, "add", "notebooks", ".gitattributes")
+    git(tmp_path, "-c", "user.name=no", "-c", "user.email=no@example.org", "commit", "-qm", "all")
+    makefile = (ROOT / "Makefile").read_text()
+    (start,) = re.findall(r"--LabApp.default_url=(\S+)", makefile)
+    (hook,) = re.findall(r"--\S+_save_hook=\S+", makefile)
+    with jupyterlab(tmp_path, hook) as address:
+        lab = Lab(browser, address)
+        lab.page.goto(address + start)
+        lab.ready()
+        lab.attach(start.removeprefix("/lab/tree/"))
+        lab.page.get_by_role(
+            "heading", name="What is AVmixup, and what can you do here?"
+        ).wait_for()
+        lab.picture(ARTIFACTS / "start.png")
+        found = set()
+        for part in ("# What is AVmixup", "## Where to go"):
+            lab.show(part)
+            lab.page.wait_for_selector(".jp-RenderedMarkdown a[href*='/files/']")
+            found |= {*lab.page.evaluate(LINKS)}
+        assert len(found) > len(NOTEBOOKS)
+        for link in found:
+            assert lab.page.request.get(link).ok, link
+        lab.page.locator(".jp-RenderedMarkdown a[href*='/07_']").first.click()
+        lab.attach("notebooks/07_the_adversarial_vertex.ipynb")
+        lab.do("docmanager:save")
+        path = tmp_path / "notebooks" / "07_the_adversarial_vertex.ipynb"
+        assert path.read_bytes() != (ROOT / "notebooks" / path.name).read_bytes()
+        assert git(tmp_path, "status", "--porcelain", "--untracked-files=no") == ""
+        assert lab.outside == []
+        lab.page.close()
+
+
+LINKS = """() => [...document.querySelectorAll('.jp-RenderedMarkdown a[href]')].map(
+    a => a.href.split('#')[0]).filter(link => link.startsWith(location.origin))"""
 
 
 def test_an_explorer_is_a_picture_until_its_cell_is_run_and_then_plays(lab, folder):
@@ -127,7 +188,14 @@ def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
     lab.page.keyboard.press("End")
     lab.output.get_by_text("Too far.").wait_for()
     lab.picture(ARTIFACTS / "scores.png")
-    assert serious(lab.page, ".jp-OutputArea-output:has(.widget-play)") == []
+    lab.page.set_viewport_size({"width": 900, "height": 1000})
+    for theme in ("Dark", "Light"):
+        lab.theme(f"JupyterLab {theme}")
+        lab.page.wait_for_function(f"part => ({CUT})(part).length === 0", arg=FILM)
+        lab.painted()
+        lab.picture(ARTIFACTS / f"scores-900-{theme.lower()}.png")
+        assert serious(lab.page, FILM) == [], theme
+    lab.page.set_viewport_size({"width": 1400, "height": 1000})
     noise = lab.output.get_by_role("slider", name="noise σ_B").first
     assert not noise.is_visible()
     lab.button("6 more").first.focus()
@@ -156,7 +224,31 @@ def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
     lab.page.mouse.click(x, y)
     lab.until("abs(map_.values['epsilon'] - 0.4) < 0.02")
     assert lab.ask("round(map_.values['eta'], 1)") == 0.2
-    assert lab.page.evaluate(SCROLLED) == []
+
+
+def test_a_film_starts_at_its_first_frame(lab, folder):
+    theory = (ROOT / "avmixup_kit" / "live" / "theory").glob("*.py")
+    played = "".join(path.read_text() for path in theory).count("play=True")
+    films = ("scores", "overfitting", "drawn_data")
+    assert len(films) == played
+    cells = [nbformat.v4.new_code_cell(f"{one} = live.{one}()\n{one}") for one in films]
+    start = nbformat.v4.new_code_cell("from avmixup_kit import live")
+    book = nbformat.v4.new_notebook(cells=[start, *cells])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(book, folder / "films.ipynb")
+    lab.open("films.ipynb")
+    lab.run_all()
+    assert lab.errors() == []
+    for one in films:
+        lab.show(f"live.{one}()")
+        film, watch = f"{one}.controls['frame'].play", f"lambda c: seen_{one}.append(c.new)"
+        lab.ask("0", f"seen_{one} = [{one}.values['frame']]; {film}.observe({watch}, 'value')")
+        cell = lab.page.locator(".jp-CodeCell", has_text=f"live.{one}()")
+        cell.get_by_role("button", name="Play or pause", exact=True).click()
+        lab.until(f"len(seen_{one}) >= 3")
+        cell.get_by_role("button", name="Play or pause", exact=True).click()
+        first, second, third = lab.ask(f"seen_{one}[:3]")
+        assert third > second == 1 > first == 0, one  # a busy kernel is spared frames
 
 
 def test_a_figure_hidden_while_the_window_shrank_fits_when_it_is_shown_again(lab, folder):
@@ -288,6 +380,18 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     hashes = lab.ask("[float(t.double().sum()) for t in lab.training.model.state_dict().values()]")
     fitted(lab)
 
+    # The cell run once more offers the runs that were there.
+    again = "[float(t.double().sum()) for t in lab.training.model.state_dict().values()]"
+    lab.show("live.show(")
+    lab.do("notebook:run-cell")
+    lab.idle()
+    lab.until("len(lab.trainer.runs) == 1")
+    assert (lab.ask("lab.training.step"), lab.errors()) == (0, [])
+    lab.output.get_by_label("earlier run", exact=True).select_option(index=1)
+    lab.button("Take up").click()
+    lab.until("len(lab.trainer.runs) == 2 and not lab.trainer.doing")
+    assert lab.ask(again) == hashes
+
     # A kernel that was started anew is announced, and its runs are taken up.
     lab.restart()
     lab.page.get_by_role("alert").filter(has_text="take them up below").wait_for()
@@ -298,7 +402,6 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
     lab.output.get_by_label("earlier run", exact=True).select_option(index=1)
     lab.button("Take up").click()
     lab.until("len(lab.trainer.runs) == 2 and not lab.trainer.doing")
-    again = "[float(t.double().sum()) for t in lab.training.model.state_dict().values()]"
     assert lab.ask(again) == hashes
     assert lab.ask("lab.training.step") == stopped
 
@@ -306,16 +409,12 @@ def test_the_dashboard_is_turned_forked_and_replayed_by_hand(lab, folder):
 SCROLLED = """() => [...document.querySelectorAll(".widget-dropdown, .widget-hslider")].filter(
     e => ["auto", "scroll"].includes(getComputedStyle(e).overflowY)
         && e.scrollHeight > e.clientHeight + 1).map(e => e.outerHTML.slice(0, 200))"""
-UNNAMED = """() => [...document.querySelectorAll(".jp-OutputArea-output :is(button, input, select, "
-        + "[role=slider])")].filter(e => e.offsetParent && e.tabIndex >= 0).filter(
-    e => !(e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent))
-    .map(e => e.outerHTML.slice(0, 200))"""
 SMALL = """(selector) => [...document.querySelectorAll(selector)].filter(e =>
     e.closest(".jp-OutputArea-output") && (e.offsetParent || e.ownerSVGElement)
     && parseFloat(getComputedStyle(e).fontSize) < 12
     && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()))
     .map(e => e.outerHTML.slice(0, 200))"""
-CUT = """() => { const all = document.querySelector(".jp-OutputArea-output:has(progress)");
+CUT = """part => { const all = document.querySelector(part);
     const end = all.getBoundingClientRect().right + 2;
     return [...all.querySelectorAll("img, button, input, select, .js-plotly-plot")].filter(
         e => e.offsetParent && e.getBoundingClientRect().right > end
@@ -324,18 +423,18 @@ CUT = """() => { const all = document.querySelector(".jp-OutputArea-output:has(p
 
 def fitted(lab):
     """Every control has a name, text is 12 px or more, and nothing is cut from 900 px on."""
-    assert lab.page.evaluate(UNNAMED) == []
+    assert unnamed(lab, DASHBOARD) == []
     assert lab.page.evaluate(BARS) == 0, "plotly's buttons are no stops of the Tab key"
     assert lab.page.evaluate(SMALL, ".jp-OutputArea-output *") == []
     for width in (900, 1400):
         lab.page.set_viewport_size({"width": width, "height": 1000})
         lab.page.wait_for_timeout(500)
-        assert lab.page.evaluate(CUT) == [], width
+        assert lab.page.evaluate(CUT, DASHBOARD) == [], width
         lab.picture(ARTIFACTS / f"dashboard-{width}.png")
     for theme in ("Dark", "Light"):
         lab.theme(f"JupyterLab {theme}")
         lab.painted()
-        assert serious(lab.page, ".jp-OutputArea-output:has(progress)") == [], theme
+        assert serious(lab.page, DASHBOARD) == [], theme
 
 
 def replayed(run: Path, steps: int) -> list[float]:

@@ -226,6 +226,13 @@ def test_a_notebook_s_question_hides_its_answer(site):
     assert "live.predict" not in re.sub(r"<[^>]+>", "", text)
 
 
+def test_a_table_that_a_notebook_shows_is_a_table(site):
+    pages = sorted((site / "notebooks").glob("*.html"))
+    assert sum(page.read_text().count("<table") for page in pages) > len(pages)
+    for page in pages:
+        assert re.search(r"<p>\|", page.read_text()) is None, page.name
+
+
 def test_a_proof_ends_with_its_verdicts_programs_and_notebooks(site):
     text = (site / "theory" / "overshoot.html").read_text()
     end = text[text.index('id="verdict-program-notebook"') :]
