@@ -414,6 +414,8 @@ class Reproduce:
     """Only make the tables from the results that are there."""
     seeds: tuple[int, ...] | None = None
     """Of networks, data order and attacks; the scale's own where left out."""
+    rows: tuple[str, ...] | None = None
+    """Only these networks, in this order, by their names in the tables (PGD AVmixup)."""
     minutes: float | None = None
     """Save and end after so long; the same command goes on."""
     data_root: Path = Path("data")
@@ -447,6 +449,7 @@ class Reproduce:
             self.tables,
             self.scale,
             seeds=self.seeds,
+            rows=self.rows,
             results=self.results,
             folder=self.runs,
             data_root=self.data_root,

@@ -153,6 +153,13 @@ class TablePlan:
             found.setdefault(dataset, []).append(row)
         return found
 
+    def only(self, rows: Sequence[str] | None) -> "TablePlan":
+        """Return the plan with these of its rows alone, in the order given; None is all of them."""
+        if rows is None:
+            return self
+        there = {row.title: row for row in self.rows}
+        return replace(self, rows=tuple(there[row] for row in rows if row in there))
+
     @property
     def impossible(self) -> tuple[str, ...]:
         """The paper's rows that this scale has no data for."""
@@ -185,14 +192,15 @@ def plan(name: str, scale: Scale, seed: int = 0, precision: Precision = "float32
 
 
 def tables_named(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of tables, in the paper's order; "all" stands for all of them.
+    """Return the names of tables, each once, in the order given; "all" stands for all of them.
 
     Raises:
         ValueError: one of them is no table, or there is none.
     """
     for name in names or ("",):
         check.one_of("table", name, (*NAMES, "all"))
-    return tuple(name for name in NAMES if name in names or "all" in names)
+    each = (NAMES if name == "all" else (name,) for name in names)
+    return tuple(dict.fromkeys(name for some in each for name in some))
 
 
 class _Maker:

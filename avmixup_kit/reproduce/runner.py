@@ -358,10 +358,17 @@ class Runner:
 
     # ------------------------------------------------------------------------------- all of it
 
-    def tables(self, names: Sequence[str], seeds: Sequence[int], folder: str | Path) -> None:
+    def tables(
+        self,
+        names: Sequence[str],
+        seeds: Sequence[int],
+        folder: str | Path,
+        rows: Sequence[str] | None = None,
+    ) -> None:
         """Train, evaluate and write what the tables' results lack, seed by seed.
 
-        What could not be done stands in ``left`` afterwards.
+        ``rows``: these alone, in this order; None is all of them. What could not be done stands in
+        ``left`` afterwards.
 
         Raises:
             ImportError: an attack's package is missing; nothing has been trained then.
@@ -371,7 +378,7 @@ class Runner:
         """
         before = {name: results.load(name, self.scale, folder) for name in names}
         for seed in seeds:
-            plans = [plan(name, self.scale, seed, self.precision) for name in names]
+            plans = [plan(name, self.scale, seed, self.precision).only(rows) for name in names]
             todo = [
                 (table, row)
                 for table in plans

@@ -266,6 +266,19 @@ def test_each_network_is_trained_and_judged_once_for_all_tables(made, tmp_path):
             assert all(np.array_equal(one[key], other[key]) for key in one)
 
 
+def test_only_the_rows_asked_for_are_estimated_and_trained_in_their_order(tmp_path):
+    (table,), said = make(["table1"], tmp_path, rows=["AVmixup", "PGD"], seeds=[0])
+    assert re.findall(r"trained digits/(\S+):", said) == ["avmixup-0", "pgd-0"]
+    assert {row for row, _ in table.missing} == {"Standard", "LS0.8", "LS0.9"}
+    estimated = re.findall(r"^digits/(\S+)", said, re.MULTILINE)
+    assert estimated == ["avmixup", "pgd"]
+
+
+def test_tables_are_made_in_the_order_asked_for():
+    assert plans.tables_named(["table3", "table1", "table3"]) == ("table3", "table1")
+    assert plans.tables_named(["figure2", "all"]) == ("figure2", *plans.NAMES[:-1])
+
+
 def test_results_that_are_there_need_no_networks(copy):
     before = contents(copy / "results")
     found, said = make(["all"], copy, seeds=[0])
@@ -469,6 +482,8 @@ def test_a_training_that_diverges_is_given_up_and_the_others_go_on(tmp_path, mon
         (["table1", "--scale", "huge"], "scale = 'huge' is not allowed: one of smoke, laptop, sh"),
         (["table1", "--compile", "--eager"], "eager = True is not allowed: --compile or --eager"),
         (["table1", "--minutes", "0"], "minutes = 0.0 is not allowed: a positive number"),
+        (["table1", "--rows", "PGD", "pgd"], "row = 'pgd' is not allowed: one of Standard, PGD"),
+        (["table1", "--rows"], "row = '' is not allowed: one of Standard, PGD"),
         (["table1", "--seeds", "-1"], "seed = -1 is not allowed"),
         (["table1", "--scale", "short", "--device", "cpu", "--data-root", "{tmp}/file"],
          "data_root = .* holds none of the images"),
