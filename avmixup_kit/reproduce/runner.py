@@ -17,6 +17,7 @@ from torch import nn
 
 from avmixup_kit import __version__, models
 from avmixup_kit._base import check, files, provenance
+from avmixup_kit._base.processes import NOTHING, by_kind, spent, spent_since
 from avmixup_kit.data import DATASETS, Augmentation, Data, cifar10_or_mirror, load
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
@@ -33,6 +34,7 @@ from avmixup_kit.training.settings import Precision
 ROBUST = "PGD10, validation"  # the curve by which the best checkpoint is chosen
 BATCH = 512
 HELD = 6  # networks: one that is judged and those whose examples it is given
+COUNTED = 50  # steps between two notes of what a training has cost, which outlive a kill
 MINUTES = 2  # between checkpoints on CUDA, where 500 steps may take seconds
 
 
@@ -102,6 +104,11 @@ class Runner:
         self.precision: Precision = precision
         usual = scale.compiled or self.device.type == "cuda"
         self.compiled = usual if compiled is None else compiled
+        if self.device.type == "cpu" and (self.compiled or usual):
+            import torch._inductor.config as inductor
+
+            # What a pool of compilers spends, none of them waited for, would not be counted.
+            inductor.compile_threads = 1
         self.clock, self.say = Clock(minutes), say
         self.left: list[str] = []
         self._data: dict[str, Data | Exception] = {}
@@ -154,6 +161,7 @@ class Runner:
         """
         data, settings = self.data(run), run.settings
         folder = self.folder / run.folder
+        began, before = spent(), self._spent(folder)
         network = models.build(run.network, data, seed=settings.seed, **dict(run.network_options))
         training = Training(
             network.to(self.device),
@@ -176,24 +184,34 @@ class Runner:
             best=ROBUST,
             minutes=self.clock.left,
         )
-        began, first = time.perf_counter(), None
+
+        def note() -> dict[str, float]:
+            seconds = spent_since(began, before)
+            files.write_atomic(folder / "seconds.json", json.dumps(seconds).encode())
+            return seconds
+
+        first = None
         try:
             for record in records:
                 first = record.step if first is None else first
+                if (record.step + 1) % COUNTED == 0:
+                    note()
         finally:
             if first is not None:
-                seconds = time.perf_counter() - began
-                spent = json.dumps(self._spent(folder) + seconds).encode()
-                files.write_atomic(folder / "seconds.json", spent)
+                seconds = note()["wall"] - before["wall"]
                 self.say(
                     f"trained {run.folder}: steps {first} to {training.step} of {training.steps} "
                     f"in {seconds:.0f} s"
                 )
         return training.step == training.steps
 
-    def _spent(self, folder: Path) -> float:
+    def _spent(self, folder: Path) -> dict[str, float]:
         path = folder / "seconds.json"
-        return files.read_json(path, float) if path.exists() else 0.0
+        if not path.exists():
+            return NOTHING
+        found = files.read_json(path, object)
+        with files.blamed(path, files.DAMAGED):
+            return by_kind(found)
 
     def trained(self, run: Run) -> bool:
         """Return whether a run's last step is done, without taking its lock.
@@ -266,7 +284,7 @@ class Runner:
     def _judge(
         self, run: Run, group: list[Column], part: Any, first: int, verdicts: Verdicts
     ) -> None:
-        began = time.perf_counter()
+        began = spent()
         attacked = [column for column in group if column.attack is not None]
         attacks = [
             column.attack
@@ -284,8 +302,9 @@ class Runner:
         for column in group:
             at = 0 if column.attack is None else 1 + attacked.index(column)
             verdicts.add(column.key, first, found.correct[at], found.gradients[at])
-        seconds = time.perf_counter() - began
-        verdicts.about["seconds"] += seconds
+        before = verdicts.about["seconds"]
+        verdicts.about["seconds"] = spent_since(began, before)
+        seconds = verdicts.about["seconds"]["wall"] - before["wall"]
         verdicts.about["provenance"] = provenance.provenance()
         verdicts.about["notes"] = list(dict.fromkeys([*verdicts.about["notes"], *found.notes]))
         names = ", ".join(column.key for column in group)
@@ -312,6 +331,10 @@ class Runner:
             found = runs.curves_of(log.parent) if wanted else {}
             curves = {name: found[name] for name in wanted}
         said, precision = evaluation.to_json(), run.settings.precision
+        cost = {
+            "training": self._spent(self.folder / run.folder),
+            "evaluation for all tables": verdicts.about["seconds"],
+        }
         about = {
             "format": results.FORMAT,
             "kit": __version__,
@@ -345,9 +368,9 @@ class Runner:
             **{key: said[key] for key in ("rule", "accuracy", "interval95")},
             "curves": curves,
             "notes": verdicts.about["notes"],
-            "seconds": {
-                "training": round(self._spent(self.folder / run.folder), 1),
-                "evaluation for all tables": round(verdicts.about["seconds"], 1),
+            "seconds": {part: round(its["wall"], 1) for part, its in cost.items()},
+            "processor seconds": {
+                part: round(its["processor"], 1) for part, its in cost.items() if "processor" in its
             },
             "provenance": {
                 "training": {key: trained.get(key) for key in provenance.provenance()},

@@ -331,6 +331,38 @@ def test_killed_it_goes_on_and_ends_with_the_same_results(made, tmp_path):
             assert np.array_equal(one["correct"], other["correct"]), row
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_core_hours_are_added_over_sessions_and_told_below_the_table(tmp_path, monkeypatch, old):
+    real, file = runs.log, tmp_path / "runs/smoke/digits/pgd-0/seconds.json"
+
+    def killed(*given, **options):
+        for record in real(*given, **options):
+            yield record
+            if record.step == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "COUNTED", 1)
+    monkeypatch.setattr(runs, "log", killed)
+    options = {"rows": ["PGD"], "seeds": [0]}
+    with pytest.raises(KeyboardInterrupt):
+        make(["figure2"], tmp_path, **options)
+    noted = json.loads(file.read_text())
+    assert noted.keys() == {"wall", "processor"}
+    assert min(noted.values()) > 0
+    file.write_text(json.dumps(7200.0 if old else {"wall": 7200.0, "processor": 3600.0}))
+    monkeypatch.setattr(runs, "log", real)
+    (table,), _ = make(["figure2"], tmp_path, **options)
+    (result,) = table.of("PGD")
+    assert result.about["seconds"]["training"] > 7200
+    assert (result.core_hours is None) == old
+    if result.core_hours is None:
+        assert "Core-hours" not in table.markdown()
+    else:
+        training, evaluation = result.core_hours
+        assert training > 1
+        assert f"over seeds: PGD {training:.2f} + {evaluation:.2f}." in table.markdown()
+
+
 def test_minutes_end_it_cleanly_and_the_same_command_goes_on(made, tmp_path):
     (table,), said = make(["table6"], tmp_path, seeds=[0], minutes=1e-9)
     assert not table.results
