@@ -181,14 +181,22 @@ def plan(name: str, scale: Scale, seed: int = 0, precision: Precision = "float32
     if name == "figure2":
         rows = maker.figure2()
         title = "Figure 2: robust accuracy while training, best checkpoint against last"
-        title += scale.said
+        title += _shortened(rows, scale)
         return TablePlan(name, title, "Model", tuple(c.title for c in rows[0].columns), rows, scale)
     printed = paper.TABLES[int(name[-1]) - 1]
     rows = maker.rows(printed)
     own = [column.title for row in rows for column in row.columns]
     columns = tuple(dict.fromkeys([*printed.columns, *own]))
-    title = f"Table {printed.number}: {printed.title}{scale.said}"
+    title = f"Table {printed.number}: {printed.title}{_shortened(rows, scale)}"
     return TablePlan(name, title, printed.heading, columns, rows, scale, printed)
+
+
+def _shortened(rows: Sequence[Row], scale: Scale) -> str:
+    """Return what a title says of the rows whose crafting is shortened, by name where not all."""
+    attacked = [row for row in rows if not isinstance(row.run.method.perturb, attacks.NoAttack)]
+    short = [row.title for row in attacked if scale.shortens(row.run.method)]
+    names = "" if len(short) == len(attacked) else f"{', '.join(short)} "
+    return f" ({names}{scale.said})" if short else ""
 
 
 def tables_named(names: Sequence[str]) -> tuple[str, ...]:
