@@ -60,6 +60,14 @@ class Result:
         return {name: (steps, values) for name, (steps, values) in self.about["curves"].items()}
 
     @property
+    def signs(self) -> list[str]:
+        """What its training showed signs of (``training.signs``); older files tell none."""
+        return [
+            f"{self.row}, seed {self.seed}, after {sign['step']} steps: {sign['words']}"
+            for sign in self.about.get("signs", ())
+        ]
+
+    @property
     def core_hours(self) -> tuple[float, float] | None:
         """Of its training and its evaluation; None where a file does not tell."""
         seconds = self.about.get("processor seconds", {})
@@ -242,6 +250,7 @@ class Assembled:
                 "Core-hours of a network of ours, training with its curves + evaluation for all "
                 f"tables, mean over seeds: {', '.join(core_hours)}."
             )
+        notes += [f"{sign}." for result in self.results for sign in result.signs]
         extra = [note for result in self.results for note in result.about["notes"]]
         return [*notes, *dict.fromkeys(f"{note}." for note in extra)]
 
@@ -317,7 +326,7 @@ def _read(path: Path, table: str, scale: Scale) -> Result:
     with files.blamed(path, CORRUPTED):
         result = Result(path, str(about["row"]), int(about["seed"]), about)
         # Whatever the table will ask for, so that what is missing is told here.
-        _ = result.origin, result.curves, result.core_hours, about["notes"]
+        _ = result.origin, result.curves, result.core_hours, result.signs, about["notes"]
         _ = about["data"]["name"], about["data"]["epsilon"]
         made = _trained_as(about)
         if not all(0 <= value <= 1 for value in result.accuracy.values()) or result.n < 1:

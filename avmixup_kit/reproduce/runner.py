@@ -28,6 +28,7 @@ from avmixup_kit.reproduce.results import Result
 from avmixup_kit.reproduce.verdicts import Verdicts, groups
 from avmixup_kit.training import checkpoints, runs
 from avmixup_kit.training.compiled import Compiled
+from avmixup_kit.training.folders import log_of
 from avmixup_kit.training.loop import Training, TrainingDiverged
 from avmixup_kit.training.settings import Precision
 
@@ -194,6 +195,8 @@ class Runner:
         try:
             for record in records:
                 first = record.step if first is None else first
+                for sign in record.signs:
+                    self.say(f"{run.folder}, after {record.step + 1} steps: {sign.words}")
                 if (record.step + 1) % COUNTED == 0:
                     note()
         finally:
@@ -330,6 +333,7 @@ class Runner:
         with files.blamed(log, "is damaged: remove the run folder, and it is trained again"):
             found = runs.curves_of(log.parent) if wanted else {}
             curves = {name: found[name] for name in wanted}
+            signs = [record for record in log_of(log) if "sign" in record]
         said, precision = evaluation.to_json(), run.settings.precision
         cost = {
             "training": self._spent(self.folder / run.folder),
@@ -367,6 +371,7 @@ class Runner:
             "attacks": {column.title: column.key for column in columns},
             **{key: said[key] for key in ("rule", "accuracy", "interval95")},
             "curves": curves,
+            "signs": signs,
             "notes": verdicts.about["notes"],
             "seconds": {part: round(its["wall"], 1) for part, its in cost.items()},
             "processor seconds": {

@@ -126,6 +126,24 @@ def test_schedule_and_averaged_weights_reach_the_training_and_the_result(tmp_pat
         make(["figure2"], tmp_path, replace(TINY, schedule="cosine"))
 
 
+def test_catastrophic_overfitting_is_told_in_the_result_and_under_the_table(
+    tmp_path, monkeypatch, standing_in
+):
+    row = {"Clean": 0.9, "FGSM": 0.8, "PGD10": 0.01}
+    curves = {f"{name}, {part}": v for part in ("train", "validation") for name, v in row.items()}
+    monkeypatch.setattr(runner, "robust_curves", lambda *given: lambda network: curves)
+    (table,), said = make(["table1"], tmp_path, rows=["PGD"])
+    (result,) = table.of("PGD")
+    (sign,) = result.about["signs"]
+    assert (sign["step"], sign["sign"]) == (2, "catastrophic overfitting")
+    assert f"cifar10/pgd-0, after 2 steps: {sign['words']}" in said.splitlines()
+    assert f"PGD, seed 0, after 2 steps: {sign['words']}." in table.markdown().splitlines()
+    about = json.loads(result.path.read_text())
+    del about["signs"]  # an older file
+    result.path.write_text(json.dumps(about))
+    assert load("table1", TINY, tmp_path / "results").results[0].signs == []
+
+
 def test_two_processes_give_the_same_table_as_one(tmp_path):
     one, _ = make(["figure2"], tmp_path / "one", SMOKE)
     two, said = make(["figure2"], tmp_path / "two", SMOKE, jobs=2)
