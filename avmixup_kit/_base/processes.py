@@ -1,4 +1,4 @@
-"""Further processes that do the same work, one thread each, and what processes have spent."""
+"""Further processes that do the same work, one thread each; time spent, and time left."""
 
 import multiprocessing
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from avmixup_kit._base import plugins
+from avmixup_kit._base import check, plugins
 
 NOTHING = {"wall": 0.0, "processor": 0.0}
 
@@ -34,6 +34,23 @@ def by_kind(seconds: Any) -> dict[str, float]:
     """Return seconds as a file holds them; older files have those of the clock alone."""
     found = seconds if isinstance(seconds, dict) else {"wall": seconds}
     return {kind: float(found[kind]) for kind in NOTHING if kind in found}
+
+
+class Clock:
+    """Tells whether the minutes are over; without minutes they never are."""
+
+    def __init__(self, minutes: float | None = None) -> None:
+        check.number("minutes", minutes, "(0, inf)", "a positive number", none=True)
+        self.end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def over(self) -> bool:
+        return self.end is not None and time.monotonic() >= self.end
+
+    @property
+    def left(self) -> float | None:
+        """The minutes left, a little more than none; None where there is no end."""
+        return None if self.end is None else max((self.end - time.monotonic()) / 60, 1e-6)
 
 
 class _Plugins:

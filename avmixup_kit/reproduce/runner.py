@@ -6,7 +6,6 @@ the second says so and goes on with another, so that several processes may work 
 """
 
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import nn
 
 from avmixup_kit import __version__, models
 from avmixup_kit._base import check, files, provenance
-from avmixup_kit._base.processes import NOTHING, by_kind, spent, spent_since
+from avmixup_kit._base.processes import NOTHING, Clock, by_kind, spent, spent_since
 from avmixup_kit.data import DATASETS, Augmentation, Data, cifar10_or_mirror, load
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
@@ -37,23 +36,6 @@ BATCH = 512
 HELD = 6  # networks: one that is judged and those whose examples it is given
 COUNTED = 50  # steps between two notes of what a training has cost, which outlive a kill
 MINUTES = 2  # between checkpoints on CUDA, where 500 steps may take seconds
-
-
-class Clock:
-    """Tells whether the minutes are over; without minutes they never are."""
-
-    def __init__(self, minutes: float | None = None) -> None:
-        check.number("minutes", minutes, "(0, inf)", "a positive number", none=True)
-        self.end = None if minutes is None else time.monotonic() + 60 * minutes
-
-    @property
-    def over(self) -> bool:
-        return self.end is not None and time.monotonic() >= self.end
-
-    @property
-    def left(self) -> float | None:
-        """The minutes left, a little more than none; None where there is no end."""
-        return None if self.end is None else max((self.end - time.monotonic()) / 60, 1e-6)
 
 
 def load_data(name: str, root: str | Path, device: torch.device | str = "cpu") -> Data:

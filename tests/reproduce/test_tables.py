@@ -22,6 +22,7 @@ from scipy import stats
 
 import avmixup_kit as av
 from avmixup_kit import cli, methods, models, paper, runs
+from avmixup_kit._base import processes
 from avmixup_kit.data import DATASETS
 from avmixup_kit.evaluation.compare import Comparison, compare
 from avmixup_kit.methods.attacks import Attack
@@ -379,7 +380,7 @@ def test_minutes_end_it_cleanly_and_the_same_command_goes_on(made, tmp_path):
 def test_minutes_end_a_training_at_a_checkpoint(tmp_path, monkeypatch):
     scale = replace(TINY, steps=12)
     now = itertools.count()
-    monkeypatch.setattr(runner.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(processes.time, "monotonic", lambda: next(now))
     _, said = make(["table6"], tmp_path, scale=scale, seeds=[0], minutes=0.08)
     monkeypatch.undo()
     found = re.search(r"steps 0 to (\d+) of 12", said)
