@@ -11,8 +11,11 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m avmixup_kit demo
 
+# Running a notebook is no change of it: CONTRIBUTING.md says how to store its outputs anew.
 lab: $(VENV)/.installed-notebooks
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. \
+	@[ ! -e .git ] || git config --local filter.avmixup-notebook.clean '$(BIN)/python notebooks/clean.py %f' || true
+	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. \
+		--FileContentsManager.post_save_hook=notebooks.clean.saved \
 		--LabApp.default_url=/lab/tree/notebooks/06_start_here.ipynb $(AS_ROOT)
 
 # Notebooks, proofs, explorers and API as pages that need no kernel and no network.

@@ -64,23 +64,24 @@ def test_every_term_that_a_notebook_sets_in_italics_is_in_the_glossary_or_said_t
     assert missing == set()
 
 
-def test_a_figure_that_plays_in_the_page_has_no_fixed_copy_beside_it(monkeypatch):
+def test_a_notebook_s_explorer_opens_on_the_site_where_its_cell_opens_it(monkeypatch):
     pytest.importorskip("sphinx")
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "site"))
-    once = importlib.import_module("pages").once
+    pages, explorers = (importlib.import_module(name) for name in ("pages", "explorers"))
+    assert explorers.opened("lottery", {"d": 1000, "sigma": 5.0}) == "d=1000&sigma=5&epsilon=0.2"
+    assert explorers.opened("lottery", {"d": 1000, "density": 0.5}) is None
 
-    def cell(kind, source, text=""):
-        outputs = [{"data": {"text/html": text}}] if text else []
-        return {"cell_type": kind, "source": [source], "outputs": outputs}
+    def shown(text):
+        bundle = {"text/plain": f"avmixup_kit.live.{text}: run this cell", "image/png": "QUJD\n"}
+        cell = {"outputs": [{"data": {pages._WIDGET: {}, **bundle}}], "metadata": {}}
+        pages._show(cell, "...")
+        return cell["outputs"][0]["data"]["text/html"]
 
-    plays = cell("code", "map_ = live.phase_map()", '<div class="explorer" data-explorer="x">')
-    words, copy = cell("markdown", "The same figure, fixed:"), cell("code", "map_.static()", "plot")
-    another = cell("code", "live.label_line(epsilon=0.5).static()", "plot")
-    see = cell("markdown", "**See:**")
-    assert once([plays, words, copy, see]) == [plays, see]
-    assert once([plays, words, copy, another, see]) == [plays, words, another, see]
-    live_only = cell("code", "explorer", '<p class="elsewhere">')
-    assert once([live_only, words, copy, see]) == [live_only, words, copy, see]
+    assert 'data-start="nu=0.5&amp;sigma_s=1&amp;n=4"' in shown("theorem_1(n=4)")
+    assert "has more sliders" in shown("theorem_1(n=4)")
+    assert 'src="data:image/png;base64,QUJD"' in shown("vertex(index=42)")
+    with pytest.raises(AssertionError, match="no stop"):
+        shown("theorem_1(n=3)")
 
 
 @pytest.mark.parametrize(
@@ -136,3 +137,9 @@ def test_no_error_that_rises_smoothly_is_said_to_jump():
     pages = [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "avmixup_kit" / "live").rglob("*.py")]
     pages += (ROOT / "docs").rglob("*.md")
     assert [page.name for page in pages if re.search(r"errors? jumps?\b", page.read_text())] == []
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_a_command_stands_in_a_block_of_code(path):
+    prose = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+    assert not re.findall(r"^(?:python|pip|make|git|torchrun) .*", prose, re.M), path

@@ -1,5 +1,6 @@
 """The README's code runs, and after it that of docs/library.md, in the order in which it stands."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -32,15 +33,29 @@ def test_its_blocks_train_judge_and_report(tmp_path, monkeypatch, capsys):
     assert Path("runs/own/best.pt").exists()
 
 
-def test_its_table_of_notebooks_is_one_table():
-    (table,) = re.findall(r"\| notebook \| question \| minutes \|\n(?:\|.*\n)+", README)
-    rows = re.findall(r"\(notebooks/(.*?)\) \| .* \| (\d+) \|", table)
-    assert [name for name, _ in rows] == sorted(
+def test_its_one_reading_path_is_the_start_notebook_s_and_keeps_the_theory_s_order():
+    head = r"\| notebook \| question \| minutes \|\n\|---.*\n((?:\|.*\n)+)"
+    (table,) = re.findall(head, README)
+    rows = re.findall(r"\| \[(\d\d)\]\(notebooks/(\1_.*?)\) \| .* \| (\d+) \|\n", table)
+    assert sorted(name for _, name, _ in rows) == sorted(
         path.name for path in (ROOT / "notebooks").glob("*.ipynb")
     )
-    for name, minutes in rows:  # those that the notebook itself promises
+    numbers = [int(number) for number, _, _ in rows]
+    assert numbers == [6, *(number for number in range(1, len(rows) + 1) if number != 6)]
+    for _, name, minutes in rows:  # those that the notebook itself promises
         book = (ROOT / "notebooks" / name).read_text()
         assert f"{minutes} minutes to read" in book, name
+    start = json.loads((ROOT / "notebooks" / rows[0][1]).read_text())
+    (there,) = re.findall(head, "\n".join("".join(cell["source"]) for cell in start["cells"]))
+    assert there.splitlines() == table.replace("(notebooks/", "(").splitlines()[1:]
+
+
+def test_its_code_has_ten_lines_and_its_results_one_table():
+    (code,) = re.findall(r"## Ten lines\n\n```python\n(.*?)```", README, re.S)
+    assert len(code.splitlines()) == 10
+    (results,) = re.findall(r"## What came out\n(.*?)\n## ", README, re.S)
+    assert len(re.findall(r"^\|---", results, re.M)) == 1
+    assert "](docs/results.md)" in results
 
 
 def test_it_says_before_anything_is_run_what_an_install_takes_and_where_python_is():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avmixup_kit._base import check, files
+from avmixup_kit._base import check, files, html
 from avmixup_kit._base.statistics import wilson
 from avmixup_kit._base.tables import text_table
 from avmixup_kit.evaluation.images import ImageSet
@@ -144,14 +144,38 @@ class Evaluation:
         low, high = self.interval(name)
         return f"{self.accuracy(name):.1%} [{low:.1%}, {high:.1%}]"
 
+    def within(self, name: str) -> str:
+        """Return the accuracy in percent ± half its 95 % interval.
+
+        Where one end is three times as far away as the other, both ends stand in brackets instead.
+        """
+        accuracy, (low, high) = self.accuracy(name), self.interval(name)
+        below, above = accuracy - low, high - accuracy
+        if max(below, above) >= 3 * min(below, above):
+            return self.bracketed(name)
+        return f"{accuracy:.1%} ± {(high - low) / 2:.1%}"
+
     def table(self) -> str:
         """Return a text table: attack, accuracy in percent, 95 % interval, n."""
-        names = (*self.names, WORST) if len(self.names) > 2 else self.names
-        rows = [("attack", "accuracy", "95 % interval", "n"), *map(self.row, names)]
-        return "\n".join([text_table(rows), *(f"Note: {note}." for note in self.notes)])
+        rows = [("attack", "accuracy", "95 % interval", "n"), *map(self.row, self._rows)]
+        return "\n".join([text_table(rows), *self._said])
 
-    def __str__(self) -> str:
+    @property
+    def _rows(self) -> tuple[str, ...]:
+        return (*self.names, WORST) if len(self.names) > 2 else self.names
+
+    @property
+    def _said(self) -> list[str]:
+        return [f"Note: {note}." for note in self.notes]
+
+    def __repr__(self) -> str:
         return self.table()
+
+    def _repr_html_(self) -> str:
+        head = ("attack", "accuracy ± half its 95 % interval", "n")
+        rows = [head, *((name, self.within(name), str(self.n)) for name in self._rows)]
+        said = [html.markup("<p>{}</p>", note) for note in self._said]
+        return "\n".join([html.part("table", rows), *said])
 
     def to_json(self) -> dict[str, object]:
         """Return accuracies, intervals and settings, ready for JSON."""

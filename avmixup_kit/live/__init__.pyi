@@ -6,7 +6,7 @@ from .questions import Question, check, predict
 from .theory.label_line import label_line
 from .theory.lottery import lottery
 from .theory.overfitting import drawn_data, overfitting, phase_map
-from .theory.scores import moments, scores
+from .theory.scores import bells, moments, scores
 from .theory.soft_labels import soft_labels
 from .theory.theorem_1 import theorem_1
 from .theory.theorems_2_and_3 import theorems_2_and_3
@@ -22,6 +22,7 @@ __all__ = [
     "Question",
     "Switch",
     "View",
+    "bells",
     "chart",
     "check",
     "close_all",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
+import plotly.io as pio
 from plotly.basedatatypes import BaseFigure
 
 from avmixup_kit._base import html
@@ -263,7 +264,8 @@ class Explorer(widgets.VBox):
         self.presets = Choice(
             "preset", "preset", {"(your own)": None, **{name: name for name in presets or {}}}, None
         )
-        self._assign(start or {})
+        self._started = dict(start or {})
+        self._assign(self._started)
         for name, preset in (presets or {}).items():
             if self.values.items() >= preset.items():
                 self.presets.value = name
@@ -339,7 +341,12 @@ class Explorer(widgets.VBox):
         self.note.value = view.note
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return stored(super()._repr_mimebundle_(**kwargs), self.name, "the sliders")
+        given = ", ".join(f"{name}={self.values[name]!r}" for name in self._started)
+        name = f"{self.name}({given})"
+        bundle = stored(super()._repr_mimebundle_(**kwargs), name, "the sliders")
+        if "png" in str(pio.renderers.default).split("+"):  # outputs are stored
+            bundle |= pio.renderers["png"].to_mimebundle(self.static().to_dict())
+        return bundle
 
 
 def row(*children: widgets.Widget) -> widgets.HBox:

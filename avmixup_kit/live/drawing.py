@@ -10,6 +10,7 @@ from avmixup_kit._base.plots import COLOURS, GREY, styled
 ALARM = COLOURS[1]
 TEST, TRAIN = (COLOURS[1], "solid"), (COLOURS[0], "dash")  # colour and dash of their errors
 BEST = (COLOURS[2], 15, "star")  # colour, size and symbol of the best share B
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")  # HTML's <sup> would be below 12 px
 SECOND = (1, 2)  # row and column of the right one of two panels
 
 
@@ -65,13 +66,13 @@ def marks(
 
 
 def error_text(log10: float, digits: int = 3) -> str:
-    """Return an error, given by its log10, as HTML: a number, or a power of ten if tiny."""
+    """Return an error, given by its log10: a number, or a power of ten if tiny."""
     if log10 > -4:
         return f"{10**log10:.{digits}g}"
     if not math.isfinite(log10):
         return "0"
-    exponent = math.floor(log10)
-    mantissa = 10 ** (log10 - exponent)
+    exponent = round(log10) if log10 < -1e4 else math.floor(log10)
+    power = "10" + str(exponent).translate(_RAISED)
     if log10 < -1e4:
-        return f"10<sup>{log10:.0f}</sup>"
-    return f"{mantissa:.{digits - 1}f} · 10<sup>{exponent}</sup>"
+        return power
+    return f"{10 ** (log10 - exponent):.{digits - 1}f} · {power}"

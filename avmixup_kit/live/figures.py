@@ -9,11 +9,37 @@ import plotly
 import plotly.graph_objects as go
 import traitlets
 
+_NAMES = """
+// ipywidgets names no slider's handle and no film's button, and plotly's buttons would be ten
+// stops of the Tab key at each figure; any may come later, or in a part of the page not shown yet
+function accessible() {
+  for (const button of document.querySelectorAll(".modebar-btn:not([tabindex='-1'])")) {
+    button.tabIndex = -1;
+  }
+  for (const handle of document.querySelectorAll(".noUi-handle:not([aria-label])")) {
+    const label = handle.closest(".widget-hbox")?.querySelector("label");
+    if (label?.textContent) handle.setAttribute("aria-label", label.textContent);
+  }
+  for (const button of document.querySelectorAll(".widget-play button:not([aria-label])")) {
+    const stop = button.querySelector(".fa-stop");
+    button.setAttribute("aria-label", stop ? "Back to the start" : "Play or pause");
+  }
+}
+
+function watchNames() {
+  globalThis.avmixupNames ??= new MutationObserver(accessible);
+  globalThis.avmixupNames.observe(document.body, { childList: true, subtree: true });
+  accessible();
+}
+"""
+
 # plotly gives every figure 5 MB of code of its own, and anywidget stops listening for good to a
 # figure whose code has not run within two seconds of its arrival: it shows, but never moves again.
 # So this code is small, fetches plotly's from one widget that all figures of a page share, and
 # listens to the kernel by itself, past anywidget's handler, with the one that ipywidgets has.
-_MODULE = """
+_MODULE = (
+    _NAMES
+    + """
 async function listen(model) {
   const self = await model.widget_manager.get_model(model.get("_own_id"));
   let handler;
@@ -34,22 +60,6 @@ async function load(model) {
   const figure = (await globalThis.avmixupPlotly).default();
   await figure.initialize({ model });
   return figure;
-}
-
-// ipywidgets names no slider's handle and no film's button, and plotly's buttons would be eleven
-// stops of the Tab key; any may come after the figure, or in a part of the page not shown yet
-function accessible() {
-  for (const button of document.querySelectorAll(".modebar-btn:not([tabindex='-1'])")) {
-    button.tabIndex = -1;
-  }
-  for (const handle of document.querySelectorAll(".noUi-handle:not([aria-label])")) {
-    const label = handle.closest(".widget-hbox")?.querySelector("label");
-    if (label?.textContent) handle.setAttribute("aria-label", label.textContent);
-  }
-  for (const button of document.querySelectorAll(".widget-play button:not([aria-label])")) {
-    const stop = button.querySelector(".fa-stop");
-    button.setAttribute("aria-label", stop ? "Back to the start" : "Play or pause");
-  }
 }
 
 // a button in the page's text is heard by the figure that it names, or copies the text after it
@@ -90,9 +100,7 @@ export default () => {
     async render({ model, el }) {
       try {
         const remove = (await loading).render({ model, el });
-        globalThis.avmixupNames ??= new MutationObserver(accessible);
-        globalThis.avmixupNames.observe(document.body, { childList: true, subtree: true });
-        accessible();
+        watchNames();
         // drawn before it had a place in the page, or hidden while the window changed, it has
         // another width than its place: fit it whenever that has one
         let unwatch, width;
@@ -111,6 +119,7 @@ export default () => {
   };
 };
 """
+)
 
 
 GONE = "The kernel has ended or was started anew: run this cell again, or nothing here moves."
@@ -121,6 +130,12 @@ class _Library(anywidget.AnyWidget):
 
     _esm = "export default {}"
     code = traitlets.Unicode().tag(sync=True)
+
+
+class Names(anywidget.AnyWidget):
+    """Nothing to see: it keeps a page's controls named, and plotly's buttons out of Tab's way."""
+
+    _esm = _NAMES + "export default { initialize: watchNames };"
 
 
 _libraries: list[_Library] = []

@@ -10,6 +10,7 @@ from avmixup_kit._base import html
 from avmixup_kit._base.plots import COLOURS
 from avmixup_kit.live.controls import row, stored
 from avmixup_kit.live.drawing import ALARM
+from avmixup_kit.live.figures import Names
 
 _WELL = COLOURS[2]
 
@@ -19,7 +20,7 @@ class Question(widgets.VBox):
 
     def __init__(self, name: str, *parts: widgets.Widget):
         self.name, self.said = name, widgets.HTML()
-        super().__init__([*parts, self.said])
+        super().__init__([*parts, self.said, Names()])  # every notebook asks, not every one plays
 
     def say(self, well: bool, verdict: str, text: str = "") -> None:
         """Show a verdict, coloured by whether it is a good one, and a text after it."""

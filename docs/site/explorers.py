@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 
 from avmixup_kit import live
 from avmixup_kit._base import files
 from avmixup_kit.live.theory.overfitting import preset_values
+from avmixup_kit.live.theory.two_bells import EQUAL
 
 _POINTS = 81  # of a curve
 _EXACT = 2e-3  # what a curve may be off, as a part of its height
@@ -68,6 +70,9 @@ def _presets(**notes: str) -> dict[str, dict[str, Any]]:
 _CASES: dict[str, dict[str, Any]] = _presets(S1="one of 100 weak features looks robust")
 _CASES |= {f"one of {d} does": {**preset_values("S1"), "d": d} for d in (10, 1000)}
 _CASES |= _presets(S4="ten of 100 do", S5="the same, push in training 0.28", control="none does")
+_CASES["ten of 100 do, noisier"] = {  # notebook 3
+    **preset_values("S1"), "c": 10, "sigma_a": 0.1, "sigma_b": 1.0,
+}  # fmt: skip
 for _values in _CASES.values():
     _values["trained_at"] = _values["epsilon"]
 _FILMS = _presets(
@@ -121,7 +126,7 @@ EXPLORERS = {
     "two_bells": Played(
         "Theorem 1 as a picture",
         (
-            _slide("epsilon", "push ε", _steps(0, 1, 41)),
+            _slide("epsilon", "push ε", sorted({*_steps(0, 1, 41), EQUAL})),
             _slide("nu", "ratio ν = σᵣ/σₛ", _steps(0.1, 1, 10)),
             _slide("n", "examples n", (1, 4, 10, 25, 100, 400)),
         ),
@@ -202,6 +207,17 @@ def table(name: str) -> dict[str, Any]:
     }
 
 
+def opened(name: str, given: Mapping[str, Any]) -> str | None:
+    """Return where ``live.NAME(**given)`` opens, as a link has it; None where no stops are that."""
+    axes, explorer = EXPLORERS[name].axes, getattr(live, name)()
+    wanted = _each_rounded(getattr(live, name)(**given).values)
+    for said in itertools.product(*(axis.stops for axis in axes)):
+        stops = [axis.stops[one] for axis, one in zip(axes, said, strict=True)]
+        if _each_rounded(settled(explorer, axes, stops)) == wanted:
+            return urlencode(dict(zip((axis.name for axis in axes), said, strict=True)))
+    return None
+
+
 def write(name: str, folder: Path) -> None:
     """Write the table as a script, which pages opened from a disk can load, too."""
     text = json.dumps(table(name), ensure_ascii=False, separators=(",", ":")).encode()
@@ -265,6 +281,10 @@ def _rounded(value: Any, digits: int = 4) -> Any:
     if isinstance(value, float | np.floating):
         return float(f"{value:.{digits}g}") if np.isfinite(value) else None
     return value
+
+
+def _each_rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _rounded(value) for name, value in values.items()}
 
 
 def _pooled(values: Sequence[Any]) -> dict[str, Any]:

@@ -106,7 +106,6 @@ def _read(app: Any, name: str, source: list[str]) -> None:
         for cell in notebook["cells"]:
             if cell["cell_type"] == "code":
                 _show(cell, "".join(cell["source"]))
-        notebook["cells"] = once(notebook["cells"])
         source[0] = json.dumps(notebook)
         return
     # a folder has no page
@@ -140,40 +139,23 @@ def _show(cell: dict[str, Any], source: str) -> None:
             }
             folded = folded or "hide-input"
         elif _WIDGET in data:
-            output["data"] = {"text/html": _instead("".join(data["text/plain"]), source)}
+            output["data"] = {"text/html": _instead(data, source)}
     if folded == "remove-input" or (folded and source.count("\n") >= _FOLDED):
         cell["metadata"].setdefault("tags", []).append(folded)
 
 
-def once(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a notebook's cells without fixed copies of figures that play in the page."""
-    fixed = [re.fullmatch(r".*\.static\(\)", "".join(cell["source"])) for cell in cells]
-    kept, plays = [], False
-    for cell, copy, another in zip(cells, fixed, [*fixed[1:], None], strict=True):
-        if plays and copy:
-            plays = False
-            if not another:
-                kept.pop()  # the words that announce it
-            continue
-        if cell["cell_type"] == "code":
-            plays = 'class="explorer"' in json.dumps(cell["outputs"]).replace("\\", "")
-        kept.append(cell)
-    return kept
-
-
-def _instead(text: str, source: str) -> str:
-    """Return what stands for a widget: a question to open, a playable picture, or a word."""
-    name = text.removeprefix("avmixup_kit.live.").partition(":")[0]
-    (call,) = (
-        node
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in (name, "show")
-        and isinstance(node.func.value, ast.Name)
-        and node.func.value.id == "live"
-    )
+def _instead(data: dict[str, Any], source: str) -> str:
+    """Return what stands for a widget: a question to open, a playable picture, or a fixed one."""
+    text = "".join(data["text/plain"]).removeprefix("avmixup_kit.live.").partition(":")[0]
+    name, _, given = text.rstrip(")").partition("(")
     if name == "predict":
+        (call,) = (
+            node
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == name
+        )
         asked, offered, right, told = call.args
         question, options, why = map(ast.literal_eval, (asked, offered, told))
         answer = "The notebook computes it"
@@ -185,13 +167,20 @@ def _instead(text: str, source: str) -> str:
             f"<summary>Guess, then open</summary>{html.escape(answer)}. {html.escape(why)}"
             "</details></div>"
         )
-    if name in explorers.EXPLORERS and not call.keywords:
-        return placed(name)
-    what = "checks your answer" if name == "check" else f"has the sliders of live.{name}"
-    here = ""
+    picture, what = "", f"has the sliders of live.{name}"
+    if name == "check":
+        what = "checks your answer"
     if name in explorers.EXPLORERS:
-        here = f' Some of them <a href="../docs/play/{name}.html">play here</a>, too.'
-    return f'<p class="elsewhere">In JupyterLab (<code>make lab</code>) this cell {what}.{here}</p>'
+        call: Any = ast.parse(f"dict({given})", mode="eval").body
+        values = {one.arg: ast.literal_eval(one.value) for one in call.keywords}
+        start = explorers.opened(name, values)
+        assert start is not None, f"live.{text} opens where the site's explorer has no stop"
+        picture, what = placed(name, start), "has more sliders"
+    elif "image/png" in data:
+        shown = "data:image/png;base64," + "".join(data["image/png"].split())
+        picture = f'<img class="dark-light" alt="live.{name} as it opens" src="{shown}">'
+    words = f"In JupyterLab (<code>make lab</code>) this cell {what}."
+    return f'{picture}<p class="elsewhere">{words}</p>'
 
 
 def leads_to(readme: str, proof: str) -> str:

@@ -28,7 +28,11 @@ from tests.conftest import skip
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = ROOT / "test-artifacts"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+PLOTLY = "application/vnd.plotly.v1+json"
 LIVE = "09_train_it_live.ipynb"
+
+# plotly's buttons that the Tab key stops at
+BARS = "() => [...document.querySelectorAll('.modebar-btn')].filter(e => e.tabIndex >= 0).length"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,16 @@ def test_a_notebook_runs_without_an_error_and_draws_its_figures(lab, name):
     assert lab.errors() == []
     code = [cell for cell in lab.cells() if cell["cell_type"] == "code" and cell["source"]]
     assert all(cell["execution_count"] for cell in code)
+    for cell in code:
+        if any(PLOTLY in output.get("data", {}) for output in cell["outputs"]):
+            lab.show("".join(cell["source"]))
+            lab.page.wait_for_selector(".jp-OutputArea-output .modebar-btn", state="attached")
+            lab.page.wait_for_function(f"() => ({BARS})() === 0")
     source = "\n".join("".join(cell["source"]) for cell in code)
+    for cell in code:
+        if "live." in cell["source"]:
+            lab.show(cell["source"])
+            assert lab.page.evaluate(SMALL, ".js-plotly-plot *, .widget-vbox .widget-html *") == []
     if re.search(r"\blive\.(?!predict|check|chart)\w+\(", source):  # those have a live figure
         lab.scroll_to(".widget-hslider, .widget-button")
         # A live figure that came up blank has axes but no traces.
@@ -81,6 +94,18 @@ def test_a_notebook_runs_without_an_error_and_draws_its_figures(lab, name):
         lab.page.wait_for_function(
             "() => document.querySelectorAll('.noUi-handle:not([aria-label])').length === 0"
         )
+
+
+def test_an_explorer_is_a_picture_until_its_cell_is_run_and_then_plays(lab, folder):
+    lab.open("04_adversarial_feature_overfitting.ipynb")
+    lab.show("live.scores()")
+    cell = lab.page.locator(".jp-CodeCell:has-text('live.scores()')").first
+    cell.locator("img").wait_for()
+    assert cell.locator("img").evaluate("e => e.naturalWidth > 600 && e.clientWidth > 600")
+    lab.run_all()
+    lab.show("live.scores()")
+    cell.get_by_role("slider").first.wait_for()
+    assert cell.locator(".jp-OutputArea img").count() == 0
 
 
 def test_the_picture_of_overfitting_is_played_with_by_hand(lab, folder):
@@ -285,9 +310,9 @@ UNNAMED = """() => [...document.querySelectorAll(".jp-OutputArea-output :is(butt
         + "[role=slider])")].filter(e => e.offsetParent && e.tabIndex >= 0).filter(
     e => !(e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent))
     .map(e => e.outerHTML.slice(0, 200))"""
-BARS = "() => [...document.querySelectorAll('.modebar-btn')].filter(e => e.tabIndex >= 0).length"
-SMALL = """() => [...document.querySelectorAll(".jp-OutputArea-output *")].filter(e =>
-    (e.offsetParent || e.ownerSVGElement) && parseFloat(getComputedStyle(e).fontSize) < 12
+SMALL = """(selector) => [...document.querySelectorAll(selector)].filter(e =>
+    e.closest(".jp-OutputArea-output") && (e.offsetParent || e.ownerSVGElement)
+    && parseFloat(getComputedStyle(e).fontSize) < 12
     && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()))
     .map(e => e.outerHTML.slice(0, 200))"""
 CUT = """() => { const all = document.querySelector(".jp-OutputArea-output:has(progress)");
@@ -301,7 +326,7 @@ def fitted(lab):
     """Every control has a name, text is 12 px or more, and nothing is cut from 900 px on."""
     assert lab.page.evaluate(UNNAMED) == []
     assert lab.page.evaluate(BARS) == 0, "plotly's buttons are no stops of the Tab key"
-    assert lab.page.evaluate(SMALL) == []
+    assert lab.page.evaluate(SMALL, ".jp-OutputArea-output *") == []
     for width in (900, 1400):
         lab.page.set_viewport_size({"width": width, "height": 1000})
         lab.page.wait_for_timeout(500)

@@ -46,8 +46,7 @@ STATE = """(name) => [...document.querySelectorAll(`[data-explorer=${name}] :is(
 TRACES = """(name) => document.querySelector(`[data-explorer=${name}] .picture`).data
   .map(({ name, x, y }) => ({ name, x, y }))"""
 # Words of a figure that its edge cuts, or that stand on one another.
-CUT = """(name) => {
-  const picture = document.querySelector(`[data-explorer=${name}] .picture`);
+CUT = """(picture) => {
   const edge = picture.getBoundingClientRect();
   const words = [...picture.querySelectorAll(".main-svg text")].filter((one) => one.textContent)
     .map((one) => ({ said: one.textContent, ...one.getBoundingClientRect().toJSON() }))
@@ -59,16 +58,18 @@ CUT = """(name) => {
   return [...cut, ...words.flatMap((a, place) => words.slice(place + 1)
     .filter((b) => on(a, b) && a.said !== b.said).map((b) => `${a.said} on ${b.said}`))];
 }"""
-FITTED = """() => [...document.querySelectorAll(".picture, .picture .main-svg")]
-  .map((one) => one.getBoundingClientRect().width).every((one, _, all) => one === all[0])"""
+FITTED = """() => [...document.querySelectorAll(".plot, .picture")].every((figure) =>
+  [...figure.querySelectorAll(".main-svg")].every((one) =>
+    one.getBoundingClientRect().width === figure.getBoundingClientRect().width))"""
 # What the first view shows is drawn.
 NEAR = """() => [...document.querySelectorAll(".explorer:not(.drawn), .plot:not(.drawn)")]
   .every((one) => one.getBoundingClientRect().top > innerHeight + 600)"""
 BLOCKING = """() => performance.getEntriesByType("resource")
   .filter((one) => one.renderBlockingStatus === "blocking").map((one) => one.name)"""
-SMALL = """() => [...document.querySelectorAll(".main-svg text")]
+SMALL = """() => [...document.querySelectorAll(".main-svg :is(text, tspan), .note *")]
   .filter((one) => one.textContent && parseFloat(getComputedStyle(one).fontSize) < 12)
   .map((one) => one.textContent)"""
+BOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
 def _status() -> str:
@@ -234,6 +235,12 @@ def test_a_proof_ends_with_its_verdicts_programs_and_notebooks(site):
     assert "overshoot.py" in end
 
 
+def cut(page: Any) -> list[str]:
+    """The words of all figures of a page that an edge cuts or other words cover."""
+    figures = page.locator(".plot, .picture").all()
+    return [word for one in figures for word in one.evaluate(CUT)]
+
+
 @functools.cache
 def sent(path: Path) -> int:
     """The bytes of a file as a server sends it that compresses texts, as GitHub's pages are."""
@@ -328,10 +335,22 @@ def test_a_slider_moves_picture_and_link_and_the_link_opens_there(opened, addres
 @pytest.mark.parametrize("name", PLAYED)
 def test_no_word_of_an_explorer_is_cut_covered_or_small(opened, name):
     page = opened(f"docs/play/{name}.html", 900)
-    assert page.evaluate(CUT, name) + page.evaluate(SMALL) == []
+    assert cut(page) + page.evaluate(SMALL) == []
     page.set_viewport_size({"width": 1400, "height": 900})
     page.wait_for_function(FITTED)
-    assert page.evaluate(CUT, name) == []
+    assert cut(page) == []
+
+
+@pytest.mark.parametrize("name", BOOKS)
+def test_no_word_of_a_notebook_s_figures_is_cut_covered_or_small(opened, name):
+    page = opened(f"notebooks/{name}.html", 900, drawn=False)
+    for width in (900, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        for place in page.locator(".plot, .explorer").all():
+            place.scroll_into_view_if_needed()
+            place.and_(page.locator(".drawn")).wait_for()
+        page.wait_for_function(FITTED)
+        assert cut(page) + page.evaluate(SMALL) == [], width
 
 
 def test_a_film_starts_at_its_beginning_plays_and_stops(opened):
@@ -362,6 +381,24 @@ def test_a_menu_moves_sliders_to_what_it_presets_and_a_try_is_a_link(opened):
     page.get_by_role("link", name="Trained with a weaker push than tested").click()
     page.wait_for_function("() => document.querySelector('output').textContent === '0.1'")
     assert page.get_by_label("preset").input_value() == "S1: falls, then rises"
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "state"),
+    [
+        ("01_training_set_lottery", "lottery", ["100", "2", "0.2"]),
+        ("02_theorem_1", "two_bells", ["0.5996", "0.5", "25"]),
+        ("02_theorem_1", "theorem_1", ["0.5", "1", "1"]),
+        ("03_theorems_2_and_3", "scores", ["0", "80"]),
+        ("03_theorems_2_and_3", "theorems_2_and_3", ["0.01", "10", "100"]),
+        ("05_soft_labels", "soft_labels", ["2", "0.5"]),
+    ],
+)
+def test_a_notebook_s_explorer_opens_as_its_cell_does(opened, page, name, state):
+    place = opened(f"notebooks/{page}.html", drawn=False).locator(f"[data-explorer={name}]")
+    place.scroll_into_view_if_needed()
+    place.and_(place.page.locator(".drawn")).wait_for()
+    assert place.locator("output").all_inner_texts() == state
 
 
 def test_a_notebook_s_explorer_plays_in_its_place(opened):

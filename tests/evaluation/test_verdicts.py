@@ -233,6 +233,20 @@ def test_a_table_shows_n_and_intervals_and_survives_saving(trained, split, tmp_p
     assert json.loads(json.dumps(result.to_json()))["n"] == len(split)
 
 
+def test_people_see_a_table_with_half_intervals_or_both_ends_where_they_are_lopsided():
+    correct = torch.ones(2, 200, dtype=torch.bool)
+    correct[1, :60] = False
+    result = Evaluation(("Clean", "<b>PGD"), correct, (0, 0), "any", 0, "", notes=("a < b",))
+    low, high = result.interval("<b>PGD")
+    assert result.within("<b>PGD") == f"70.0% ± {50 * (high - low):.1f}%"
+    assert result.within("Clean") == "100.0% [98.1%, 100.0%]"
+    page = cast(Any, result)._repr_html_()
+    assert [page.count(f"<{tag}") for tag in ("tr", "td", "b>")] == [3, 6, 0]
+    for said in ("&lt;b&gt;PGD", result.within("<b>PGD"), "<td>200", "Note: a &lt; b."):
+        assert said in page
+    assert repr(result) == str(result) == result.table()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

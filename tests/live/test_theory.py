@@ -251,20 +251,26 @@ def test_static_figure_draws_what_the_live_one_does(name: str) -> None:
     assert same(drawn(explorer.static()), drawn(explorer.figure))
 
 
-def test_showing_a_figure_makes_no_picture_of_it() -> None:
-    """A picture takes a browser seconds; notebooks are stored with one because they ask for it."""
-    code = """import plotly.io as pio
-from plotly.io import _kaleido
+@pytest.mark.parametrize("asked", ["", "plotly_mimetype+png"])
+def test_a_picture_of_what_is_shown_is_made_where_outputs_are_stored_alone(asked: str) -> None:
+    """It takes a browser seconds; notebooks are stored with one because they ask for it."""
+    code = """from plotly.io import _base_renderers
 from avmixup_kit import live
-def made(*given, **named): raise AssertionError("a picture")
-pio.to_image = _kaleido.to_image = made
-print("png" in pio.renderers.default, sorted(live.label_line().static()._repr_mimebundle_()))"""
-    environment = {**os.environ, "PLOTLY_RENDERER": ""}
+_base_renderers.to_image = lambda figure, **named: str(figure["data"][1]).encode()
+explorer = live.label_line(gamma=3.0)
+explorer.set(gamma=2.5)
+for shown in (explorer, live.label_line(gamma=2.5).static()):
+    bundle = shown._repr_mimebundle_()
+    print(bundle.get("image/png"))
+    print(bundle.get("text/plain", ""))"""
+    environment = {**os.environ, "PLOTLY_RENDERER": asked}
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
-    assert run.stdout.startswith("False ")
-    assert "image/png" not in run.stdout
+    picture, said, static, _ = run.stdout.split("\n", 3)
+    assert said.startswith("avmixup_kit.live.label_line(gamma=2.5): ")
+    assert picture == static
+    assert (picture == "None") == (asked == "")
 
 
 def test_importing_the_kit_loads_neither_widgets_nor_plotting() -> None:
@@ -353,6 +359,17 @@ def test_four_moments_are_told_from_start_to_end() -> None:
         assert f"{100 * float(model.robust_error(B, epsilon)):.1f} %" in said
 
 
+def test_bells_of_any_scores_are_wrong_by_what_the_push_takes_past_zero() -> None:
+    figure = live.bells({"lucky": (3.0, 2.0, 1.0), "unlucky": (0.5, 2.0, 1.0)})
+    said = [one.text for one in figure.layout.annotations]
+    for space, z in (("", 1.0), (" ", -0.25)):
+        error = float(gaussian.error_at(z))
+        drawn_area = area(figure, "wrong" + space, "one class, pushed" + space)
+        assert drawn_area == pytest.approx(error, abs=2e-4)
+        assert sum(f">{100 * error:.1f} %<" in one for one in said) == 1
+    assert {"lucky", "unlucky"} <= set(said)
+
+
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [({}, "helps"), ({"epsilon": 0.5}, "harms"), ({"lambda2": 0.1}, "harms")],
@@ -398,7 +415,14 @@ def test_two_bells_have_one_area_at_the_exact_radius_alone() -> None:
         )
     assert areas[0.15][1] < areas[0.15][0] < areas[0.8][1]
     assert areas[exact][0] == pytest.approx(areas[exact][1], abs=2e-4)
-    marked = {trace.name: trace.x[0] for trace in traces(live.two_bells().figure)}
+    opened = live.two_bells()
+    assert area(opened.figure, "wrong, quiet data, pushed by ε", "quiet data, pushed by ε") == (
+        pytest.approx(areas[exact][0], abs=2e-4)
+    )
+    said = " as often as ", " less often than ", " more often than "
+    for push, word in zip((opened.values["epsilon"], 0.15, 0.8), said, strict=True):
+        assert word in live.two_bells(epsilon=push).note.value
+    marked = {trace.name: trace.x[0] for trace in traces(opened.figure)}
     assert marked["the tight condition"] == float(gaussian.epsilon_tight(25, 5.0, 0.5))
     assert marked["the paper's condition (5)"] == float(gaussian.epsilon_paper(25, 5.0, 0.5))
 

@@ -1,4 +1,4 @@
-"""The result of a torture: counts as JSON, a table for people, the README's row, all computed."""
+"""The result of a torture: counts as JSON, a table for people, a row of results, all computed."""
 
 import json
 from collections.abc import Iterable
@@ -75,7 +75,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def row(result: dict[str, Any]) -> str:
-    """Return the README's row about reliability."""
+    """Return the row about reliability among the results."""
     sums = total(result)
     return (
         f"| `make torture` | {sums['tries']} | {sums['survived']} | {sums['refused']} | "

@@ -6,6 +6,7 @@ three precisions; with AVMIXUP_DRY_RUN=long for more steps.
 
 import copy
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
@@ -349,3 +350,21 @@ def test_the_dashboards_run_measures_forks_saves_and_loads_on_the_device(digits,
             assert loaded.loss_now == again.loss_now
             found[device] = [loaded.loss_now, twin.loss_now, live.evaluate(20).accuracy("PGD20")]
     assert found["cpu"] == found["cuda"]
+
+
+def test_the_dashboards_new_run_from_the_zoo_is_made_and_goes_on_on_the_device(monkeypatch):
+    pytest.importorskip("ipywidgets")
+    from avmixup_kit.live.lab import new_run
+
+    form = {name: widget.value for name, widget in new_run.fields().items()}
+    form |= {"data": "digits", "network": new_run.ZOO + "digits/pgd", "steps": 4, "batch_size": 16}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    losses = {}
+    for device, machine in (("cpu", nullcontext()), ("cuda", pretended.device())):
+        with machine:
+            run, data = new_run.make(**form)
+            where = {run.device.type, data.train.device.type, data.test.device.type}
+            where |= {tensor.device.type for tensor in run.model.state_dict().values()}
+            assert where == {device}
+            losses[device] = [float(record.loss) for record in run]
+    assert losses["cpu"] == losses["cuda"]

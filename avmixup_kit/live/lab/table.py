@@ -35,14 +35,13 @@ class Row:
             self.cells |= {name: evaluation.accuracy(name) for name in names}
 
     def shown(self, column: str) -> str:
-        """Return a cell for people: an accuracy in percent, ± half of its 95 % interval."""
+        """Return a cell for people: an accuracy with its 95 % interval."""
         value = self.cells.get(column)
         if value is None:
             return "–"
         if column not in ATTACKS or self.evaluation is None:
             return str(value)
-        low, high = self.evaluation.interval(column)
-        return f"{value:.1%} ± {50 * (high - low):.1f}"
+        return self.evaluation.within(column)
 
 
 def rows(runs: Iterable[LiveRun]) -> list[Row]:

@@ -96,7 +96,7 @@ def _draw(d: int, n: int, sigma: float, epsilon: float, density: float) -> View:
     unlucky = int((drawn[:, 1] > np.log10(0.5)).sum())
     note = (
         f"Typical standard error {error_text(typical[0])}; typical robust error at ε = {epsilon:g} "
-        f"is {error_text(typical[1])}. It passes one half at ε<sub>c</sub> = "
+        f"is {error_text(typical[1])}. It passes one half at the critical radius "
         f"{critical:.3g}. Of {SETS} training sets {unlucky} give a classifier that the attack "
         "fools more often than not."
     )

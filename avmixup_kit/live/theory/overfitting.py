@@ -112,7 +112,7 @@ def _film_blank() -> go.Figure:
         marks(figure, f"now, {name} ", *look, at=SECOND, showlegend=False)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
     figure.update_xaxes(
-        title="training time", type="log", exponentformat="power", dtick=1, row=1, col=2
+        title="training time", type="log", exponentformat="none", dtick=1, row=1, col=2
     )
     return dressed(figure, "B, total weight on weak features", "robust error")
 

@@ -104,6 +104,27 @@ def moments(model: gaussian.FeatureModel, epsilon: float) -> go.Figure:
     )
 
 
+def bells(panels: Mapping[str, tuple[float, float, float]]) -> go.Figure:
+    """Return score pictures one above the other.
+
+    Args:
+        panels: by title, the score's mean and deviation given the class, and what the push takes.
+    """
+    figure = make_subplots(
+        len(panels), 1, shared_xaxes=True, vertical_spacing=0.12, subplot_titles=list(panels)
+    )
+    for row, law in enumerate(panels.values(), 1):
+        _bells(figure, (row, 1), " " * (row - 1), _curves(*law))
+        panel: Any = figure.get_subplot(row, 1)
+        for one in _words((panel.yaxis.anchor, panel.xaxis.anchor), *law):
+            figure.add_annotation(one)
+    limit = max(mean + 3 * deviation for mean, deviation, _ in panels.values())
+    dressed(figure, "", "", 180 + 130 * len(panels)).update_layout(font_size=13)
+    figure.update_xaxes(zerolinecolor=GREY, range=[-limit, limit])
+    figure.update_xaxes(title="score wᵀx; below 0 the other class is said", row=len(panels))
+    return figure
+
+
 def _blank() -> go.Figure:
     above, below = _ROWS
     figure = make_subplots(
@@ -174,13 +195,21 @@ def bell(
     model: gaussian.FeatureModel, B: float, epsilon: float, under: str
 ) -> dict[str, dict[str, Any]]:
     """Return the curves of one panel by name. On Definition 4's class the push is ε exactly."""
-    mean, deviation = float(model.mean(B, under)), float(np.sqrt(model.variance(B, under)))
+    return _curves(*_law(model, B, under), epsilon)
+
+
+def _law(model: gaussian.FeatureModel, B: float, under: str) -> tuple[float, float]:
+    """Return mean and deviation of the score given the class."""
+    return float(model.mean(B, under)), float(np.sqrt(model.variance(B, under)))
+
+
+def _curves(mean: float, deviation: float, push: float) -> dict[str, dict[str, Any]]:
     x, height = mean + deviation * BELL, np.exp(-(BELL**2) / 2)
     return {
-        "wrong": wrong_part(mean - epsilon, deviation),
-        "other class, pushed": {"x": epsilon - x, "y": height},
+        "wrong": wrong_part(mean - push, deviation),
+        "other class, pushed": {"x": push - x, "y": height},
         "before the push": {"x": x, "y": height},
-        "one class, pushed": {"x": x - epsilon, "y": height},
+        "one class, pushed": {"x": x - push, "y": height},
     }
 
 
@@ -217,14 +246,17 @@ def panel_words(
     axes: Axes, model: gaussian.FeatureModel, B: float, epsilon: float, under: str
 ) -> list[dict[str, Any]]:
     """Return a panel's annotations: how much is wrong, and the push as an arrow."""
+    return _words(axes, *_law(model, B, under), epsilon)
+
+
+def _words(axes: Axes, mean: float, deviation: float, push: float) -> list[dict[str, Any]]:
     x, y = axes
-    mean = float(model.mean(B, under))
-    push = {
-        "x": mean - epsilon, "ax": mean, "y": 1.1, "ay": 1.1, "xref": x, "axref": x, "yref": y,
+    arrow = {
+        "x": mean - push, "ax": mean, "y": 1.1, "ay": 1.1, "xref": x, "axref": x, "yref": y,
         "ayref": y, "text": "", "arrowcolor": _WRONG, "arrowwidth": 2, "arrowhead": 2,
-        "showarrow": epsilon > 0,
+        "showarrow": bool(push > 0),
     }  # fmt: skip
-    return [said(axes, float(model.robust_error(B, epsilon, under))), push]
+    return [said(axes, float(gaussian.error_at((mean - push) / deviation))), arrow]
 
 
 def _draw(frame: int, epsilon: float, trained_at: float, **features: Any) -> View:

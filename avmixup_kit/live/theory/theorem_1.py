@@ -104,11 +104,11 @@ def _draw(d: int, n: int, sigma_s: float, nu: float, against: str) -> View:
     typical = float(gaussian.error_at(gaussian.typical_z(d, n, sigma_s), log10=True))
     rate = float(gaussian.slope(n, sigma_s))
     note = (
-        f"{_badge(empty)} Theorem 1 bounds both errors by β<sub>s</sub> = {error_text(bound)} "
+        f"{_badge(empty)} Theorem 1 bounds both errors by βₛ = {error_text(bound)} "
         f"(typical standard error: {error_text(typical)}). At ν = {nu:g} it allows ε ≤ "
         f"{paper:.4g}; its own proof allows {here['tight condition']:.4g}; the errors themselves "
         f"are typically equal at {here['typical truth']:.4g}. Corollary 1: (5) falls at the rate "
-        f"π = {rate:.4g} in σ<sub>r</sub>, the tight condition at "
+        f"π = {rate:.4g} in σᵣ, the tight condition at "
         f"{float(gaussian.slope_tight(n, sigma_s, nu)):.4g} here."
     )
     title = {"text": "BOUND VACUOUS HERE" if empty else "", "font": {"color": ALARM, "size": 15}}

@@ -63,8 +63,8 @@ def _blank() -> go.Figure:
     }
     for name, (colour, symbol) in places.items():
         marks(figure, name, colour, 11, symbol, marker_line_width=1)
-    figure.update_yaxes(type="log", exponentformat="power", dtick=1, row=1, col=1)
-    figure.update_yaxes(title="weight", type="log", exponentformat="power", dtick=1, row=1, col=2)
+    figure.update_yaxes(type="log", exponentformat="e", dtick=1)
+    figure.update_yaxes(title="weight", row=1, col=2)
     return dressed(figure, "B, total weight on sufficient features", "variance")
 
 
