@@ -289,10 +289,12 @@ class Demo:
     """Optimiser steps of each method."""
     seed: int = 0
     """Of networks, data order and attacks."""
+    data_root: Path | None = None
+    """Where CIFAR-10 or its JPEG mirror lies, for photographs; else $AVMIXUP_DATA or data."""
 
     def __call__(self) -> None:
         torch.set_num_threads(1)  # at 8x8 pixels further threads only wait for each other
-        print(comparison_table(demo(self.folder, steps=self.steps, seed=self.seed)))
+        print(comparison_table(demo(**vars(self))))
         print(f"\ncurves and adversarial images: {self.folder / 'index.html'}")
 
 
@@ -414,6 +416,8 @@ class Reproduce:
     """Only make the tables from the results that are there."""
     seeds: tuple[int, ...] | None = None
     """Of networks, data order and attacks; the scale's own where left out."""
+    rows: tuple[str, ...] | None = None
+    """Only these networks, in this order, by their names in the tables (PGD AVmixup)."""
     minutes: float | None = None
     """Save and end after so long; the same command goes on."""
     data_root: Path = Path("data")
@@ -443,18 +447,13 @@ class Reproduce:
         device = choose_device("cpu" if on_cpu else self.device)
         if device.type == "cpu" and self.scale == "smoke":
             torch.set_num_threads(1)  # at 8x8 pixels further threads only wait for each other
+        same = "tables", "scale", "seeds", "rows", "results", "data_root", "precision", "jobs"
         reproduce(
-            self.tables,
-            self.scale,
-            seeds=self.seeds,
-            results=self.results,
+            **{name: getattr(self, name) for name in same},
             folder=self.runs,
-            data_root=self.data_root,
-            device=device,
-            precision=self.precision,
-            compiled=self.compile if self.compile or self.eager else None,
-            jobs=self.jobs,
             minutes=self.minutes,
+            device=device,
+            compiled=self.compile if self.compile or self.eager else None,
             only_table=self.table,
             only_estimate=self.estimate,
         )

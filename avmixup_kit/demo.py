@@ -3,12 +3,13 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from avmixup_kit import methods, models
+from avmixup_kit import methods, models, zoo
 from avmixup_kit._base import files, html, provenance
-from avmixup_kit.data import digits
+from avmixup_kit.data import Split, digits
 from avmixup_kit.evaluation.compare import comparison_rows, comparison_table
 from avmixup_kit.evaluation.curves import (
     CURVE_IMAGES,
@@ -25,6 +26,8 @@ from avmixup_kit.methods.method import Method
 from avmixup_kit.training import runs
 from avmixup_kit.training.loop import Training
 
+EPSILON = 8 / 255  # of the zoo's networks of photographs
+
 
 def demo_methods(epsilon: float) -> dict[str, Method]:
     """Return the demonstration's four methods at this epsilon, by the paper's names."""
@@ -36,12 +39,22 @@ def demo_methods(epsilon: float) -> dict[str, Method]:
     }
 
 
-def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> dict[str, Evaluation]:
+def demo(
+    folder: str | Path = "demo",
+    *,
+    steps: int = 1000,
+    seed: int = 0,
+    data_root: str | Path | None = None,
+) -> dict[str, Evaluation]:
     """Train Standard, PGD, LS0.8 and AVmixup on digits, evaluate each, write table and page.
 
     Writes ``folder``/<method>/ (run folders), table.txt, results.json and index.html, all of one
     seed; returns the evaluations on the test images by method. A demonstration that was interrupted
-    is taken up where it stood.
+    is taken up where it stood. Where CIFAR-10 is at hand, the page shows a trained network of the
+    zoo on photographs, too.
+
+    Args:
+        data_root: where CIFAR-10 or its JPEG mirror lies; $AVMIXUP_DATA or data where left out.
 
     Raises:
         ValueError: the folder holds a demonstration with other settings.
@@ -79,6 +92,12 @@ def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> di
         "evaluations": {name: e.to_json() for name, e in evaluations.items()},
     }
     files.write_atomic(folder / "results.json", json.dumps(results, indent=2).encode())
+    try:
+        network, images = zoo.photographs(root=data_root)
+        photographs = _on_photographs(network, images)
+    except (OSError, ValueError) as missing:
+        print(missing)
+        photographs = None
     colours = method_colours(demo_methods(data.epsilon))
     curves = {name: runs.curves_of(folder / name) for name in evaluations}
     page = html.page(
@@ -92,6 +111,29 @@ def demo(folder: str | Path = "demo", *, steps: int = 1000, seed: int = 0) -> di
         bars=accuracy_bars(evaluations, colours=colours),
         curves=accuracy_curves(curves, ["PGD10, train", "PGD10, validation"], colours=colours),
         pictures=adversarial_strip(networks, data.test, ladder[1]),
+        photographs=photographs,
     )
     files.write_atomic(folder / "index.html", page.encode())
     return evaluations
+
+
+def _on_photographs(network: models.Network, images: Split) -> dict[str, Any]:
+    """Return what the page shows of a network of the zoo: its card, and an attack on it now."""
+    card, attack = network.card, attacks.pgd(steps=20, epsilon=EPSILON)
+    found = evaluate(network, images, [attack], progress=True)
+    kept = [
+        f"{value:.1f}% [{card['intervals'][name][0]:.1f}%, {card['intervals'][name][1]:.1f}%]"
+        for name, value in card["accuracies"].items()
+    ]
+    now = [found.bracketed(name) if name in found.names else "-" for name in card["accuracies"]]
+    return {
+        "name": card["name"],
+        "data": card["dataset"],
+        "images": images.name,
+        "rows": [
+            ["", *card["accuracies"], "n"],
+            ["its card", *kept, str(card["n"])],
+            ["here", *now, str(found.n)],
+        ],
+        "pictures": adversarial_strip({card["name"]: network}, images, attack),
+    }

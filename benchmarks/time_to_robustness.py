@@ -3,26 +3,31 @@
     python benchmarks/time_to_robustness.py RECIPE [...] --data-root data --runs runs/time
     python benchmarks/time_to_robustness.py --table
 
-trains a recipe of RECIPES, evaluates it under PGD20, CW20 and AutoAttack (standard) on 1 000 test
-images, 100 of each class, always the same, and writes
+trains a recipe of RECIPES, evaluates it under PGD20, CW20 and AutoAttack on 1 000 test images, 100
+of each class, always the same, and writes
 
     results/time-to-robustness/<recipe>-<seed>.json, .npz      costs and accuracies; every verdict
-    results/time-to-robustness/table.md                        the table, made from those alone
+    results/time-to-robustness/table.md, curve.png             made from those alone
+
+``--autoattack quick`` costs a fraction of standard and has a column of its own; the same command
+without it adds standard's, which alone says that a level is reached.
 
 The data are CIFAR-10, or its JPEG mirror where ``--data-root`` holds that (cifar10-jpeg.tar.xz); a
 result says which. A core-hour is an hour of processor time of the training process and of the
 compilers that it starts: import, decoding, compiling and watching included. Each part of a run ends
 with a look at 128 training images under FGSM and PGD10; a run that overfits catastrophically is
 stopped there, and says so. Killed at any moment, a run goes on where it stood; what was lost is
-counted.
+counted, but for its last ten seconds. What is not as the recipe has it (``--steps``, ``--images``,
+``--eager``) stands in the result, which must then lie elsewhere (``--results``).
 """
 
 import argparse
 import json
-import os
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,8 @@ from torch.nn import functional as F
 import avmixup_kit as av
 from avmixup_kit import models, runs
 from avmixup_kit._base import check, files
+from avmixup_kit._base.plots import COLOURS, GREY, error_bars, graph_objects, styled
+from avmixup_kit._base.processes import NOTHING, spent, spent_since
 from avmixup_kit._base.provenance import provenance
 from avmixup_kit._base.tables import markdown_table
 from avmixup_kit.evaluation.autoattack import autoattack
@@ -57,9 +64,16 @@ COLUMNS = (
     Column("Clean"),
     Column("PGD20", attacks.pgd(steps=20, epsilon=EPSILON)),
     Column("CW20", attacks.cw(steps=20, epsilon=EPSILON)),
-    Column("AutoAttack", autoattack(EPSILON)),
 )
+AUTOATTACK = {
+    version: Column(attack.name, attack)
+    for version in ("quick", "standard")
+    for attack in (autoattack(EPSILON, version),)
+}
+STRONGEST = AUTOATTACK["standard"].title
+RESULTS = Path("results/time-to-robustness")
 COST = "cost.json"
+NOTED = 10.0  # seconds between two notes of what a run has cost
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,7 @@ class Recipe:
         sides: the images' side in each of as many equal parts of the run; after each, the run is
             looked at.
         schedule, lr, weight_decay, average: as of ``Training``.
+        compiled: train a compiled network.
 
     Raises:
         ValueError: steps that the parts do not divide.
@@ -106,6 +121,7 @@ class Recipe:
     lr: float = 0.2
     weight_decay: float = 5e-4
     average: float | None = None
+    compiled: bool = True
 
     def __post_init__(self) -> None:
         check.whole("steps", self.steps)
@@ -134,7 +150,10 @@ class Recipe:
 
     def told(self) -> dict[str, Any]:
         """The recipe as JSON has it."""
-        return asdict(self) | {"perturb": repr(self.perturb)}
+        attack = f"{self.perturb.name}, batch norm {self.perturb.batch_norm}"
+        if self.perturb.step_size is not None:
+            attack += f", steps of {255 * self.perturb.step_size:g}/255"
+        return asdict(self) | {"perturb": repr(self.perturb), "attack": attack}
 
 
 ANCHOR = Recipe()
@@ -142,6 +161,7 @@ STRIDED = "preact_resnet18(num_classes=10, in_channels=3, base_channels=32, stem
 SMOOTH = STRIDED.replace(")", ", activation='silu')")
 RECIPES: dict[str, Recipe] = {
     "anchor": ANCHOR,
+    "eager": replace(ANCHOR, compiled=False),
     "fgsm-rs": replace(ANCHOR, perturb=attacks.fgsm_rs(EPSILON)),
     "averaged": replace(ANCHOR, average=0.995),
     "smoothed": replace(ANCHOR, lam=0.9),
@@ -175,26 +195,26 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def spent() -> float:
-    """Return the processor seconds of this process and of those it started and waited for."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
 class Meter:
     """What a run has cost, in its folder; what earlier sessions cost is there already."""
 
-    def __init__(self, folder: Path, kind: str, cpu: float, wall: float) -> None:
-        self.path, self.kind, self.began = folder / COST, kind, (cpu, wall)
+    def __init__(self, folder: Path, kind: str, began: dict[str, float]) -> None:
+        self.path, self.kind, self.began = folder / COST, kind, began
+        self.noted: float | None = None
         self.before: list[dict[str, Any]] = []
         if self.path.exists():
             self.before = json.loads(self.path.read_text())
 
     def save(self) -> None:
         """Write what has been spent so far."""
-        cpu, wall = spent() - self.began[0], time.monotonic() - self.began[1]
-        now = {"kind": self.kind, "cpu": round(cpu, 1), "wall": round(wall, 1)}
+        now = {"kind": self.kind} | spent_since(self.began, NOTHING)
         files.write_atomic(self.path, json.dumps([*self.before, now]).encode())
+        self.noted = time.monotonic()
+
+    def tick(self, *_: Any) -> None:
+        """Write it where that is some seconds ago."""
+        if self.noted is None or time.monotonic() - self.noted >= NOTED:
+            self.save()
 
 
 def cost_of(folder: Path, kind: str) -> dict[str, float]:
@@ -202,7 +222,7 @@ def cost_of(folder: Path, kind: str) -> dict[str, float]:
     path = folder / COST
     sessions = json.loads(path.read_text()) if path.exists() else []
     mine = [session for session in sessions if session["kind"] == kind]
-    hours = {"core_hours": "cpu", "wall_hours": "wall"}
+    hours = {"core_hours": "processor", "wall_hours": "wall"}
     return {name: round(sum(s[key] for s in mine) / 3600, 4) for name, key in hours.items()}
 
 
@@ -218,9 +238,7 @@ def watch(split: av.Split, epsilon: float) -> Callable[[nn.Module], dict[str, fl
     return measure
 
 
-def train(
-    recipe: Recipe, seed: int, data: av.Data, folder: Path, meter: Meter, compiled: bool
-) -> str:
+def train(recipe: Recipe, seed: int, data: av.Data, folder: Path, meter: Meter) -> str:
     """Train what is left of a run; return why it was stopped, "" where it was not."""
     stopped = folder / "stopped"
     if stopped.exists():
@@ -230,7 +248,7 @@ def train(
         replace(data.train, augmentation=av.data.Augmentation(pad=4, flip=True)),
         recipe.dial(),
         recipe.steps,
-        compile=compiled,
+        compile=recipe.compiled,
         schedule=recipe.schedule,
         average=recipe.average,
         lr=recipe.lr,
@@ -246,9 +264,9 @@ def train(
         curves_every=recipe.part,
     )
     for record in records:
-        if (record.step + 1) % 100 == 0 or record.curves:
-            meter.save()
+        meter.tick()
         if record.curves:
+            meter.save()
             told = ", ".join(f"{name} {value:.0%}" for name, value in record.curves.items())
             print(f"{folder.name}: step {record.step + 1}, {told}", flush=True)
         if record.signs:
@@ -259,16 +277,23 @@ def train(
 
 
 def judge(
-    seed: int, data: av.Data, test: av.Split, folder: Path, meter: Meter, compiled: bool
+    columns: tuple[Column, ...],
+    seed: int,
+    data: av.Data,
+    test: av.Split,
+    folder: Path,
+    meter: Meter,
+    compiled: bool,
 ) -> Evaluation:
-    """Return the verdicts on a trained network; what is there already is not taken again."""
+    """Return all verdicts on a trained network; what is there already is not taken again."""
     network = runs.load_model(folder / "latest.pt")
     network = Compiled(network, dynamic=True) if compiled else network
+    network.register_forward_hook(meter.tick)  # AutoAttack alone may take an hour
     verdicts = Verdicts.load(folder / "verdicts.npz", test.checksum, len(test))
     chunk = 250
     for first in range(0, len(test), chunk):
         last = min(first + chunk, len(test))
-        for group in groups(verdicts.waiting(COLUMNS, first, last)):
+        for group in groups(verdicts.waiting(columns, first, last)):
             tried = [column.attack for column in group if column.attack is not None]
             part = test.subset(torch.arange(first, last))
             found = av.evaluate(network, part, tried, seed=seed)
@@ -278,33 +303,64 @@ def judge(
             verdicts.save()
             meter.save()
             print(f"{folder.name}: images to {last}, {', '.join(found.names)}", flush=True)
-    return verdicts.evaluation(COLUMNS, replace(data, test=test), seed)
+    done = [column for column in (*COLUMNS, *AUTOATTACK.values()) if verdicts.done(column)]
+    return verdicts.evaluation(done, replace(data, test=test), seed)
+
+
+def overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what is asked for in place of a recipe's own, or of all of the images."""
+    usual = {"steps": None, "images": IMAGES, "eager": False}
+    asked = {name: getattr(options, name) for name in usual}
+    return {name: value for name, value in asked.items() if value != usual[name]}
 
 
 def run(name: str, options: argparse.Namespace) -> None:
-    """Train, evaluate and write one recipe, as far as it is not there."""
-    recipe, seed = RECIPES[name], options.seed
-    if options.steps is not None:
+    """Train, evaluate and write one recipe, as far as it is not there.
+
+    Raises:
+        ValueError: overrides among the results of recipes; a network to be attacked further that is
+            no longer there.
+    """
+    recipe, seed, column = RECIPES[name], options.seed, AUTOATTACK[options.autoattack]
+    changed = overrides(options)
+    where = "another folder, for these are results of the recipes as they are"
+    fine = not changed or options.results.resolve() != RESULTS.resolve()
+    check.that(fine, f"{', '.join(changed)} and --results", str(options.results), where)
+    if "steps" in changed:
         recipe = replace(recipe, steps=options.steps)
+    if options.eager:
+        recipe = replace(recipe, compiled=False)
     options.results.mkdir(parents=True, exist_ok=True)
-    path = options.results / f"{name}-{seed}.json"
+    stem = "-".join(map(str, [name, seed, *(word for pair in changed.items() for word in pair)]))
+    path, folder = options.results / f"{stem}.json", options.runs / stem
     if path.exists():
-        return print(f"{path} is there already")
-    cpu, wall = (0.0, time.monotonic()) if options.first else (spent(), time.monotonic())
+        before = json.loads(path.read_text())
+        if before["stopped"] or column.title in before["accuracy"]:
+            return print(f"{path} is there already")
+        if not (folder / "run.json").exists():
+            raise ValueError(f"{path} has no {column.title}, and {folder} no longer its network")
+    began = spent()
+    if options.first:
+        began["processor"] = 0.0  # importing counts
     options.first = False
     data = load_data("cifar10", options.data_root)
     test = data.test.sample(min(options.images, len(data.test)))
-    folder = options.runs / f"{name}-{seed}"
     with one_thread():
-        meter, compiled = Meter(folder, "training", cpu, wall), not options.eager
-        stopped = train(recipe, seed, data, folder, meter, compiled)
-        about = told(name, recipe, seed, data, test, folder) | {"stopped": stopped}
+        meter = Meter(folder, "training", began)
+        stopped = train(recipe, seed, data, folder, meter)
+        about = told(name, recipe, seed, data, test, folder)
+        about |= {"overrides": changed, "stopped": stopped}
         if not stopped:
-            meter = Meter(folder, "evaluation", spent(), time.monotonic())
-            found = judge(seed, data, test, folder, meter, compiled)
+            began = began if meter.noted is None else spent()
+            meter, wanted = Meter(folder, "evaluation", began), (*COLUMNS, column)
+            found = judge(wanted, seed, data, test, folder, meter, not options.eager)
             found.save(path.with_suffix(".npz"))
             about |= {key: found.to_json()[key] for key in ("n", "accuracy", "interval95")}
     about["evaluation"] = cost_of(folder, "evaluation")
+    about["command"] += "".join(
+        f" --{option}" if value is True else f" --{option} {value}"
+        for option, value in {**changed, "autoattack": options.autoattack}.items()
+    )
     files.write_atomic(path, (json.dumps(about, indent=1) + "\n").encode())
     print(f"{path} is written", flush=True)
 
@@ -351,18 +407,16 @@ def table(folder: Path) -> str:
     found = list(results_in(folder))
     if not found:
         raise SystemExit(f"{folder} holds no results")
-    titles = [column.title for column in COLUMNS]
+    titles = [column.title for column in (*COLUMNS, *AUTOATTACK.values())]
     head = ["recipe", "seed", "parameters", "core-hours", *titles, "evaluation, core-hours"]
     lines = [head]
     for about in found:
         cells = ["stopped", *[""] * (len(titles) - 1)]
         if not about["stopped"]:
-            low, high = about["interval95"][titles[-1]]
-            cells = [f"{100 * about['accuracy'][title]:.1f}" for title in titles]
-            cells[-1] += f" [{100 * low:.1f}, {100 * high:.1f}]"
+            cells = [_percent(about, title) for title in titles]
         cost = [f"{about[kind]['core_hours']:.2f}" for kind in ("training", "evaluation")]
         parameters = f"{about['parameters'] / 1e6:.2f}M"
-        lines.append([about["recipe"], str(about["seed"]), parameters, cost[0], *cells, cost[1]])
+        lines.append([_name(about), str(about["seed"]), parameters, cost[0], *cells, cost[1]])
     data = sorted({data_title(about["data"]["name"]) for about in found})
     counts = sorted({about["n"] for about in found if "n" in about})
     text = [
@@ -375,24 +429,104 @@ def table(folder: Path) -> str:
         f"{', '.join(data)}, l-infinity, epsilon 8/255; accuracy in per cent on "
         f"{', '.join(map(str, counts)) or 'no'} test images, as many of each class, with Wilson's "
         "95 % interval. A core-hour is one of processor time, data, compiling and watching "
-        "included.",
+        f"included. A level is reached under {STRONGEST} (standard) alone.",
         "",
     ]
     for level in LEVELS:
         there = [
             about
             for about in found
-            if not about["stopped"] and 100 * about["accuracy"][titles[-1]] >= level
+            if not about["stopped"] and 100 * about["accuracy"].get(STRONGEST, 0) >= level
         ]
         first = "not reached yet"
         if there:
             cost = there[0]["training"]["core_hours"]
-            first = f"{cost:.2f} core-hours ({there[0]['recipe']}, seed {there[0]['seed']})"
-        text.append(f"- AutoAttack {level} %: {first}")
+            first = f"{cost:.2f} core-hours ({_name(there[0])}, seed {there[0]['seed']})"
+        text.append(f"- {STRONGEST} {level} %: {first}")
     for about in found:
         if about["stopped"]:
-            text.append(f"- {about['recipe']}, seed {about['seed']}, stopped {about['stopped']}")
+            text.append(f"- {_name(about)}, seed {about['seed']}, stopped {about['stopped']}")
+    rows = {_name(about): [_name(about), *_made_of(about)] for about in found}
+    head = ["recipe", "network", "attack", "passes", "pixels", "rate", "label", "averaged"]
+    text += ["", "What the recipes are; batches of 128, decay 5e-4:", ""]
+    text.append(markdown_table([[*head, "compiled"], *rows.values()], left=3))
     return "\n".join(text) + "\n"
+
+
+def _percent(about: dict[str, Any], title: str) -> str:
+    """An accuracy, with its interval where it is AutoAttack's, "-" where it was not taken."""
+    if title not in about["accuracy"]:
+        return "-"
+    text = f"{100 * about['accuracy'][title]:.1f}"
+    if title.startswith("AutoAttack"):
+        low, high = about["interval95"][title]
+        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return text
+
+
+def _name(about: dict[str, Any]) -> str:
+    """The recipe's name, with what was asked for in its place."""
+    changed = [f"{name} {value}" for name, value in about["overrides"].items()]
+    return about["recipe"] + (f" ({', '.join(changed)})" if changed else "")
+
+
+def _made_of(about: dict[str, Any]) -> list[str]:
+    """What the recipe is, in a few words a column."""
+    network = about["network"].replace("num_classes=10, in_channels=3", "").replace("(, ", "(")
+    sides = about["sides"]
+    each = [f"{sides.count(side)} x {side}" for side in dict.fromkeys(sides)]
+    return [
+        f"`{network.replace(', )', ')')}`",
+        about["attack"],
+        f"{about['steps'] / EPOCH:.3g}",
+        str(sides[0]) if len(each) == 1 else ", ".join(each),
+        f"{about['schedule']}, {about['lr']:g}",
+        f"{about['lam']:g}",
+        "no" if about["average"] is None else f"{about['average']:g}",
+        "yes" if about["compiled"] else "no",
+    ]
+
+
+def curve(folder: Path) -> Any:
+    """Return the figure of core-hours against AutoAttack, from the files alone.
+
+    Filled is standard, hollow quick; of a network that has both, standard alone is drawn.
+    """
+    figure = graph_objects().Figure()
+    shown = [about for about in results_in(folder) if not about["stopped"]]
+    colours, marks = cycle(COLOURS), cycle(("circle", "square", "diamond", "triangle-up", "star"))
+    for name in dict.fromkeys(map(_name, shown)):
+        mine = [about for about in shown if _name(about) == name]
+        title = [
+            STRONGEST if STRONGEST in about["accuracy"] else AUTOATTACK["quick"].title
+            for about in mine
+        ]
+        both = list(zip(mine, title, strict=True))
+        values = [100 * about["accuracy"][title] for about, title in both]
+        ends = [[100 * end for end in about["interval95"][title]] for about, title in both]
+        colour, mark = next(colours), next(marks)
+        figure.add_scatter(
+            x=[about["training"]["core_hours"] for about in mine],
+            y=values,
+            name=name,
+            mode="markers",
+            error_y=error_bars(values, [(low, high) for low, high in ends]) | {"color": colour},
+            marker={
+                "color": colour,
+                "size": 10,
+                "symbol": [mark + "-open" * (title != STRONGEST) for title in title],
+            },
+        )
+    for level in LEVELS:
+        figure.add_hline(y=level, line={"color": GREY, "dash": "dot", "width": 1})
+    figure.update_xaxes(type="log", dtick=math.log10(2))
+    styled(
+        figure,
+        "AutoAttack on CIFAR-10 against a CPU's core-hours (hollow: quick)",
+        "core-hours of training",
+        "AutoAttack (%)",
+    )
+    return figure.update_layout(width=900, height=520, paper_bgcolor="white", plot_bgcolor="white")
 
 
 def main() -> None:
@@ -401,11 +535,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="in place of the recipe's")
     parser.add_argument("--images", type=int, default=IMAGES, help="test images")
+    parser.add_argument("--autoattack", choices=list(AUTOATTACK), default="standard")
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--runs", type=Path, default=Path("runs/time-to-robustness"))
-    parser.add_argument("--results", type=Path, default=Path("results/time-to-robustness"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--eager", action="store_true", help="compile nothing")
-    parser.add_argument("--table", action="store_true", help="only make the table again")
+    parser.add_argument("--table", action="store_true", help="only make table and curve again")
     options = parser.parse_args()
     try:
         for name in options.recipes:
@@ -419,6 +554,10 @@ def main() -> None:
     text = table(options.results)
     files.write_atomic(options.results / "table.md", text.encode())
     print(text)
+    try:
+        curve(options.results).write_image(options.results / "curve.png")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        print(f"no curve.png: {str(error).strip().splitlines()[0]}")
 
 
 if __name__ == "__main__":

@@ -120,15 +120,15 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, help="where CIFAR-10 or its JPEG mirror lies")
     parser.add_argument("--checkpoint", choices=["latest", "best"], default="latest")
     parser.add_argument("--title", default="")
-    parser.add_argument("--command", default="", help="the command that trained it")
+    parser.add_argument("--command", default="", help="the one that trained it, for its card")
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--autoattack", choices=["quick", "standard"], default="quick")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.digits:
         return of_digits()
-    if options.name is None or options.run is None:
-        parser.error("a name and a run folder, or --digits")
+    if options.name is None or options.run is None or not options.command.strip():
+        parser.error("a name, a run folder and --command, or --digits")
     of_run(options)
 
 

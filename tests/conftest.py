@@ -1,14 +1,21 @@
 """What every test has: its threads, real images where there are any, no skips in CI."""
 
 import getpass
+import io
 import os
+import shutil
+import tarfile
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import avmixup_kit as av
+from avmixup_kit.data import samples
+from avmixup_kit.evaluation.record import card
 
 # One is fastest on images this small; `make portable` asks for two as well.
 torch.set_num_threads(int(os.environ.get("AVMIXUP_TEST_THREADS", "1")))
@@ -78,3 +85,39 @@ def trained(digits: av.Data) -> torch.nn.Module:
     for _ in av.Training(model, digits.train, method, 150, seed=1, batch_size=64):
         pass
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an archive like the JPEG mirror's, three test images of each class."""
+    folder, draw = tmp_path_factory.mktemp("mirror"), np.random.RandomState(0)
+    with tarfile.open(folder / samples.MIRROR, "w:xz") as archive:
+        for split, count in (("train", 10), ("test", 3)):
+            for label in range(10):
+                for number in range(count):
+                    buffer = io.BytesIO()
+                    pixels = draw.randint(0, 256, (32, 32, 3), np.uint8)
+                    Image.fromarray(pixels).save(buffer, "JPEG")
+                    info = tarfile.TarInfo(f"{split}/class{label}/{number}.jpg")
+                    info.size = buffer.tell()
+                    buffer.seek(0)
+                    archive.addfile(info, buffer)
+    return folder
+
+
+@pytest.fixture
+def zoo_of_photographs(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A zoo with an untrained network of the mirror's images beside those of digits."""
+    folder = tmp_path / "zoo"
+    shutil.copytree(av.zoo.HERE / "digits", folder / "digits")
+    monkeypatch.setattr(av.zoo, "HERE", folder)
+    size = "num_classes=10, in_channels=3, base_channels=2, stem_stride=2"
+    network = av.models.from_architecture(f"preact_resnet18({size})").half().float().eval()
+    found = av.evaluate(network, av.cifar10_sample(20, root=mirror), [av.pgd(steps=2)])
+    about = card(found, name="AVmixup", dataset="cifar10-jpeg")
+    (folder / "cifar10-jpeg").mkdir()
+    av.export(network, about, tmp_path / "exported", half=True)
+    for suffix in (".safetensors", ".json"):
+        written = (tmp_path / "exported").with_suffix(suffix)
+        shutil.copy(written, folder / "cifar10-jpeg" / f"avmixup{suffix}")
+    return folder

@@ -1,16 +1,20 @@
 """The benchmark of core-hours against AutoAttack: recipes as data, costs that add up, a table."""
 
 import importlib
+import itertools
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import plotly.graph_objects as go
 import pytest
 import torch
 
 import avmixup_kit as av
 from avmixup_kit import runs
+from avmixup_kit._base import processes
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.method import own_stages
 from avmixup_kit.reproduce import plans
@@ -40,7 +44,13 @@ def at_hand(monkeypatch):
     data = av.Data("cifar10-jpeg", *parts)
     recipe = bench.Recipe(TINY, steps=6, sides=(16, 32, 32), average=0.5)
     monkeypatch.setattr(bench, "load_data", lambda name, root: data)
-    monkeypatch.setattr(bench, "COLUMNS", (*EASY, plans.Column("AutoAttack", av.fgsm(0.1))))
+    monkeypatch.setattr(bench, "COLUMNS", EASY)
+    columns = {
+        "quick": plans.Column("AutoAttack (quick)", av.fgsm(0.05)),
+        "standard": plans.Column("AutoAttack", av.fgsm(0.1)),
+    }
+    monkeypatch.setattr(bench, "AUTOATTACK", columns)
+    monkeypatch.setattr(go.Figure, "write_image", lambda figure, path: path.write_bytes(b"drawn"))
     monkeypatch.setattr(bench, "RECIPES", {"tiny": recipe, "other": replace(recipe, lam=0.9)})
     monkeypatch.setattr(bench, "WATCHED", 20)
     return recipe
@@ -106,7 +116,8 @@ def test_every_recipes_network_can_be_built():
 def test_a_run_is_trained_judged_and_written_and_its_sessions_cost_adds_up(
     tmp_path, monkeypatch, at_hand, capsys
 ):
-    real, folder = bench.judge, tmp_path / "runs" / "tiny-3"
+    name = "tiny-3-images-20-eager-True"
+    real, folder = bench.judge, tmp_path / "runs" / name
 
     def killed(*given):
         raise KeyboardInterrupt
@@ -117,31 +128,87 @@ def test_a_run_is_trained_judged_and_written_and_its_sessions_cost_adds_up(
     before = bench.cost_of(folder, "training")["core_hours"]
     monkeypatch.setattr(bench, "judge", real)
     main(monkeypatch, tmp_path, "tiny", "--seed", "3", "--images", "20")
-    about = json.loads((tmp_path / "results" / "tiny-3.json").read_text())
+    about = json.loads((tmp_path / "results" / f"{name}.json").read_text())
     assert about["training"]["core_hours"] >= before > 0
     assert about["evaluation"]["core_hours"] >= 0
     assert about["n"] == 20
     assert about["sides"] == [16, 32, 32]
     assert about["curves"]["PGD10, train"][0] == [2, 4, 6]
-    saved = av.Evaluation.load(tmp_path / "results" / "tiny-3.npz")
+    assert about["overrides"] == {"images": 20, "eager": True}
+    assert about["compiled"] is False
+    command = "tiny --seed 3 --images 20 --eager --autoattack standard"
+    assert about["command"] == f"python benchmarks/time_to_robustness.py {command}"
+    saved = av.Evaluation.load(tmp_path / "results" / f"{name}.npz")
     network = runs.load_model(folder / "latest.pt")
     test = bench.load_data("cifar10", "").test.sample(20)
     attack = EASY[1].attack
     assert torch.equal(
         av.evaluate(network, test, [attack], seed=3).of(attack.name), saved.of("PGD20")
     )
-    assert "CIFAR-10 (JPEG mirror)" in (tmp_path / "results" / "table.md").read_text()
+    text = (tmp_path / "results" / "table.md").read_text()
+    assert "CIFAR-10 (JPEG mirror)" in text
+    assert "| tiny (images 20, eager True) | 3 |" in text
+    assert (tmp_path / "results" / "curve.png").read_bytes() == b"drawn"
     capsys.readouterr()
-    main(monkeypatch, tmp_path, "tiny", "--seed", "3")
+    main(monkeypatch, tmp_path, "tiny", "--seed", "3", "--images", "20")
     assert "is there already" in capsys.readouterr().out
 
 
 def test_what_a_killed_session_has_cost_is_counted(tmp_path, monkeypatch):
     for session, (began, now) in enumerate([(0.0, 1800.0), (100.0, 1000.0)]):
-        monkeypatch.setattr(bench, "spent", lambda now=now: now)
-        bench.Meter(tmp_path, "training", began, 0.0).save()
+        told = {"wall": 0.0, "processor": now}
+        monkeypatch.setattr(processes, "spent", lambda told=told: told)
+        bench.Meter(tmp_path, "training", {"wall": 0.0, "processor": began}).tick()
         assert bench.cost_of(tmp_path, "evaluation")["core_hours"] == 0, session
     assert bench.cost_of(tmp_path, "training")["core_hours"] == 0.75
+
+
+def test_an_attack_that_was_killed_half_done_is_counted(tmp_path, monkeypatch, at_hand):
+    real, seconds = bench.Meter.tick, itertools.count(step=360.0)
+
+    def killed(meter, *given):
+        real(meter, *given)
+        if meter.kind == "evaluation":
+            raise KeyboardInterrupt
+
+    def told():
+        return {"wall": 0.0, "processor": next(seconds)}
+
+    monkeypatch.setattr(bench, "spent", told)
+    monkeypatch.setattr(processes, "spent", told)
+    monkeypatch.setattr(bench.Meter, "tick", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main(monkeypatch, tmp_path, "tiny")
+    folder = tmp_path / "runs" / "tiny-0-eager-True"
+    assert bench.cost_of(folder, "evaluation")["core_hours"] == 0.1
+    assert bench.cost_of(folder, "training")["core_hours"] > 0
+
+
+def test_quick_has_a_column_of_its_own_and_standard_joins_it_without_training_again(
+    tmp_path, monkeypatch, at_hand
+):
+    path = tmp_path / "results" / "tiny-0-eager-True.json"
+    main(monkeypatch, tmp_path, "tiny", "--autoattack", "quick")
+    quick = json.loads(path.read_text())
+    assert quick["accuracy"].keys() == {"Clean", "PGD20", "AutoAttack (quick)"}
+    assert "--autoattack quick" in quick["command"]
+    main(monkeypatch, tmp_path, "tiny")
+    both = json.loads(path.read_text())
+    assert both["accuracy"].keys() == {*quick["accuracy"], "AutoAttack"}
+    assert both["training"] == quick["training"]
+    path.write_text(json.dumps(quick))
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(SystemExit, match="has no AutoAttack, and .* no longer its network"):
+        main(monkeypatch, tmp_path, "tiny")
+
+
+def test_what_is_not_as_the_recipe_has_it_is_kept_from_the_recipes_results(
+    tmp_path, monkeypatch, at_hand
+):
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "results")
+    with pytest.raises(SystemExit, match=r"steps, eager and --results = .* is not allowed"):
+        main(monkeypatch, tmp_path, "tiny", "--steps", "9")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_that_overfits_catastrophically_is_stopped_and_the_table_says_so(
@@ -152,33 +219,83 @@ def test_a_run_that_overfits_catastrophically_is_stopped_and_the_table_says_so(
 
     monkeypatch.setattr(bench, "watch", lambda *given: curves)
     main(monkeypatch, tmp_path, "other")
-    about = json.loads((tmp_path / "results" / "other-0.json").read_text())
+    about = json.loads((tmp_path / "results" / "other-0-eager-True.json").read_text())
     assert about["stopped"].startswith("after 2 steps: catastrophic overfitting")
     assert "accuracy" not in about
     text = (tmp_path / "results" / "table.md").read_text()
-    assert "other, seed 0, stopped after 2 steps: catastrophic overfitting" in text
+    assert "other (eager True), seed 0, stopped after 2 steps: catastrophic overfitting" in text
 
 
-def test_a_level_is_reached_by_the_cheapest_run_that_does(tmp_path):
-    for name, hours, accuracy in (("big", 2.0, 0.41), ("fast", 0.5, 0.335), ("weak", 0.1, 0.2)):
+@pytest.fixture
+def found(tmp_path):
+    """Results made up: three under AutoAttack, the cheapest under its quick version alone."""
+    for name, hours, accuracy in (
+        ("big", 2.0, 0.41),
+        ("fast", 0.5, 0.335),
+        ("weak", 0.1, 0.2),
+        ("quick", 0.2, 0.45),
+    ):
+        version = "quick" if name == "quick" else "standard"
+        titles = [column.title for column in (*bench.COLUMNS, bench.AUTOATTACK[version])]
         about = {
             "recipe": name,
             "seed": 0,
+            "overrides": {},
             "stopped": "",
             "parameters": 1e6,
             "training": {"core_hours": hours},
             "evaluation": {"core_hours": 0.3},
             "data": {"name": "cifar10-jpeg"},
             "n": 1000,
-            "accuracy": {column.title: accuracy for column in bench.COLUMNS},
-            "interval95": {"AutoAttack": [accuracy - 0.03, accuracy + 0.03]},
+            **bench.Recipe(sides=(16, 16, 32), steps=9, lam=0.9).told(),
+            "accuracy": dict.fromkeys(titles, accuracy),
+            "interval95": {titles[-1]: [accuracy - 0.03, accuracy + 0.03]},
         }
         (tmp_path / f"{name}-0.json").write_text(json.dumps(about))
-    text = bench.table(tmp_path)
+    return tmp_path
+
+
+def test_a_level_is_reached_by_the_cheapest_run_that_does_under_standard(found):
+    text = bench.table(found)
     assert "- AutoAttack 30 %: 0.50 core-hours (fast, seed 0)" in text
     assert "- AutoAttack 33 %: 0.50 core-hours (fast, seed 0)" in text
     assert "- AutoAttack 36 %: 2.00 core-hours (big, seed 0)" in text
-    assert "33.5 [30.5, 36.5]" in text
+    assert "| 33.5 | - | 33.5 [30.5, 36.5] |" in text
+    assert "| 45.0 | 45.0 [42.0, 48.0] | - |" in text
+
+
+def test_the_table_says_what_each_recipe_is(found):
+    (line,) = (line for line in bench.table(found).splitlines() if line.startswith("| big | `"))
+    for words in (
+        "`preact_resnet18(base_channels=16)`",
+        "N-FGSM, batch norm eval",
+        "2 x 16, 1 x 32",
+        "cyclic, 0.2",
+        "| 0.9 | no | yes |",
+    ):
+        assert words in line
+
+
+def test_the_curve_draws_standard_filled_and_quick_hollow(found):
+    drawn = {trace.name: trace for trace in bench.curve(found).data}
+    assert drawn.keys() == {"big", "fast", "weak", "quick"}
+    assert [name for name, its in drawn.items() if its.marker.symbol[0].endswith("open")] == [
+        "quick"
+    ]
+    assert (drawn["fast"].x, drawn["fast"].y) == ((0.5,), (33.5,))
+    assert drawn["fast"].error_y.array == pytest.approx([3])
+
+
+def test_a_curve_that_cannot_be_drawn_does_not_take_the_table_with_it(found, monkeypatch, capsys):
+    def failing(figure, path):
+        raise RuntimeError("Kaleido requires Chrome\nto be installed")
+
+    monkeypatch.setattr(go.Figure, "write_image", failing)
+    words = ["time_to_robustness.py", "--table", "--results", str(found)]
+    monkeypatch.setattr(sys, "argv", words)
+    bench.main()
+    assert capsys.readouterr().out.endswith("no curve.png: Kaleido requires Chrome\n")
+    assert (found / "table.md").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,20 @@ MIRROR = "cifar10-jpeg.tar.xz"
 ORIGINALS = ("cifar-10-python.tar.gz", "cifar-10-batches-py")
 
 
+def cifar10_at_hand(root: str | Path | None = None) -> Path | None:
+    """Return where CIFAR-10 or its mirror lies: ``root``, $AVMIXUP_DATA or data; None if nowhere.
+
+    ``root`` is as of ``cifar10_or_mirror``; nothing is downloaded.
+    """
+    roots = [root, os.environ.get("AVMIXUP_DATA"), "data"]
+    for place in (Path(one) for one in roots if one):
+        if place.name == MIRROR and place.is_file():
+            return place
+        if any((place / name).exists() for name in (*ORIGINALS, MIRROR)):
+            return place
+    return None
+
+
 def cifar10_or_mirror(root: str | Path = "data", *, validation: float | int = 0.02) -> Data:
     """Return CIFAR-10: the original where it lies in ``root``, else the mirror where that does.
 

@@ -112,8 +112,12 @@ def worst_examples(
 def adversarial_strip(
     networks: Mapping[str, nn.Module], images: ImageSet, attack: Attack, count: int = EXAMPLES
 ) -> Strip:
-    """Return clean images and each network's adversarial ones, with verdicts."""
-    part = torch.arange(min(count, len(images)))
+    """Return clean images and each network's adversarial ones, with verdicts.
+
+    They are taken at equal distances: folders of images are sorted by class.
+    """
+    count = min(count, len(images))
+    part = torch.linspace(0, len(images) - 1, count).round().long()
     x, y = images.batch(part)
     labels = [images.classes[int(label)] for label in y.argmax(1)]
     rows: Strip = {CLEAN: (x, [f"is {label}" for label in labels])}

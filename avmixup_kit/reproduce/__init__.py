@@ -76,6 +76,7 @@ def reproduce(
     scale: str | Scale = "smoke",
     *,
     seeds: Sequence[int] | None = None,
+    rows: Sequence[str] | None = None,
     results: str | Path = "results",
     folder: str | Path = "runs/reproduce",
     data_root: str | Path = "data",
@@ -94,6 +95,8 @@ def reproduce(
         tables: "table1" to "table6", "figure2", or "all".
         scale: "smoke", "laptop", "short", "full", or a ``Scale``.
         seeds: of networks, data order and attacks; the scale's own where left out.
+        rows: train and evaluate these alone, in this order, by their titles in the tables ("PGD");
+            the tables show whatever is there.
         results: ``results``/<table>/<scale> is written.
         folder: of the run folders, which need not be kept once the results are there.
         data_root: where data sets lie, or the archive cifar10-jpeg.tar.xz itself.
@@ -109,12 +112,16 @@ def reproduce(
         say: told what happens, line by line.
 
     Raises:
-        ValueError: an unknown table or scale; results there that do not belong.
+        ValueError: an unknown table, scale or row; results there that do not belong.
     """
     check.whole("jobs", jobs)
     scale = scale_named(scale) if isinstance(scale, str) else scale
     names = tables_named(tables)
     seeds = tuple(scale.seeds if seeds is None else dict.fromkeys(seeds))
+    if rows is not None:
+        titles = dict.fromkeys(row.title for name in names for row in plan(name, scale).rows)
+        for row in rows or ("",):
+            check.one_of("row", row, titles)
     device = torch.device(device)
     if precision is None:
         precision = "bf16" if scale.name == "short" and native_bf16(device) else "float32"
@@ -130,15 +137,15 @@ def reproduce(
     )
     runner = make(say=say)
     if not only_table:
-        asked = [plan(name, scale, precision=precision) for name in names]
+        asked = [plan(name, scale, precision=precision).only(rows) for name in names]
         rates = estimate.measured(results, compiled=runner.compiled)
         say(f"{provenance(scale)}\n\n{estimate.table(asked, len(seeds), rates)}\n")
     if only_estimate:
         return []
     if not only_table:
-        with helper_processes(_work, (make, names, seeds, results), jobs if jobs > 1 else 0):
+        with helper_processes(_work, (make, names, seeds, results, rows), jobs if jobs > 1 else 0):
             pass
-        runner.tables(names, seeds, results)
+        runner.tables(names, seeds, results, rows)
     assembled = [load(name, scale, results) for name in names]
     for one in assembled:
         if one.results:

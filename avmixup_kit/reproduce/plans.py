@@ -153,6 +153,13 @@ class TablePlan:
             found.setdefault(dataset, []).append(row)
         return found
 
+    def only(self, rows: Sequence[str] | None) -> "TablePlan":
+        """Return the plan with these of its rows alone, in the order given; None is all of them."""
+        if rows is None:
+            return self
+        there = {row.title: row for row in self.rows}
+        return replace(self, rows=tuple(there[row] for row in rows if row in there))
+
     @property
     def impossible(self) -> tuple[str, ...]:
         """The paper's rows that this scale has no data for."""
@@ -174,25 +181,34 @@ def plan(name: str, scale: Scale, seed: int = 0, precision: Precision = "float32
     if name == "figure2":
         rows = maker.figure2()
         title = "Figure 2: robust accuracy while training, best checkpoint against last"
-        title += scale.said
+        title += _shortened(rows, scale)
         return TablePlan(name, title, "Model", tuple(c.title for c in rows[0].columns), rows, scale)
     printed = paper.TABLES[int(name[-1]) - 1]
     rows = maker.rows(printed)
     own = [column.title for row in rows for column in row.columns]
     columns = tuple(dict.fromkeys([*printed.columns, *own]))
-    title = f"Table {printed.number}: {printed.title}{scale.said}"
+    title = f"Table {printed.number}: {printed.title}{_shortened(rows, scale)}"
     return TablePlan(name, title, printed.heading, columns, rows, scale, printed)
 
 
+def _shortened(rows: Sequence[Row], scale: Scale) -> str:
+    """Return what a title says of the rows whose crafting is shortened, by name where not all."""
+    attacked = [row for row in rows if not isinstance(row.run.method.perturb, attacks.NoAttack)]
+    short = [row.title for row in attacked if scale.shortens(row.run.method)]
+    names = "" if len(short) == len(attacked) else f"{', '.join(short)} "
+    return f" ({names}{scale.said})" if short else ""
+
+
 def tables_named(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of tables, in the paper's order; "all" stands for all of them.
+    """Return the names of tables, each once, in the order given; "all" stands for all of them.
 
     Raises:
         ValueError: one of them is no table, or there is none.
     """
     for name in names or ("",):
         check.one_of("table", name, (*NAMES, "all"))
-    return tuple(name for name in NAMES if name in names or "all" in names)
+    each = (NAMES if name == "all" else (name,) for name in names)
+    return tuple(dict.fromkeys(name for some in each for name in some))
 
 
 class _Maker:

@@ -60,6 +60,24 @@ class Result:
         return {name: (steps, values) for name, (steps, values) in self.about["curves"].items()}
 
     @property
+    def signs(self) -> list[str]:
+        """What its training showed signs of (``training.signs``); older files tell none."""
+        return [
+            f"{self.row}, seed {self.seed}, after {sign['step']} steps: {sign['words']}"
+            for sign in self.about.get("signs", ())
+        ]
+
+    @property
+    def core_hours(self) -> tuple[float, float] | None:
+        """Of its training and its evaluation; None where a file does not tell."""
+        seconds = self.about.get("processor seconds", {})
+        parts = "training", "evaluation for all tables"
+        if not set(parts) <= seconds.keys():
+            return None
+        training, evaluation = (float(seconds[part]) / 3600 for part in parts)
+        return training, evaluation
+
+    @property
     def dataset(self) -> str:
         """The data set it is about; a table may be about several."""
         return self.about["run"].split("/")[0]
@@ -227,8 +245,24 @@ class Assembled:
             notes.append(f"Still missing: {len(rest)} cells, in {', '.join(rows)}.")
         if bare := [r.path.with_suffix(".npz").name for r in self.results if not r.checked]:
             notes.append(f"Not checked, for their verdicts are missing: {', '.join(bare)}.")
+        if core_hours := self._core_hours():
+            notes.append(
+                "Core-hours of a network of ours, training with its curves + evaluation for all "
+                f"tables, mean over seeds: {', '.join(core_hours)}."
+            )
+        notes += [f"{sign}." for result in self.results for sign in result.signs]
         extra = [note for result in self.results for note in result.about["notes"]]
         return [*notes, *dict.fromkeys(f"{note}." for note in extra)]
+
+    def _core_hours(self) -> list[str]:
+        """Return each row's, where its results tell; older ones only know the clock's hours."""
+        found = []
+        for row in self.rows:
+            parts = [result.core_hours for result in self.of(row)]
+            if parts and None not in parts:
+                means = np.mean(np.array(parts, float), axis=0)
+                found.append(f"{row} {' + '.join(f'{hours:.2f}' for hours in means)}")
+        return found
 
     def text(self) -> str:
         """Return the table for a terminal."""
@@ -292,7 +326,7 @@ def _read(path: Path, table: str, scale: Scale) -> Result:
     with files.blamed(path, CORRUPTED):
         result = Result(path, str(about["row"]), int(about["seed"]), about)
         # Whatever the table will ask for, so that what is missing is told here.
-        _ = result.origin, result.curves, about["notes"]
+        _ = result.origin, result.curves, result.core_hours, result.signs, about["notes"]
         _ = about["data"]["name"], about["data"]["epsilon"]
         made = _trained_as(about)
         if not all(0 <= value <= 1 for value in result.accuracy.values()) or result.n < 1:

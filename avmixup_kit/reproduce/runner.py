@@ -6,7 +6,6 @@ the second says so and goes on with another, so that several processes may work 
 """
 
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 
 from avmixup_kit import __version__, models
 from avmixup_kit._base import check, files, provenance
+from avmixup_kit._base.processes import NOTHING, Clock, by_kind, spent, spent_since
 from avmixup_kit.data import DATASETS, Augmentation, Data, cifar10_or_mirror, load
 from avmixup_kit.evaluation.curves import robust_curves
 from avmixup_kit.evaluation.ladder import evaluate
@@ -27,30 +27,15 @@ from avmixup_kit.reproduce.results import Result
 from avmixup_kit.reproduce.verdicts import Verdicts, groups
 from avmixup_kit.training import checkpoints, runs
 from avmixup_kit.training.compiled import Compiled
+from avmixup_kit.training.folders import log_of
 from avmixup_kit.training.loop import Training, TrainingDiverged
 from avmixup_kit.training.settings import Precision
 
 ROBUST = "PGD10, validation"  # the curve by which the best checkpoint is chosen
 BATCH = 512
 HELD = 6  # networks: one that is judged and those whose examples it is given
+COUNTED = 50  # steps between two notes of what a training has cost, which outlive a kill
 MINUTES = 2  # between checkpoints on CUDA, where 500 steps may take seconds
-
-
-class Clock:
-    """Tells whether the minutes are over; without minutes they never are."""
-
-    def __init__(self, minutes: float | None = None) -> None:
-        check.number("minutes", minutes, "(0, inf)", "a positive number", none=True)
-        self.end = None if minutes is None else time.monotonic() + 60 * minutes
-
-    @property
-    def over(self) -> bool:
-        return self.end is not None and time.monotonic() >= self.end
-
-    @property
-    def left(self) -> float | None:
-        """The minutes left, a little more than none; None where there is no end."""
-        return None if self.end is None else max((self.end - time.monotonic()) / 60, 1e-6)
 
 
 def load_data(name: str, root: str | Path, device: torch.device | str = "cpu") -> Data:
@@ -102,6 +87,11 @@ class Runner:
         self.precision: Precision = precision
         usual = scale.compiled or self.device.type == "cuda"
         self.compiled = usual if compiled is None else compiled
+        if self.device.type == "cpu" and (self.compiled or usual):
+            import torch._inductor.config as inductor
+
+            # What a pool of compilers spends, none of them waited for, would not be counted.
+            inductor.compile_threads = 1
         self.clock, self.say = Clock(minutes), say
         self.left: list[str] = []
         self._data: dict[str, Data | Exception] = {}
@@ -154,6 +144,7 @@ class Runner:
         """
         data, settings = self.data(run), run.settings
         folder = self.folder / run.folder
+        began, before = spent(), self._spent(folder)
         network = models.build(run.network, data, seed=settings.seed, **dict(run.network_options))
         training = Training(
             network.to(self.device),
@@ -176,24 +167,36 @@ class Runner:
             best=ROBUST,
             minutes=self.clock.left,
         )
-        began, first = time.perf_counter(), None
+
+        def note() -> dict[str, float]:
+            seconds = spent_since(began, before)
+            files.write_atomic(folder / "seconds.json", json.dumps(seconds).encode())
+            return seconds
+
+        first = None
         try:
             for record in records:
                 first = record.step if first is None else first
+                for sign in record.signs:
+                    self.say(f"{run.folder}, after {record.step + 1} steps: {sign.words}")
+                if (record.step + 1) % COUNTED == 0:
+                    note()
         finally:
             if first is not None:
-                seconds = time.perf_counter() - began
-                spent = json.dumps(self._spent(folder) + seconds).encode()
-                files.write_atomic(folder / "seconds.json", spent)
+                seconds = note()["wall"] - before["wall"]
                 self.say(
                     f"trained {run.folder}: steps {first} to {training.step} of {training.steps} "
                     f"in {seconds:.0f} s"
                 )
         return training.step == training.steps
 
-    def _spent(self, folder: Path) -> float:
+    def _spent(self, folder: Path) -> dict[str, float]:
         path = folder / "seconds.json"
-        return files.read_json(path, float) if path.exists() else 0.0
+        if not path.exists():
+            return NOTHING
+        found = files.read_json(path, object)
+        with files.blamed(path, files.DAMAGED):
+            return by_kind(found)
 
     def trained(self, run: Run) -> bool:
         """Return whether a run's last step is done, without taking its lock.
@@ -266,7 +269,7 @@ class Runner:
     def _judge(
         self, run: Run, group: list[Column], part: Any, first: int, verdicts: Verdicts
     ) -> None:
-        began = time.perf_counter()
+        began = spent()
         attacked = [column for column in group if column.attack is not None]
         attacks = [
             column.attack
@@ -284,8 +287,9 @@ class Runner:
         for column in group:
             at = 0 if column.attack is None else 1 + attacked.index(column)
             verdicts.add(column.key, first, found.correct[at], found.gradients[at])
-        seconds = time.perf_counter() - began
-        verdicts.about["seconds"] += seconds
+        before = verdicts.about["seconds"]
+        verdicts.about["seconds"] = spent_since(began, before)
+        seconds = verdicts.about["seconds"]["wall"] - before["wall"]
         verdicts.about["provenance"] = provenance.provenance()
         verdicts.about["notes"] = list(dict.fromkeys([*verdicts.about["notes"], *found.notes]))
         names = ", ".join(column.key for column in group)
@@ -311,7 +315,12 @@ class Runner:
         with files.blamed(log, "is damaged: remove the run folder, and it is trained again"):
             found = runs.curves_of(log.parent) if wanted else {}
             curves = {name: found[name] for name in wanted}
+            signs = [record for record in log_of(log) if "sign" in record]
         said, precision = evaluation.to_json(), run.settings.precision
+        cost = {
+            "training": self._spent(self.folder / run.folder),
+            "evaluation for all tables": verdicts.about["seconds"],
+        }
         about = {
             "format": results.FORMAT,
             "kit": __version__,
@@ -344,10 +353,11 @@ class Runner:
             "attacks": {column.title: column.key for column in columns},
             **{key: said[key] for key in ("rule", "accuracy", "interval95")},
             "curves": curves,
+            "signs": signs,
             "notes": verdicts.about["notes"],
-            "seconds": {
-                "training": round(self._spent(self.folder / run.folder), 1),
-                "evaluation for all tables": round(verdicts.about["seconds"], 1),
+            "seconds": {part: round(its["wall"], 1) for part, its in cost.items()},
+            "processor seconds": {
+                part: round(its["processor"], 1) for part, its in cost.items() if "processor" in its
             },
             "provenance": {
                 "training": {key: trained.get(key) for key in provenance.provenance()},
@@ -358,10 +368,17 @@ class Runner:
 
     # ------------------------------------------------------------------------------- all of it
 
-    def tables(self, names: Sequence[str], seeds: Sequence[int], folder: str | Path) -> None:
+    def tables(
+        self,
+        names: Sequence[str],
+        seeds: Sequence[int],
+        folder: str | Path,
+        rows: Sequence[str] | None = None,
+    ) -> None:
         """Train, evaluate and write what the tables' results lack, seed by seed.
 
-        What could not be done stands in ``left`` afterwards.
+        ``rows``: these alone, in this order; None is all of them. What could not be done stands in
+        ``left`` afterwards.
 
         Raises:
             ImportError: an attack's package is missing; nothing has been trained then.
@@ -371,7 +388,7 @@ class Runner:
         """
         before = {name: results.load(name, self.scale, folder) for name in names}
         for seed in seeds:
-            plans = [plan(name, self.scale, seed, self.precision) for name in names]
+            plans = [plan(name, self.scale, seed, self.precision).only(rows) for name in names]
             todo = [
                 (table, row)
                 for table in plans

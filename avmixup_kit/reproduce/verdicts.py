@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from avmixup_kit._base import files
+from avmixup_kit._base.processes import NOTHING, by_kind
 from avmixup_kit.data import Data
 from avmixup_kit.evaluation.record import CLEAN, Evaluation
 from avmixup_kit.methods.attacks import Attack
@@ -27,7 +28,7 @@ class Verdicts:
     n: int
     correct: dict[str, np.ndarray] = field(default_factory=dict)
     gradients: dict[str, int] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=lambda: {"notes": [], "seconds": 0.0})
+    about: dict[str, Any] = field(default_factory=lambda: {"notes": [], "seconds": NOTHING})
 
     @classmethod
     def load(cls, path: Path, checksum: str, n: int) -> "Verdicts":
@@ -44,7 +45,8 @@ class Verdicts:
             names = list(map(str, file["names"]))
             correct = dict(zip(names, file["correct"], strict=True))
             gradients = dict(zip(names, map(int, file["gradients"]), strict=True))
-            about = {"notes": [], "seconds": 0.0} | json.loads(str(file["about"]))
+            about = {"notes": [], "seconds": NOTHING} | json.loads(str(file["about"]))
+            about["seconds"] = by_kind(about["seconds"])
             checked = about["checksum"], [len(row) for row in correct.values()]
         if checked != (checksum, [n] * len(names)):
             raise ValueError(f"{path} is about other test images: choose another --runs")

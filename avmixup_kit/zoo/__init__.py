@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from avmixup_kit._base import check, files
+from avmixup_kit.data.samples import MIRROR, ORIGINALS, cifar10_at_hand, cifar10_or_mirror
+from avmixup_kit.data.splits import Split
 from avmixup_kit.models.networks import Network
 from avmixup_kit.models.weights import load_weights
 from avmixup_kit.models.zoo import from_architecture
@@ -64,6 +66,35 @@ def load(name: str, device: str | torch.device = "cpu") -> Network:
     load_weights(network, {name: _whole(weight) for name, weight in tensors(content).items()})
     network.card = about
     return network.to(device).eval()
+
+
+def photographs(
+    count: int = 50, *, method: str = "avmixup", root: str | Path | None = None
+) -> tuple[Network, Split]:
+    """Return a trained network of CIFAR-10 and test images for it, always the same ones.
+
+    Args:
+        count: of images, each class in proportion; fewer where there are not so many.
+        method: the last word of the network's name; another where there is none of that.
+        root: where to look for the images first, as of ``data.samples.cifar10_at_hand``.
+
+    Raises:
+        FileNotFoundError: no such network comes with the kit, or no images are there; the message,
+            one line, says what to fetch.
+        ValueError: what is there is damaged.
+    """
+    there = [name for name in names() if name.startswith("cifar10")]
+    if not there:
+        raise FileNotFoundError("no network of CIFAR-10 comes with this version of the kit")
+    place = cifar10_at_hand(root)
+    if place is None:
+        raise FileNotFoundError(
+            f"no photographs are there: put https://www.cs.toronto.edu/~kriz/{ORIGINALS[0]}, or "
+            f"its JPEG mirror {MIRROR}, into {root or 'data'}"
+        )
+    name = next((name for name in there if name.endswith(f"/{method}")), there[0])
+    test = cifar10_or_mirror(place).test
+    return load(name), test.sample(min(count, len(test)))
 
 
 def _whole(weight: Tensor) -> Tensor:

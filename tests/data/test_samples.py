@@ -1,33 +1,15 @@
 """CIFAR-10 from wherever it lies, named, and a sample of it that is always the same."""
 
-import io
-import tarfile
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import avmixup_kit as av
 from avmixup_kit.data import originals, samples
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """A folder with an archive like the JPEG mirror's, three test images of each class."""
-    folder, draw = tmp_path_factory.mktemp("mirror"), np.random.RandomState(0)
-    with tarfile.open(folder / samples.MIRROR, "w:xz") as archive:
-        for split, count in (("train", 10), ("test", 3)):
-            for label in range(10):
-                for number in range(count):
-                    buffer = io.BytesIO()
-                    pixels = draw.randint(0, 256, (32, 32, 3), np.uint8)
-                    Image.fromarray(pixels).save(buffer, "JPEG")
-                    info = tarfile.TarInfo(f"{split}/class{label}/{number}.jpg")
-                    info.size = buffer.tell()
-                    buffer.seek(0)
-                    archive.addfile(info, buffer)
-    return folder
+@pytest.fixture
+def root(mirror):
+    return mirror
 
 
 @pytest.fixture
@@ -86,3 +68,16 @@ def test_another_file_in_place_of_a_folder_is_refused(tmp_path):
 def test_more_images_than_there_are_are_refused(root):
     with pytest.raises(ValueError, match="n = 31 is not allowed: 0 to 30"):
         av.cifar10_sample(31, root=root)
+
+
+def test_where_it_lies_is_found_and_nothing_is_downloaded(root, tmp_path, monkeypatch, no_network):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AVMIXUP_DATA", raising=False)
+    assert samples.cifar10_at_hand() is None
+    assert samples.cifar10_at_hand(root / samples.MIRROR) == root / samples.MIRROR
+    assert samples.cifar10_at_hand(root) == root
+    monkeypatch.setenv("AVMIXUP_DATA", str(root))
+    assert samples.cifar10_at_hand("nowhere") == root
+    monkeypatch.delenv("AVMIXUP_DATA")
+    (tmp_path / "data" / samples.ORIGINALS[1]).mkdir(parents=True)
+    assert str(samples.cifar10_at_hand(None)) == "data"

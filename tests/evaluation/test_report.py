@@ -156,6 +156,15 @@ def test_worst_examples_are_the_deepest(trained, split):
         assert report.worst_examples(trained, wrong, EPSILON) == {}
 
 
+def test_the_strip_of_images_sorted_by_class_shows_them_all(trained, digits):
+    order = digits.test.labels.argsort()
+    images = digits.test.subset(order)
+    pictures = report.adversarial_strip({"net": trained}, images, av.fgsm(EPSILON), 10)
+    assert pictures["Clean"][1] == [f"is {label}" for label in range(10)]
+    two = report.adversarial_strip({}, images.subset(torch.arange(2)), av.fgsm(EPSILON))
+    assert len(two["Clean"][1]) == 2
+
+
 def test_the_heat_map_shows_the_matrix(trained, network, split):
     matrix = transfer_matrix({"a": trained, "b": network}, split, av.pgd(steps=2, epsilon=EPSILON))
     (trace,) = cast(Any, av.transfer_heatmap(matrix)).data

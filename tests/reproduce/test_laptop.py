@@ -47,10 +47,15 @@ def standing_in(monkeypatch, digits):
     monkeypatch.setattr(runner, "load_data", lambda *given: digits)
 
 
-def test_attacks_in_training_have_two_steps_and_the_heading_says_so():
+def test_attacks_in_training_have_two_steps_and_the_heading_says_whose():
+    words = "trained on attacks of 2 steps of 5/255)"
     for name in plans.NAMES:
         made = plan(name, plans.LAPTOP)
-        assert made.title.endswith(" (trained on attacks of 2 steps of 5/255)")
+        if name in ("table4", "table6"):  # no rows, or Feature Scatter's single step alone
+            assert "trained on" not in made.title
+        else:
+            whose = "CIFAR10 / PGD " if name == "table5" else ""
+            assert made.title.endswith(f" ({whose}{words}")
         for run in made.runs:
             perturb = run.method.perturb
             if isinstance(perturb, NoAttack):
@@ -119,6 +124,24 @@ def test_schedule_and_averaged_weights_reach_the_training_and_the_result(tmp_pat
     shutil.rmtree(tmp_path / "results")
     with pytest.raises(ValueError, match="holds another run .*schedule"):
         make(["figure2"], tmp_path, replace(TINY, schedule="cosine"))
+
+
+def test_catastrophic_overfitting_is_told_in_the_result_and_under_the_table(
+    tmp_path, monkeypatch, standing_in
+):
+    row = {"Clean": 0.9, "FGSM": 0.8, "PGD10": 0.01}
+    curves = {f"{name}, {part}": v for part in ("train", "validation") for name, v in row.items()}
+    monkeypatch.setattr(runner, "robust_curves", lambda *given: lambda network: curves)
+    (table,), said = make(["table1"], tmp_path, rows=["PGD"])
+    (result,) = table.of("PGD")
+    (sign,) = result.about["signs"]
+    assert (sign["step"], sign["sign"]) == (2, "catastrophic overfitting")
+    assert f"cifar10/pgd-0, after 2 steps: {sign['words']}" in said.splitlines()
+    assert f"PGD, seed 0, after 2 steps: {sign['words']}." in table.markdown().splitlines()
+    about = json.loads(result.path.read_text())
+    del about["signs"]  # an older file
+    result.path.write_text(json.dumps(about))
+    assert load("table1", TINY, tmp_path / "results").results[0].signs == []
 
 
 def test_two_processes_give_the_same_table_as_one(tmp_path):

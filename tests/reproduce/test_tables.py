@@ -22,6 +22,7 @@ from scipy import stats
 
 import avmixup_kit as av
 from avmixup_kit import cli, methods, models, paper, runs
+from avmixup_kit._base import processes
 from avmixup_kit.data import DATASETS
 from avmixup_kit.evaluation.compare import Comparison, compare
 from avmixup_kit.methods.attacks import Attack
@@ -266,6 +267,19 @@ def test_each_network_is_trained_and_judged_once_for_all_tables(made, tmp_path):
             assert all(np.array_equal(one[key], other[key]) for key in one)
 
 
+def test_only_the_rows_asked_for_are_estimated_and_trained_in_their_order(tmp_path):
+    (table,), said = make(["table1"], tmp_path, rows=["AVmixup", "PGD"], seeds=[0])
+    assert re.findall(r"trained digits/(\S+):", said) == ["avmixup-0", "pgd-0"]
+    assert {row for row, _ in table.missing} == {"Standard", "LS0.8", "LS0.9"}
+    estimated = re.findall(r"^digits/(\S+)", said, re.MULTILINE)
+    assert estimated == ["avmixup", "pgd"]
+
+
+def test_tables_are_made_in_the_order_asked_for():
+    assert plans.tables_named(["table3", "table1", "table3"]) == ("table3", "table1")
+    assert plans.tables_named(["figure2", "all"]) == ("figure2", *plans.NAMES[:-1])
+
+
 def test_results_that_are_there_need_no_networks(copy):
     before = contents(copy / "results")
     found, said = make(["all"], copy, seeds=[0])
@@ -318,6 +332,40 @@ def test_killed_it_goes_on_and_ends_with_the_same_results(made, tmp_path):
             assert np.array_equal(one["correct"], other["correct"]), row
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_core_hours_are_added_over_sessions_and_told_below_the_table(tmp_path, monkeypatch, old):
+    real, file = runs.log, tmp_path / "runs/smoke/digits/pgd-0/seconds.json"
+
+    noted = {}
+
+    def killed(*given, **options):
+        for record in real(*given, **options):
+            if record.step == 1:  # a kill leaves what was noted after the step before
+                noted.update(json.loads(file.read_text()))
+                raise KeyboardInterrupt
+            yield record
+
+    monkeypatch.setattr(runner, "COUNTED", 1)
+    monkeypatch.setattr(runs, "log", killed)
+    options = {"rows": ["PGD"], "seeds": [0]}
+    with pytest.raises(KeyboardInterrupt):
+        make(["figure2"], tmp_path, **options)
+    assert noted.keys() == {"wall", "processor"}
+    assert min(noted.values()) > 0
+    file.write_text(json.dumps(7200.0 if old else {"wall": 7200.0, "processor": 3600.0}))
+    monkeypatch.setattr(runs, "log", real)
+    (table,), _ = make(["figure2"], tmp_path, **options)
+    (result,) = table.of("PGD")
+    assert result.about["seconds"]["training"] > 7200
+    assert (result.core_hours is None) == old
+    if result.core_hours is None:
+        assert "Core-hours" not in table.markdown()
+    else:
+        training, evaluation = result.core_hours
+        assert training > 1
+        assert f"over seeds: PGD {training:.2f} + {evaluation:.2f}." in table.markdown()
+
+
 def test_minutes_end_it_cleanly_and_the_same_command_goes_on(made, tmp_path):
     (table,), said = make(["table6"], tmp_path, seeds=[0], minutes=1e-9)
     assert not table.results
@@ -332,7 +380,7 @@ def test_minutes_end_it_cleanly_and_the_same_command_goes_on(made, tmp_path):
 def test_minutes_end_a_training_at_a_checkpoint(tmp_path, monkeypatch):
     scale = replace(TINY, steps=12)
     now = itertools.count()
-    monkeypatch.setattr(runner.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(processes.time, "monotonic", lambda: next(now))
     _, said = make(["table6"], tmp_path, scale=scale, seeds=[0], minutes=0.08)
     monkeypatch.undo()
     found = re.search(r"steps 0 to (\d+) of 12", said)
@@ -469,6 +517,8 @@ def test_a_training_that_diverges_is_given_up_and_the_others_go_on(tmp_path, mon
         (["table1", "--scale", "huge"], "scale = 'huge' is not allowed: one of smoke, laptop, sh"),
         (["table1", "--compile", "--eager"], "eager = True is not allowed: --compile or --eager"),
         (["table1", "--minutes", "0"], "minutes = 0.0 is not allowed: a positive number"),
+        (["table1", "--rows", "PGD", "pgd"], "row = 'pgd' is not allowed: one of Standard, PGD"),
+        (["table1", "--rows"], "row = '' is not allowed: one of Standard, PGD"),
         (["table1", "--seeds", "-1"], "seed = -1 is not allowed"),
         (["table1", "--scale", "short", "--device", "cpu", "--data-root", "{tmp}/file"],
          "data_root = .* holds none of the images"),

@@ -168,15 +168,32 @@ def test_the_dashboards_next_run_can_start_from_a_network_of_the_zoo():
 # --------------------------------------------------------------------------------- making one
 
 
-def test_a_run_folder_becomes_an_entry_whose_figures_are_those_of_its_half_precision(
-    copy, tmp_path, monkeypatch, digits, capsys
-):
-    pytest.importorskip("pyautoattack")
+@pytest.fixture
+def script():
+    """studies/zoo.py as a module."""
     spec = importlib.util.spec_from_file_location("make_zoo", ROOT / "studies" / "zoo.py")
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+@pytest.mark.parametrize("command", [(), ("--command", " ")])
+def test_an_entry_without_the_command_that_made_it_is_refused_before_anything_is_evaluated(
+    script, tmp_path, monkeypatch, capsys, command
+):
+    words = ["zoo.py", "digits/mine", str(tmp_path / "run"), *command]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "a name, a run folder and --command, or --digits" in capsys.readouterr().err
+
+
+def test_a_run_folder_becomes_an_entry_whose_figures_are_those_of_its_half_precision(
+    script, copy, tmp_path, monkeypatch, digits, capsys
+):
+    pytest.importorskip("pyautoattack")
     dial = av.Dial(av.pgd_training(epsilon=digits.epsilon, steps=1))
     training = av.Training(av.small_cnn(digits), digits.train, dial, 30, average=0.9, seed=5)
     for _ in runs.log(training, tmp_path / "run"):
