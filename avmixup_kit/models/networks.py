@@ -186,7 +186,7 @@ class SameConv(nn.Conv2d):
 class Conv1x1(nn.Conv2d):
     """A 1x1 convolution without bias, of a few channels too.
 
-    On a CPU oneDNN writes past its workspace for the weights' gradient of a strided 1x1 convolution
+    On CPUs oneDNN writes past its workspace for the weights' gradient of a strided 1x1 convolution
     whose channels_last input has fewer channels than a vector has numbers (uxlfoundation/oneDNN
     #6035). There the pixels are taken before the convolution, which is then not strided.
     """
@@ -195,7 +195,7 @@ class Conv1x1(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.in_channels >= 16 or input.device.type != "cpu":
+        if self.in_channels >= 16:
             return super().forward(input)
         down, right = self.stride
         return F.conv2d(input[:, :, ::down, ::right], self.weight)

