@@ -50,7 +50,7 @@ MEASURED = json.loads((FOLDER.parent / "results/benchmarks/notebooks.json").read
 
 @notebooks
 def test_the_running_time_it_names_was_measured(path: Path) -> None:
-    """By benchmarks/notebooks.py: (processor, wall) seconds of each round."""
+    """By benchmarks/running_times.py: (processor, wall) seconds of each round."""
     line = re.search(r"(\d+) seconds of one core to run", cells(path, "markdown")[0].source)
     assert line is not None
     used = statistics.median(processor for processor, _ in MEASURED[path.name])

@@ -116,6 +116,7 @@ class Plan:
         check.that(fine, "settings", self.settings, "Settings of one trial, such as Settings(360)")
         fine = isinstance(self.ranges, Mapping)
         check.that(fine, "ranges", self.ranges, "(lowest, highest) by name of a setting")
+        check.number("awp", self.awp, "[0, inf)", "a finite number, 0 or more", none=True)
         fine = isinstance(self.hold, Mapping)
         check.that(fine, "hold", self.hold, "a value by name of a setting")
         free = [each for each in self._takes if each not in ("epsilon", *self.also, *self.ranges)]

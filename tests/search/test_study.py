@@ -498,7 +498,7 @@ def test_trials_are_handed_out_one_at_a_time(tmp_path, monkeypatch, data, file):
         ({"hold": {"label": "hard"}}, "label = 'hard' is not allowed: one of fixed, averaged, tea"),
         ({"hold": {"gamma": 2}, "gamma": (1, 2)}, r"gamma = \(1, 2\) is not allowed: hold has it"),
         ({"hold": {"steps": 2}, "ranges": {"steps": (1, 2)}}, "hold = 'steps' is not allowed: one"),
-        ({"awp": -1}, "rho = -1 is not allowed: a finite number, 0 or more"),
+        ({"awp": -1}, "awp = -1 is not allowed: a finite number, 0 or more"),
         ({"network": "resnet"}, "network = 'resnet' is not allowed: one of "),
         ({"images": 0}, "images = 0 is not allowed: a whole number, 1 or more"),
         ({"images": True}, "images = True is not allowed: a whole number"),

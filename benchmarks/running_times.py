@@ -1,6 +1,6 @@
 """Processor seconds that each notebook takes, run from top to bottom with nothing beside it.
 
-    python benchmarks/notebooks.py [--rounds 3] [--output FILE]
+    python benchmarks/running_times.py [--rounds 3] [--output FILE]
 
 A kernel of one thread runs a copy of the notebook, imports included; what it has used at the end,
 its child processes too, are the seconds that the notebook's first cell names, for they hardly
