@@ -33,8 +33,8 @@ PGD20, CW20, standard AutoAttack, alarms, and how many rivals share the gradient
 
 Killed at any moment it goes on where it stood, losing one short training or one network. Any number
 of processes may work on the same folders: each takes what no other is at. ``--table`` makes the
-tables again without training, from as many seeds as there are; ``--estimate`` prints the cost.
-Networks and teachers stay in ``--runs``, which the repository ignores.
+tables again without training, of the rows that have as many seeds as any; ``--estimate`` prints the
+cost. Networks and teachers stay in ``--runs``, which the repository ignores.
 """
 
 import argparse
@@ -433,10 +433,15 @@ def estimate(protocol: Protocol, names: Sequence[str], seeds: Sequence[int]) -> 
 def summary(results: Path) -> dict[str, Any]:
     """Return all that tables and notebook show, made from the saved files alone."""
     found, rows = {}, {}
-    for name, row in ROWS.items():
+    for name in ROWS:
         paths = {seed: results / "evaluation" / f"{name}-{seed}.npz" for seed in SEEDS}
         found[name] = {s: Evaluation.load(path) for s, path in paths.items() if path.exists()}
-        told = [files.read_json(paths[seed].with_suffix(".json")) for seed in found[name]]
+    most = max(map(len, found.values()))
+    for name, row in ROWS.items():
+        if len(found[name]) < most:  # fewer seeds are no match: it is still awaited
+            found[name] = {}
+        files_of = {seed: results / "evaluation" / f"{name}-{seed}.json" for seed in found[name]}
+        told = [files.read_json(path) for path in files_of.values()]
         if told:
             path = results / "search" / f"{name}.json"
             tried = files.read_json(path)["trials"] if path.exists() else []

@@ -295,3 +295,12 @@ def test_tables_are_made_while_seeds_are_missing(labels, tmp_path):
     assert told["contrasts"] == {}
     assert "| teacher |" in labels.table(told)
     assert "Nothing is there yet to hold against PGD training." in told["answer"]
+
+
+def test_a_row_of_fewer_seeds_is_still_awaited(labels, tmp_path):
+    verdicts(labels, tmp_path, {}, 2)
+    (tmp_path / "evaluation" / "HAT-1.npz").unlink()
+    told = labels.summary(tmp_path)
+    assert told["rows"].keys() == set(SHOWN) - {"HAT"}
+    assert "HAT" not in {each["row"] for each in told["comparisons"]}
+    assert f"{len(SHOWN) - 1} of {len(labels.ROWS)} methods" in labels.table(told)
