@@ -87,12 +87,11 @@ def trained(digits: av.Data) -> torch.nn.Module:
     return model.eval()
 
 
-@pytest.fixture(scope="session")
-def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an archive like the JPEG mirror's, three test images of each class."""
-    folder, draw = tmp_path_factory.mktemp("mirror"), np.random.RandomState(0)
+def made_mirror(folder: Path, train: int, test: int) -> Path:
+    """Write an archive like the JPEG mirror's, so many noisy images of each class."""
+    draw = np.random.RandomState(0)
     with tarfile.open(folder / samples.MIRROR, "w:xz") as archive:
-        for split, count in (("train", 10), ("test", 3)):
+        for split, count in (("train", train), ("test", test)):
             for label in range(10):
                 for number in range(count):
                     buffer = io.BytesIO()
@@ -102,7 +101,13 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     info.size = buffer.tell()
                     buffer.seek(0)
                     archive.addfile(info, buffer)
-    return folder
+    return folder / samples.MIRROR
+
+
+@pytest.fixture(scope="session")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an archive like the JPEG mirror's, three test images of each class."""
+    return made_mirror(tmp_path_factory.mktemp("mirror"), 10, 3).parent
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The paper's tables beside ours: one command, resumable, and nothing in them but what was run."""
 
-import io
 import itertools
 import json
 import re
@@ -8,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ import filelock
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scipy import stats
 
 import avmixup_kit as av
@@ -40,6 +37,7 @@ from avmixup_kit.reproduce import (
 )
 from avmixup_kit.reproduce.verdicts import Verdicts
 from avmixup_kit.training.loop import TrainingDiverged
+from tests.conftest import made_mirror
 
 pytest.importorskip("pyautoattack")
 
@@ -920,26 +918,9 @@ def test_a_table_at_short_scale_is_about_an_hour(name):
 # ------------------------------------------------------------------------------------------ data
 
 
-def mirror(folder: Path) -> Path:
-    """An archive like the JPEG mirror's: ten classes of a few noisy images."""
-    draw = np.random.RandomState(0)
-    with tarfile.open(folder / "cifar10-jpeg.tar.xz", "w:xz") as archive:
-        for split, count in (("train", 15), ("test", 2)):
-            for label in range(10):
-                for number in range(count):
-                    buffer = io.BytesIO()
-                    pixels = draw.randint(0, 256, (32, 32, 3), np.uint8)
-                    Image.fromarray(pixels).save(buffer, "JPEG")
-                    info = tarfile.TarInfo(f"{split}/class{label}/{number}.jpg")
-                    info.size = buffer.tell()
-                    buffer.seek(0)
-                    archive.addfile(info, buffer)
-    return folder / "cifar10-jpeg.tar.xz"
-
-
 @pytest.mark.parametrize("named", ["folder", "archive"])
 def test_the_jpeg_mirror_stands_in_for_cifar10_and_is_named(tmp_path, named):
-    archive = mirror(tmp_path)
+    archive = made_mirror(tmp_path, 15, 2)
     scale = replace(plans.SHORT, network="small_cnn", steps=2, measurements=1, curve_images=3)
     root = tmp_path if named == "folder" else archive
     (table,), said = make(["table6"], tmp_path, scale=scale, data_root=root)
@@ -951,7 +932,7 @@ def test_the_jpeg_mirror_stands_in_for_cifar10_and_is_named(tmp_path, named):
 
 
 def test_a_data_set_that_is_not_to_be_had_is_left_out_and_its_rows_missing(tmp_path, monkeypatch):
-    mirror(tmp_path)
+    made_mirror(tmp_path, 15, 2)
     scale = replace(plans.SHORT, network="small_cnn", steps=1, measurements=1, curve_images=3)
     scale = replace(scale, images=4)
     real = runner.load
