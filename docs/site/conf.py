@@ -28,7 +28,8 @@ include_patterns = [
     "results/**/*.md",
     "theory/*.md",
 ]
-exclude_patterns = ["docs/site", "build", "**/.*"]
+# folders that have no page, at the root first: Sphinx looks into all others
+exclude_patterns = [".*", "avmixup_kit", "build", "data", "docs/site", "runs", "tests", "**/.*"]
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",

@@ -290,7 +290,10 @@ def _each_rounded(values: Mapping[str, Any]) -> dict[str, Any]:
 def _pooled(values: Sequence[Any]) -> dict[str, Any]:
     """Return the different values, and the place of each value among them."""
     places: dict[str, int] = {}
-    at = [places.setdefault(json.dumps(_rounded(value)), len(places)) for value in values]
+    said = [json.dumps(value) for value in values]  # most are as others are: each is rounded once
+    different = dict(zip(said, values, strict=True))
+    once = {raw: json.dumps(_rounded(value)) for raw, value in different.items()}
+    at = [places.setdefault(once[raw], len(places)) for raw in said]
     if len(places) == 1:
         return {"pool": [json.loads(text) for text in places]}
     pool = {place: value for place, value in zip(at, values, strict=True)}
