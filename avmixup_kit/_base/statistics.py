@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy
 from torch import Tensor
 
 
@@ -12,7 +12,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     """Return Wilson's confidence interval of a proportion, as fractions."""
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"successes = {successes} of n = {n} is not allowed: 0 <= successes <= n")
-    interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    interval = scipy.stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -33,7 +33,7 @@ def mcnemar(
     only_b = int((~correct_a & correct_b).sum())
     if only_a + only_b == 0:
         return 1.0
-    return float(stats.binomtest(only_a, only_a + only_b, 0.5, alternative).pvalue)
+    return float(scipy.stats.binomtest(only_a, only_a + only_b, 0.5, alternative).pvalue)
 
 
 def over_seeds(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -44,7 +44,7 @@ def over_seeds(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     """
     if len(values) < 2:
         raise ValueError(f"{len(values)} seed has no interval over seeds: two or more are needed")
-    quantile = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
+    quantile = float(scipy.stats.t.ppf((1 + confidence) / 2, len(values) - 1))
     error = float(np.std(values, ddof=1)) / len(values) ** 0.5
     return float(np.mean(values)), quantile * error
 

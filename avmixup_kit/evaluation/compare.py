@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from avmixup_kit._base.statistics import mcnemar, over_seeds
 from avmixup_kit._base.tables import text_table
@@ -82,7 +82,7 @@ def compare(
     if len(pairs) > 1:
         # Seeds that agree to the last image leave no spread to test against, but for rounding.
         spread = half > 1e-12
-        test: Any = stats.ttest_1samp(differences, 0) if spread else None
+        test: Any = scipy.stats.ttest_1samp(differences, 0) if spread else None
         p = float(test.pvalue) if spread else float(abs(mean) < 1e-12)
     ends = mean - half, mean + half
     return Comparison(name, pairs[0][0].n, tuple(differences), p_values, p, ends)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import scipy
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from avmixup_kit.evaluation.attack_signs import Bench
@@ -194,7 +194,7 @@ def _mean(
 ) -> Alarm:
     """Return an alarm that rings where the mean's one-sided 99 % bound is beyond its limit."""
     n, mean, limit = len(values), float(values.mean()), SIGNS[key][1]
-    reach = float(stats.t.ppf(1 - LEVEL, n - 1)) * float(values.std()) / n**0.5
+    reach = float(scipy.stats.t.ppf(1 - LEVEL, n - 1)) * float(values.std()) / n**0.5
     bound = mean + reach if side == "upper" else mean - reach
     rings = bound < limit if side == "upper" else bound > limit
     sentence = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from avmixup_kit import methods
 from avmixup_kit._base import check, files, html, plots, provenance
@@ -289,7 +289,7 @@ class Found:
         x, y = ([trial.params[name] for trial in trials] for name in self.axes)
         limits = [self._space[name] for name in self.axes]
         values = [trial.value for trial in trials]
-        best = stats.binned_statistic_2d(x, y, values, "max", cells, limits).statistic
+        best = scipy.stats.binned_statistic_2d(x, y, values, "max", cells, limits).statistic
         count, *edges = np.histogram2d(x, y, cells, limits)
         columns, rows = ((edge[:-1] + edge[1:]) / 2 for edge in edges)
         return Grid(columns, rows, best.T, count.T.astype(int))

@@ -32,6 +32,12 @@ def loaded(imported):
     return set(said(f"import sys, json\n{imported}\nprint(json.dumps(list(sys.modules)))"))
 
 
+def test_a_command_starts_without_the_libraries_that_few_commands_need():
+    few = {"IPython", "ipywidgets", "optuna", "plotly"}
+    few |= {"scipy.stats", "sklearn", "torch._dynamo", "torchvision"}
+    assert few & loaded("import avmixup_kit.cli") == set()
+
+
 def test_every_explorer_of_the_theory_draws_and_moves_without_torch():
     pytest.importorskip("ipywidgets")
     pytest.importorskip("anywidget")
