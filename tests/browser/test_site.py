@@ -109,28 +109,46 @@ def address(site) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.fixture(scope="module")
+def tabs(browser, address):
+    """Tabs in which tests open page after page, as a reader does, and what went wrong in any."""
+    context = browser.new_context(reduced_motion="reduce")
+    tabs, wrong = [], []
+
+    def tab(number: int) -> Any:
+        while len(tabs) <= number:
+            page = context.new_page()
+            page.set_default_timeout(1000 * PATIENCE)
+            listen(page, wrong, address)
+            tabs.append(page)
+        return tabs[number]
+
+    yield tab, wrong
+    context.close()
+
+
 @pytest.fixture
-def opened(browser, address):
+def opened(tabs, address):
     """Open a page; whatever leaves the machine, is missing, refused or complains is an error."""
-    contexts, wrong = [], []
+    tab, wrong = tabs
+    pages = []
 
     def open_page(path: str, width: int = 1400, scheme: str = "light", drawn: bool = True) -> Any:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(1000 * PATIENCE)
-        listen(page, wrong, address)
+        page = tab(len(pages))
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        page.bring_to_front()  # the other tabs are drawn once a second
         page.goto(path if path.startswith("file:") else address + path)
         if drawn:
             page.locator(".explorer.drawn, .plot.drawn").first.wait_for()
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
+    for page in pages:
+        page.goto("about:blank")  # the same page with other words behind its # is not loaded anew
+    said, wrong[:] = wrong[:], []
+    assert said == []
 
 
 def listen(page: Any, wrong: list[str], address: str) -> None:
@@ -258,23 +276,27 @@ def sent(path: Path) -> int:
 def test_every_page_is_light_waits_for_no_script_and_asks_nothing_of_other_machines(
     site, address, browser
 ):
-    wrong, heavy, waited = [], {}, {}
+    wrong, asked, heavy, waited = [], set(), {}, {}
+    page = browser.new_page()
+    page.set_default_timeout(1000 * PATIENCE)
+    listen(page, wrong, address)
+    page.on("request", lambda one: asked.add(urlsplit(one.url).path))
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    session.send("Network.setCacheDisabled", {"cacheDisabled": True})  # each is a first visit
     for path in html_pages(site):
         # a browser asks a page that names no icon for /favicon.ico, when it gets to it
         assert re.search('<link rel="icon" href="[^"]*icon.svg"', path.read_text()), path
-        page, asked = browser.new_page(), set()
-        page.set_default_timeout(1000 * PATIENCE)
-        listen(page, wrong, address)
-        page.on("request", lambda one, asked=asked: asked.add(urlsplit(one.url).path))
+        asked.clear()
         page.goto(address + path.relative_to(site).as_posix(), wait_until="load")
         page.locator("main").wait_for()  # the root's index.html leads to the start page
         page.wait_for_function(NEAR)
         blocking = [urlsplit(url).path for url in page.evaluate(BLOCKING)]
-        page.close()
         sizes = {one: sent(site / one.lstrip("/")) for one in asked if one != "/favicon.ico"}
         heavy[path.name] = sum(sizes.values()) / MEGABYTE
         waited[path.name] = sum(sizes[one] for one in blocking)
         assert [one for one in blocking if not one.endswith(".css")] == [], path
+    page.close()
     assert wrong == []
     assert max(heavy.values()) < 3, heavy
     assert max(waited.values()) < 0.1 * MEGABYTE, waited
