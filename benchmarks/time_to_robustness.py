@@ -54,6 +54,7 @@ from avmixup_kit.reproduce.runner import load_data
 from avmixup_kit.reproduce.verdicts import Verdicts, groups
 from avmixup_kit.training.compiled import Compiled
 from avmixup_kit.training.dial import Dial, Turn
+from avmixup_kit.training.settings import Precision
 
 EPSILON = 8 / 255
 EPOCH = 382  # steps of 128 images in the 49 000 that are left for training
@@ -107,6 +108,7 @@ class Recipe:
             looked at.
         schedule, lr, weight_decay, average: as of ``Training``.
         compiled: train a compiled network.
+        precision: of the passes, as of ``Training``; what is judged is a network of float32.
 
     Raises:
         ValueError: steps that the parts do not divide.
@@ -122,6 +124,7 @@ class Recipe:
     weight_decay: float = 5e-4
     average: float | None = None
     compiled: bool = True
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         check.whole("steps", self.steps)
@@ -162,6 +165,7 @@ SMOOTH = STRIDED.replace(")", ", activation='silu')")
 RECIPES: dict[str, Recipe] = {
     "anchor": ANCHOR,
     "eager": replace(ANCHOR, compiled=False),
+    "bf16": replace(ANCHOR, precision="bf16"),  # a CPU that multiplies bfloat16 is needed
     "fgsm-rs": replace(ANCHOR, perturb=attacks.fgsm_rs(EPSILON)),
     "averaged": replace(ANCHOR, average=0.995),
     "smoothed": replace(ANCHOR, lam=0.9),
@@ -249,6 +253,7 @@ def train(recipe: Recipe, seed: int, data: av.Data, folder: Path, meter: Meter) 
         recipe.dial(),
         recipe.steps,
         compile=recipe.compiled,
+        precision=recipe.precision,
         schedule=recipe.schedule,
         average=recipe.average,
         lr=recipe.lr,
@@ -409,14 +414,15 @@ def table(folder: Path) -> str:
         raise SystemExit(f"{folder} holds no results")
     titles = [column.title for column in (*COLUMNS, *AUTOATTACK.values())]
     head = ["recipe", "seed", "parameters", "core-hours", *titles, "evaluation, core-hours"]
-    lines = [head]
+    lines = [[*head, "processor"]]
     for about in found:
         cells = ["stopped", *[""] * (len(titles) - 1)]
         if not about["stopped"]:
             cells = [_percent(about, title) for title in titles]
         cost = [f"{about[kind]['core_hours']:.2f}" for kind in ("training", "evaluation")]
         parameters = f"{about['parameters'] / 1e6:.2f}M"
-        lines.append([_name(about), str(about["seed"]), parameters, cost[0], *cells, cost[1]])
+        made = " ".join(about["provenance"][key] for key in ("machine", "instructions"))
+        lines.append([_name(about), str(about["seed"]), parameters, cost[0], *cells, cost[1], made])
     data = sorted({data_title(about["data"]["name"]) for about in found})
     counts = sorted({about["n"] for about in found if "n" in about})
     text = [
@@ -429,7 +435,8 @@ def table(folder: Path) -> str:
         f"{', '.join(data)}, l-infinity, epsilon 8/255; accuracy in per cent on "
         f"{', '.join(map(str, counts)) or 'no'} test images, as many of each class, with Wilson's "
         "95 % interval. A core-hour is one of processor time, data, compiling and watching "
-        f"included. A level is reached under {STRONGEST} (standard) alone.",
+        "included; those of different processors are not the same. A level is reached under "
+        f"{STRONGEST} (standard) alone.",
         "",
     ]
     for level in LEVELS:
@@ -449,7 +456,7 @@ def table(folder: Path) -> str:
     rows = {_name(about): [_name(about), *_made_of(about)] for about in found}
     head = ["recipe", "network", "attack", "passes", "pixels", "rate", "label", "averaged"]
     text += ["", "What the recipes are; batches of 128, decay 5e-4:", ""]
-    text.append(markdown_table([[*head, "compiled"], *rows.values()], left=3))
+    text.append(markdown_table([[*head, "compiled", "precision"], *rows.values()], left=3))
     return "\n".join(text) + "\n"
 
 
@@ -484,6 +491,7 @@ def _made_of(about: dict[str, Any]) -> list[str]:
         f"{about['lam']:g}",
         "no" if about["average"] is None else f"{about['average']:g}",
         "yes" if about["compiled"] else "no",
+        about["precision"],
     ]
 
 

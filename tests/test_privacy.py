@@ -112,5 +112,6 @@ def test_a_path_in_the_home_folder_is_told_without_it(monkeypatch):
 
 def test_where_a_result_was_made_is_commit_versions_and_processor_alone():
     assert set(provenance()) == {
-        "commit", "dirty", "python", "torch", "torchvision", "numpy", "machine", "threads"
+        "commit", "dirty", "python", "torch", "torchvision", "numpy", "machine", "instructions",
+        "threads",
     }  # fmt: skip

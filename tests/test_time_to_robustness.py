@@ -246,6 +246,7 @@ def found(tmp_path):
             "training": {"core_hours": hours},
             "evaluation": {"core_hours": 0.3},
             "data": {"name": "cifar10-jpeg"},
+            "provenance": {"machine": "a CPU", "instructions": "AVX2"},
             "n": 1000,
             **bench.Recipe(sides=(16, 16, 32), steps=9, lam=0.9).told(),
             "accuracy": dict.fromkeys(titles, accuracy),
@@ -271,7 +272,7 @@ def test_the_table_says_what_each_recipe_is(found):
         "N-FGSM, batch norm eval",
         "2 x 16, 1 x 32",
         "cyclic, 0.2",
-        "| 0.9 | no | yes |",
+        "| 0.9 | no | yes | float32 |",
     ):
         assert words in line
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy
 import torch
 
+from avmixup_kit._base.private import cpu_multiplies_bf16
+
 
 def provenance() -> dict[str, Any]:
     """Return where a result was made: commit, whether the tree was dirty, versions, machine.
@@ -38,6 +40,8 @@ def provenance() -> dict[str, Any]:
         "torchvision": version("torchvision"),
         "numpy": numpy.__version__,
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability()
+        + " with bf16" * cpu_multiplies_bf16(),
         "threads": torch.get_num_threads(),
     }
 

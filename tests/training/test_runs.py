@@ -619,5 +619,6 @@ def test_provenance_names_commit_versions_and_machine():
     about = provenance.provenance()
     assert about["torch"] == torch.__version__
     assert about["machine"]
+    assert about["instructions"].split()[0] == torch.backends.cpu.get_cpu_capability()
     if (Path(__file__).parents[2] / ".git").exists():
         assert len(about["commit"]) == 40
