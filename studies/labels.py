@@ -581,10 +581,10 @@ def answer(told: Mapping[str, Any]) -> str:
 
 
 def _points(told: Mapping[str, Any]) -> str:
-    text = f"{100 * told['mean']:+.1f}"
+    text = f"{100 * told['mean']:+z.1f}"
     if "interval" in told:
         low, high = told["interval"]
-        text += f" ({100 * low:+.1f} to {100 * high:+.1f})"
+        text += f" ({100 * low:+z.1f} to {100 * high:+z.1f})"
     return text
 
 
@@ -667,8 +667,8 @@ def table(told: Mapping[str, Any]) -> str:
             [
                 rows[each["row"]]["title"],
                 each["against"],
-                f"{100 * each['difference']:+.1f}",
-                f"{100 * low:+.1f} to {100 * high:+.1f}",
+                f"{100 * each['difference']:+z.1f}",
+                f"{100 * low:+z.1f} to {100 * high:+z.1f}",
                 f"{each['p']:.2g}",
                 f"{each['p_holm']:.2g}",
                 str(each["seeds"]),
