@@ -555,11 +555,22 @@ STORED = {
     "declared, an integer one off fails": ("print(1001)", "1000\n", LOOSE),
     "declared, a figure one hundredth off passes": (1.01, 1.0, LOOSE),
     "declared, a figure two tenths off fails": (1.2, 1.0, LOOSE),
+    "images that are not here are skipped": ("print('none')", "of mirror\n", {"images": "mirror"}),
+    "images that are here passes": ("print('of mirror')", "of mirror\n", {"images": "mirror"}),
+    "images that are here and another word fails": (
+        "print('bad mirror')",
+        "of mirror\n",
+        {"images": "mirror"},
+    ),
     "a declaration of one half fails": ("print(1.0)", "1.0\n", {"tolerance": {"curve": 0.5}}),
 }
 
 
-def test_nbval_itself_compares_with_this_tolerance(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strict", ["", "1"])
+def test_nbval_itself_compares_with_this_tolerance(
+    strict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVMIXUP_REQUIRE_ALL", strict)
     (tmp_path / "conftest.py").write_bytes((FOLDER / "conftest.py").read_bytes())
     (tmp_path / "pytest.ini").write_text(f"[pytest]\npythonpath = {FOLDER.parent}\n")
     book = nbformat.v4.new_notebook()
@@ -580,5 +591,8 @@ def test_nbval_itself_compares_with_this_tolerance(tmp_path: Path) -> None:
     )
     pairs = re.findall(r"^(PASSED|FAILED) \S+::Cell (\d+)", run.stdout, re.MULTILINE)
     verdicts = {int(cell): verdict for verdict, cell in pairs}
-    expected = ["PASSED" if name.endswith("passes") else "FAILED" for name in STORED]
+    skipped = "FAILED" if strict else None
+    ends = {"passes": "PASSED", "fails": "FAILED", "skipped": skipped}
+    expected = [ends[name.split()[-1]] for name in STORED]
     assert [verdicts.get(cell) for cell in range(len(STORED))] == expected, run.stdout
+    assert ("1 skipped" in run.stdout) == (not strict)
