@@ -94,3 +94,17 @@ def test_its_grid_of_labels_and_points_and_the_answer_are_the_study_s():
         assert '"The label, not the vertex" is' in answer
         assert grid in page
         assert " ".join(answer.split()) in words
+
+
+def test_every_paired_difference_that_the_results_tell_of_labels_is_the_study_s():
+    page = (ROOT / "docs" / "results.md").read_text()
+    part = " ".join(
+        page.split("**Was it the vertex or the label?**")[1].split("\n**A str")[0].split()
+    )
+    study = (ROOT / "results" / "labels" / "table.md").read_text()
+    number = r"[+-]\d+\.\d"
+    told = re.findall(rf"({number}),? \(?({number}) to ({number})", part)
+    assert len(told) >= 10
+    for difference, low, high in told:
+        interval = f"{low} to {high}"
+        assert f"{difference} ({interval})" in study or f"| {difference} | {interval} |" in study
