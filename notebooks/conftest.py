@@ -4,7 +4,7 @@ nbval runs each notebook and compares every output with the stored one. Pictures
 it ignores.
 
 A cell that shows photographs, which do not come with the kit, says in its metadata of which data
-set its stored outputs are, {"images": "cifar10-jpeg"}, and prints that name. Where the kernel has
+set its stored outputs are, {"images": "cifar10-jpeg/test"}, and prints it. Where the kernel has
 others or none, the cell is run and then skipped, not compared; with $AVMIXUP_REQUIRE_ALL it fails.
 Photographs are looked for where the notebooks look, and in $AVMIXUP_TEST_DATA.
 

@@ -502,11 +502,13 @@ def test_a_silly_declaration_is_refused(given: Any) -> None:
         declared({"tolerance": given})
 
 
-# Every other cell is compared strictly: these alone show what training in float32 has given.
+# Every other cell is compared strictly: these alone show what training in float32 has given, or an
+# attack on a network of photographs.
 TRAINED = {
     ("06", 3): {"accuracy"},
     ("06", 4): {"accuracy"},
     ("06", 5): {"curve"},
+    ("06", 6): {"accuracy", "curve"},
     ("07", 3): {"curve"},
     ("07", 5): {"curve"},
     ("07", 9): {"curve"},
@@ -514,6 +516,7 @@ TRAINED = {
     ("09", 8): {"curve"},
     ("09", 10): {"accuracy"},
     ("10", 4): {"curve"},
+    ("11", 19): {"accuracy", "curve"},
     ("15", 2): {"accuracy"},
     ("15", 4): {"accuracy"},
     ("15", 6): {"curve"},

@@ -50,6 +50,21 @@ def test_a_network_and_evaluate_reproduce_a_cards_figures_in_five_lines():
         assert 100 * result.accuracy(name) == near(network.card["accuracies"][name])
 
 
+def test_the_documented_lines_reproduce_a_card_on_photographs(real_images, monkeypatch, capsys):
+    page = (ROOT / "docs" / "library.md").read_text()
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", page, re.S) if "cifar10_sample" in b)
+    assert block.count("\n") <= 5
+    monkeypatch.setenv("AVMIXUP_DATA", str(real_images))
+    names = {"av": av}
+    exec(block, names)
+    said, card = capsys.readouterr().out, names["network"].card
+    assert "cifar10-jpeg" in said
+    assert names["images"].checksum == card["test_checksum"]
+    for name in names["found"].names:
+        accuracy = 100 * names["found"].accuracy(name)
+        assert accuracy == pytest.approx(card["accuracies"][name], abs=0.5)  # 5 of 1 000 images
+
+
 @pytest.mark.parametrize("name", av.zoo.names())
 def test_every_network_loads_and_its_card_has_robustbenchs_fields_and_where_it_comes_from(name):
     network = av.zoo.load(name)
@@ -118,7 +133,7 @@ def test_the_command_line_evaluates_a_network_of_the_zoo(monkeypatch, capsys, tm
     ("words", "message"),
     [
         (["--zoo", "nothing"], "zoo name = 'nothing' is not allowed: one of"),
-        ([], "folder is missing: a run folder, or --zoo digits/avmixup"),
+        ([], "folder is missing: a run folder, or --zoo cifar10"),
         (["here", "--zoo", "digits/pgd"], "folder = 'here' is not allowed: a run folder or --zoo"),
     ],
 )
