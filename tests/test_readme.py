@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from avmixup_kit import reproduce
+from avmixup_kit._base.tables import markdown_table
+from avmixup_kit.reproduce import claims
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CODE = README + (ROOT / "docs" / "library.md").read_text()
@@ -109,3 +113,23 @@ def test_every_paired_difference_that_the_results_tell_of_labels_is_the_study_s(
     for difference, low, high in told:
         interval = f"{low} to {high}"
         assert f"{difference} ({interval})" in study or f"| {difference} | {interval} |" in study
+
+
+def test_what_it_says_of_photographs_is_what_the_tables_hold():
+    page = (ROOT / "docs" / "results.md").read_text()
+    for name in ("table1", "figure2"):
+        table = reproduce.load(name, "laptop", ROOT / "results")
+        there = [cells for cells in table.cells()[1:] if "missing" not in cells[-1]]
+        lines = markdown_table([table.cells()[0], *there], left=2).splitlines()[2:]
+        assert len(lines) >= 2
+        assert all(line in page for line in lines if " ours " in line)
+    found = claims.claims(reproduce.load("table1", "laptop", ROOT / "results"))
+    told = 0
+    for claim in found:
+        if claim.ours is not None and claim.other == "PGD":
+            low, high = (100 * end for end in claim.ours.interval)
+            said = f"{100 * claim.ours.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+            told += said in page
+            if claim.column.startswith("AutoAttack"):
+                assert said in " ".join(README.split())
+    assert told >= 3

@@ -52,7 +52,7 @@ def side_by_side(table: Assembled) -> "go.Figure":
                 col=1,
             )
             shown.add(model)
-    styled(figure, "<br>".join(wrap(table.plan.title, 62)), "", "")
+    styled(figure, _title(table), "", "")
     figure.update_layout(
         height=160 + 150 * len(panels),
         margin={"t": 100},
@@ -79,7 +79,14 @@ def curves(table: Assembled) -> "go.Figure":
     names = list(next(iter(means.values()))) if means else []
     colours = method_colours({row.title: row.run.method for row in table.plan.rows})
     figure = accuracy_curves(means, names, colours=colours)
-    return figure.update_layout(title=table.plan.title, yaxis_range=[0, 101], height=380)
+    title = _title(table)
+    figure.update_layout(title=title, yaxis_range=[0, 101], height=380)
+    return figure.update_layout(margin_t=50 + 22 * title.count("<br>"))
+
+
+def _title(table: Assembled) -> str:
+    """The table's title in lines that a figure holds."""
+    return "<br>".join(wrap(table.plan.title, 62))
 
 
 def _model(table: Assembled, row: str) -> str:
