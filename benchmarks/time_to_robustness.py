@@ -292,7 +292,7 @@ def judge(
 ) -> Evaluation:
     """Return all verdicts on a trained network; what is there already is not taken again."""
     network = runs.load_model(folder / "latest.pt")
-    network = Compiled(network, dynamic=True) if compiled else network
+    network = Compiled(network, dynamic=True).eval() if compiled else network
     network.register_forward_hook(meter.tick)  # AutoAttack alone may take an hour
     verdicts = Verdicts.load(folder / "verdicts.npz", test.checksum, len(test))
     chunk = 250

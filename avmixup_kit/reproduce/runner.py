@@ -230,7 +230,7 @@ class Runner:
         found = self._networks.pop(key, None)
         if found is None:
             found = runs.load_model(path, self.device)
-            found = Compiled(found, dynamic=True) if self.scale.compiled else found
+            found = Compiled(found, dynamic=True).eval() if self.scale.compiled else found
         if len(self._networks) == HELD:
             del self._networks[next(iter(self._networks))]
         self._networks[key] = found

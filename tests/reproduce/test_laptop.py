@@ -119,6 +119,8 @@ def test_schedule_and_averaged_weights_reach_the_training_and_the_result(tmp_pat
     assert result.curves.keys() == {"PGD10, train", "PGD10, validation"}
     assert {"PGD10, best", "PGD10, last"} <= result.accuracy.keys()
     assert load("figure2", TINY, tmp_path / "results").results[0] == result
+    judge = runner.Runner(replace(TINY, compiled=True), tmp_path / "runs")
+    assert not judge.network(table.plan.rows[0].run).training  # compiled where it is judged
     with pytest.raises(ValueError, match=r"was not made as figure2 .*schedule"):
         load("figure2", replace(TINY, schedule="cosine"), tmp_path / "results")
     shutil.rmtree(tmp_path / "results")
