@@ -18,6 +18,7 @@ Making those needs Chrome; comparing does not. To store them anew:
 """
 
 import os
+import tempfile
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from notebooks.agreement import agree, declared
 os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
 if "AVMIXUP_TEST_DATA" in os.environ:
     os.environ.setdefault("AVMIXUP_DATA", os.environ["AVMIXUP_TEST_DATA"])
+    os.environ.setdefault("AVMIXUP_CACHE", tempfile.gettempdir())  # not beside them
 
 _compare_exactly = IPyNbCell.compare_outputs
 

@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +57,8 @@ def test_the_documented_lines_reproduce_a_card_on_photographs(real_images, monke
     (block,) = (b for b in re.findall(r"```python\n(.*?)```", page, re.S) if "cifar10_sample" in b)
     assert block.count("\n") <= 5
     monkeypatch.setenv("AVMIXUP_DATA", str(real_images))
+    cache = os.environ.get("AVMIXUP_CACHE", tempfile.gettempdir())  # not beside the images
+    monkeypatch.setenv("AVMIXUP_CACHE", cache)
     names = {"av": av}
     exec(block, names)
     said, card = capsys.readouterr().out, names["network"].card
