@@ -269,10 +269,12 @@ def train(recipe: Recipe, seed: int, data: av.Data, folder: Path, meter: Meter) 
             meter.save()
             told = ", ".join(f"{name} {value:.0%}" for name, value in record.curves.items())
             print(f"{folder.name}: step {record.step + 1}, {told}", flush=True)
-        if record.signs:
-            why = f"after {record.step + 1} steps: {record.signs[0].words}"
-            files.write_atomic(stopped, why.encode())
-            return why
+        for sign in record.signs:
+            why = f"after {record.step + 1} steps: {sign.words}"
+            print(f"{folder.name}: {why}", flush=True)
+            if sign.name == "catastrophic overfitting":
+                files.write_atomic(stopped, why.encode())
+                return why
     return ""
 
 

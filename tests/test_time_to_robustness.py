@@ -18,6 +18,7 @@ from avmixup_kit._base import processes
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.method import own_stages
 from avmixup_kit.reproduce import plans
+from avmixup_kit.training.signs import Signs
 
 pytest.importorskip("pyautoattack")
 
@@ -224,6 +225,20 @@ def test_a_run_that_overfits_catastrophically_is_stopped_and_the_table_says_so(
     assert "accuracy" not in about
     text = (tmp_path / "results" / "table.md").read_text()
     assert "other (eager True), seed 0, stopped after 2 steps: catastrophic overfitting" in text
+
+
+def test_a_loss_of_guessing_is_told_but_stops_no_run(tmp_path, monkeypatch, at_hand, capsys):
+    """A rate that rises slowly begins like that."""
+
+    def see_loss(self, loss):
+        yield from self.tell("collapse", "that of guessing")
+
+    monkeypatch.setattr(Signs, "see_loss", see_loss)
+    main(monkeypatch, tmp_path, "other")
+    about = json.loads((tmp_path / "results" / "other-0-eager-True.json").read_text())
+    assert about["stopped"] == ""
+    assert about["accuracy"]
+    assert "after 1 steps: collapse: that of guessing" in capsys.readouterr().out
 
 
 @pytest.fixture

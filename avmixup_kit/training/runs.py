@@ -240,7 +240,7 @@ class _Run:
     new_signs: list[Sign] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.signs = Signs(self.training.split, lambda: self.training.judged)
+        self.signs = Signs(self.training.split, lambda: self.training.model)
 
     def records(self, resume: bool) -> Generator[Record, None, None]:
         with ExitStack() as held:

@@ -41,8 +41,8 @@ class Signs:
 
     Args:
         split: the training images.
-        network: gives the network that is judged, which is looked at only where the loss is
-            suspicious, and left as it was.
+        network: gives the network that is trained, not an averaged copy, which lags behind the
+            loss; it is looked at only where the loss is suspicious, and left as it was.
     """
 
     def __init__(self, split: Split, network: Callable[[], nn.Module]) -> None:

@@ -15,11 +15,11 @@ EPSILON = 0.15
 STEPS = 220
 
 
-def new(digits, lr, steps=STEPS, split=None):
+def new(digits, lr, steps=STEPS, split=None, average=None):
     model = av.small_cnn(digits, seed=0, base_channels=4)
     method = av.Dial(av.avmixup(epsilon=EPSILON, steps=1))
     split = digits.train if split is None else split
-    return av.Training(model, split, method, steps, batch_size=32, lr=lr)
+    return av.Training(model, split, method, steps, batch_size=32, lr=lr, average=average)
 
 
 def lines(folder):
@@ -39,6 +39,18 @@ def test_a_collapse_is_told_once_in_record_and_log_while_it_happens(digits, tmp_
 
 def test_a_healthy_training_with_soft_labels_says_nothing(digits, tmp_path):
     records = list(runs.log(new(digits, lr=0.1), tmp_path))
+    assert not [sign for record in records for sign in record.signs]
+
+
+def test_an_averaged_copy_that_lags_behind_is_no_collapse(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(signs, "GUESSED", 0.0)  # every loss is suspicious
+    training = new(digits, lr=0.1, average=0.9999)
+    records = list(runs.log(training, tmp_path))
+    lagging, trained = (
+        av.evaluate(network, digits.train, check=False).accuracy("Clean")
+        for network in (training.averaged, training.model)
+    )
+    assert lagging < 0.15 < 0.5 < trained
     assert not [sign for record in records for sign in record.signs]
 
 

@@ -164,7 +164,7 @@ class LiveRun:
         self.home: Path | None = None  # the folder that follows the run by itself
         self.safe: object = None  # what of it is there
         self.warnings: list[tuple[int, Sign]] = []
-        self.signs = Signs(training.split, lambda: training.judged)
+        self.signs = Signs(training.split, lambda: training.model)
         self._losses: list[tuple[int, Tensor]] = []
         self._pace: deque[tuple[float, int]] = deque(maxlen=20)
 
