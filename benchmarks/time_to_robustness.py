@@ -347,7 +347,7 @@ def run(name: str, options: argparse.Namespace) -> None:
     options.first = False
     data = load_data("cifar10", options.data_root)
     test = data.test.sample(min(options.images, len(data.test)))
-    with one_thread():
+    with own_threads(options.threads):
         meter = Meter(folder, "training", began)
         stopped = train(recipe, seed, data, folder, meter)
         about = told(name, recipe, seed, data, test, folder)
@@ -359,9 +359,10 @@ def run(name: str, options: argparse.Namespace) -> None:
             found.save(path.with_suffix(".npz"))
             about |= {key: found.to_json()[key] for key in ("n", "accuracy", "interval95")}
     about["evaluation"] = cost_of(folder, "evaluation")
+    threads = {"threads": options.threads} if options.threads != 1 else {}
     about["command"] += "".join(
         f" --{option}" if value is True else f" --{option} {value}"
-        for option, value in {**changed, "autoattack": options.autoattack}.items()
+        for option, value in {**changed, "autoattack": options.autoattack, **threads}.items()
     )
     files.write_atomic(path, (json.dumps(about, indent=1) + "\n").encode())
     print(f"{path} is written", flush=True)
@@ -390,11 +391,11 @@ def told(
     }
 
 
-def one_thread() -> Any:
-    """One thread, which compiles itself, and compiles anew: what ran before makes nothing cheap."""
+def own_threads(count: int) -> Any:
+    """As many threads, one compiles, and compiles anew: what ran before makes nothing cheap."""
     import torch._inductor.config as inductor
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     return inductor.patch(compile_threads=1, force_disable_caches=True)
 
 
@@ -419,6 +420,7 @@ def table(folder: Path) -> str:
         cost = [f"{about[kind]['core_hours']:.2f}" for kind in ("training", "evaluation")]
         parameters = f"{about['parameters'] / 1e6:.2f}M"
         made = " ".join(about["provenance"][key] for key in ("machine", "instructions"))
+        made += f", {threads} threads" if (threads := about["provenance"]["threads"]) > 1 else ""
         lines.append([_name(about), str(about["seed"]), parameters, cost[0], *cells, cost[1], made])
     data = sorted({data_title(about["data"]["name"]) for about in found})
     counts = sorted({about["n"] for about in found if "n" in about})
@@ -544,10 +546,12 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--runs", type=Path, default=Path("runs/time-to-robustness"))
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--threads", type=int, default=1, help="of the processor (default: 1)")
     parser.add_argument("--eager", action="store_true", help="compile nothing")
     parser.add_argument("--table", action="store_true", help="only make table and curve again")
     options = parser.parse_args()
     try:
+        check.whole("threads", options.threads)
         for name in options.recipes:
             check.one_of("recipe", name, RECIPES)
         options.first = True

@@ -155,6 +155,17 @@ def test_a_run_is_trained_judged_and_written_and_its_sessions_cost_adds_up(
     assert "is there already" in capsys.readouterr().out
 
 
+def test_both_cores_of_a_laptop_are_told(tmp_path, monkeypatch, at_hand):
+    before = torch.get_num_threads()
+    try:
+        main(monkeypatch, tmp_path, "tiny", "--threads", "2")
+    finally:
+        torch.set_num_threads(before)
+    about = json.loads((tmp_path / "results" / "tiny-0-eager-True.json").read_text())
+    assert about["provenance"]["threads"] == 2
+    assert about["command"].endswith(" --threads 2")
+
+
 def test_what_a_killed_session_has_cost_is_counted(tmp_path, monkeypatch):
     for session, (began, now) in enumerate([(0.0, 1800.0), (100.0, 1000.0)]):
         told = {"wall": 0.0, "processor": now}
@@ -261,7 +272,11 @@ def found(tmp_path):
             "training": {"core_hours": hours},
             "evaluation": {"core_hours": 0.3},
             "data": {"name": "cifar10-jpeg"},
-            "provenance": {"machine": "a CPU", "instructions": "AVX2"},
+            "provenance": {
+                "machine": "a CPU",
+                "instructions": "AVX2",
+                "threads": 1 + (name == "big"),
+            },
             "n": 1000,
             **bench.Recipe(sides=(16, 16, 32), steps=9, lam=0.9).told(),
             "accuracy": dict.fromkeys(titles, accuracy),
@@ -278,6 +293,8 @@ def test_a_level_is_reached_by_the_cheapest_run_that_does_under_standard(found):
     assert "- AutoAttack 36 %: 2.00 core-hours (big, seed 0)" in text
     assert "| 33.5 | - | 33.5 [30.5, 36.5] |" in text
     assert "| 45.0 | 45.0 [42.0, 48.0] | - |" in text
+    assert text.count("| a CPU AVX2 |") == text.count("0.30 | a CPU AVX2") - 1 == 3
+    assert "| a CPU AVX2, 2 threads |" in text
 
 
 def test_the_table_says_what_each_recipe_is(found):
@@ -319,6 +336,7 @@ def test_a_curve_that_cannot_be_drawn_does_not_take_the_table_with_it(found, mon
     [
         (["nothing"], "recipe = 'nothing' is not allowed: one of tiny, other"),
         (["tiny", "--steps", "7"], "steps = 7 is not allowed: its 3 parts divide 6 or 9"),
+        (["tiny", "--threads", "0"], "threads = 0 is not allowed: a whole number"),
         (["--table"], "holds no results"),
     ],
 )
