@@ -516,7 +516,9 @@ def curve(folder: Path) -> Any:
             x=[about["training"]["core_hours"] for about in mine],
             y=values,
             name=name,
-            mode="markers",
+            text=[name] * len(mine),
+            textposition="middle right",
+            mode="markers+text",
             error_y=error_bars(values, [(low, high) for low, high in ends]) | {"color": colour},
             marker={
                 "color": colour,
@@ -533,7 +535,8 @@ def curve(folder: Path) -> Any:
         "core-hours of training",
         "AutoAttack (%)",
     )
-    return figure.update_layout(width=900, height=520, paper_bgcolor="white", plot_bgcolor="white")
+    white = {"paper_bgcolor": "white", "plot_bgcolor": "white"}
+    return figure.update_layout(width=900, height=520, showlegend=False, **white)
 
 
 def main() -> None:

@@ -133,9 +133,29 @@ def test_what_it_says_of_photographs_is_what_the_tables_hold():
         said = f"{100 * claim.ours.difference:+.1f} ({low:+.1f} to {high:+.1f})"
         assert said in results
         assert said in readme or claim.column not in ("PGD10", "AutoAttack (quick)")
+    for claim in claims.claims(table):
+        if claim.other == "LS0.8" and claim.column in ("PGD10", "AutoAttack (quick)"):
+            assert claim.ours is not None
+            low, high = (100 * end for end in claim.ours.interval)
+            assert f"{100 * claim.ours.difference:+.1f} ({low:+.1f} to {high:+.1f})" in results
     kept = table.cell("PGD", "AutoAttack (quick)")
     assert kept is not None
     assert (
         f"keeps {100 * kept.mean:.1f} ± {50 * (kept.interval[1] - kept.interval[0]):.1f} %"
         in readme
     )
+
+
+def test_what_it_says_of_core_hours_is_what_the_results_hold():
+    page = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    path = ROOT / "results" / "time-to-robustness" / "best-hour-0.json"
+    about = json.loads(path.read_text())
+    kept = 100 * about["accuracy"]["AutoAttack"]
+    low, high = (100 * end for end in about["interval95"]["AutoAttack"])
+    cost = f"{about['training']['core_hours']:.2f} core-hours"
+    for text in (page, " ".join(README.split())):
+        assert f"{kept:.1f} % ({low:.1f} to {high:.1f})" in text
+        assert cost in text
+    assert f"{100 * about['accuracy']['Clean']:.1f} % of 1 000 clean" in page
+    assert f"{100 * about['accuracy']['PGD20']:.1f} % under PGD20" in page
+    assert f"evaluating it took {about['evaluation']['core_hours']:.2f} more" in page
