@@ -9,6 +9,7 @@ import pytest
 
 from avmixup_kit import reproduce
 from avmixup_kit._base.tables import markdown_table
+from avmixup_kit.evaluation.compare import compare
 from avmixup_kit.reproduce import claims
 
 ROOT = Path(__file__).parents[1]
@@ -138,6 +139,12 @@ def test_what_it_says_of_photographs_is_what_the_tables_hold():
             assert claim.ours is not None
             low, high = (100 * end for end in claim.ours.interval)
             assert f"{100 * claim.ours.difference:+.1f} ({low:+.1f} to {high:+.1f})" in results
+    smoothed, hard = ([one.evaluation() for one in table.of(row)] for row in ("LS0.8", "PGD"))
+    found = compare(smoothed, hard, "AutoAttack (quick)")
+    low, high = (100 * end for end in found.interval)
+    said = f"{100 * found.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+    assert said in results
+    assert said in readme
     kept = table.cell("PGD", "AutoAttack (quick)")
     assert kept is not None
     assert (

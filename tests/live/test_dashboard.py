@@ -317,6 +317,13 @@ def test_forks_and_loaded_runs_stay_compiled_and_synchronised(digits, tmp_path):
         assert (training.compiled, training.sync_batch_norm, training.average) == (True, True, 0.9)
 
 
+def test_a_collapse_is_looked_for_at_what_is_trained_not_at_its_lagging_average(digits):
+    training = new(digits, average=0.9999)
+    network = LiveRun("run 1", training, None, 16).signs.network()
+    assert network is training.model
+    assert network is not training.averaged
+
+
 def test_closing_waits_longer_where_steps_are_compiled(digits, monkeypatch):
     """A first compiled step takes minutes."""
     waited, join = [], threading.Thread.join
