@@ -46,6 +46,7 @@ def test_an_averaged_copy_that_lags_behind_is_no_collapse(digits, tmp_path, monk
     monkeypatch.setattr(signs, "GUESSED", 0.0)  # every loss is suspicious
     training = new(digits, lr=0.1, average=0.9999)
     records = list(runs.log(training, tmp_path))
+    assert training.averaged is not None
     lagging, trained = (
         av.evaluate(network, digits.train, check=False).accuracy("Clean")
         for network in (training.averaged, training.model)
