@@ -48,6 +48,7 @@ from avmixup_kit.methods import attacks
 from avmixup_kit.methods.batch import Batch
 from avmixup_kit.methods.method import Method
 from avmixup_kit.methods.mixing import Adversarial
+from avmixup_kit.reproduce.cost import macs, step_macs
 from avmixup_kit.reproduce.plans import Column
 from avmixup_kit.reproduce.results import data_title
 from avmixup_kit.reproduce.runner import load_data
@@ -58,7 +59,7 @@ from avmixup_kit.training.settings import Precision
 
 EPSILON = 8 / 255
 EPOCH = 382  # steps of 128 images in the 49 000 that are left for training
-SIDE = 32
+SIDE, BATCH = 32, 128
 LEVELS = (30, 33, 36, 40)  # per cent under AutoAttack
 IMAGES, WATCHED = 1000, 128
 COLUMNS = (
@@ -151,12 +152,23 @@ class Recipe:
         ]
         return Dial(Method(perturb, Adversarial(self.lam)), turns)
 
+    def operations(self) -> float:
+        """Floating-point operations of the training, counted from the network, two a multiply-add.
+
+        Unlike core-hours they are the same on every machine.
+        """
+        network = models.from_architecture(self.network)
+        method = Method(self.perturb, Adversarial(self.lam))
+        each = (step_macs(macs(network, (3, side, side)), method) for side in self.sides)
+        return 2.0 * sum(each) * self.part * BATCH
+
     def told(self) -> dict[str, Any]:
-        """The recipe as JSON has it."""
+        """The recipe as JSON has it, and what of it can be counted."""
         attack = f"{self.perturb.name}, batch norm {self.perturb.batch_norm}"
         if self.perturb.step_size is not None:
             attack += f", steps of {255 * self.perturb.step_size:g}/255"
-        return asdict(self) | {"perturb": repr(self.perturb), "attack": attack}
+        counted = {"attack": attack, "operations": self.operations()}
+        return asdict(self) | {"perturb": repr(self.perturb)} | counted
 
 
 ANCHOR = Recipe()
@@ -247,6 +259,7 @@ def train(recipe: Recipe, seed: int, data: av.Data, folder: Path, meter: Meter) 
         replace(data.train, augmentation=av.data.Augmentation(pad=4, flip=True)),
         recipe.dial(),
         recipe.steps,
+        batch_size=BATCH,
         compile=recipe.compiled,
         precision=recipe.precision,
         schedule=recipe.schedule,
@@ -411,17 +424,20 @@ def table(folder: Path) -> str:
     if not found:
         raise SystemExit(f"{folder} holds no results")
     titles = [column.title for column in (*COLUMNS, *AUTOATTACK.values())]
-    head = ["recipe", "seed", "parameters", "core-hours", *titles, "evaluation, core-hours"]
+    head = ["recipe", "seed", "parameters", "10^15 operations", "core-hours", *titles]
+    head.append("evaluation, core-hours")
     lines = [[*head, "processor"]]
     for about in found:
         cells = ["stopped", *[""] * (len(titles) - 1)]
         if not about["stopped"]:
             cells = [_percent(about, title) for title in titles]
         cost = [f"{about[kind]['core_hours']:.2f}" for kind in ("training", "evaluation")]
-        parameters = f"{about['parameters'] / 1e6:.2f}M"
+        size = [f"{about['parameters'] / 1e6:.2f}M", f"{about['operations'] / 1e15:.2f}"]
+        if about["stopped"]:
+            size[1] = "-"
         made = " ".join(about["provenance"][key] for key in ("machine", "instructions"))
         made += f", {threads} threads" if (threads := about["provenance"]["threads"]) > 1 else ""
-        lines.append([_name(about), str(about["seed"]), parameters, cost[0], *cells, cost[1], made])
+        lines.append([_name(about), str(about["seed"]), *size, cost[0], *cells, cost[1], made])
     data = sorted({data_title(about["data"]["name"]) for about in found})
     counts = sorted({about["n"] for about in found if "n" in about})
     text = [
@@ -434,7 +450,8 @@ def table(folder: Path) -> str:
         f"{', '.join(data)}, l-infinity, epsilon 8/255; accuracy in per cent on "
         f"{', '.join(map(str, counts)) or 'no'} test images, as many of each class, with Wilson's "
         "95 % interval. A core-hour is one of processor time, data, compiling and watching "
-        "included; those of different processors are not the same. A level is reached under "
+        "included; those of different processors are not the same, the floating-point operations "
+        "of training, counted from the network, are. A level is reached under "
         f"{STRONGEST} (standard) alone.",
         "",
     ]
@@ -516,7 +533,7 @@ def curve(folder: Path) -> Any:
             x=[about["training"]["core_hours"] for about in mine],
             y=values,
             name=name,
-            text=[name] * len(mine),
+            text=[f"{name}<br>({about['provenance']['instructions']})" for about in mine],
             textposition="middle right",
             mode="markers+text",
             error_y=error_bars(values, [(low, high) for low, high in ends]) | {"color": colour},

@@ -236,6 +236,7 @@ def test_a_run_that_overfits_catastrophically_is_stopped_and_the_table_says_so(
     assert "accuracy" not in about
     text = (tmp_path / "results" / "table.md").read_text()
     assert "other (eager True), seed 0, stopped after 2 steps: catastrophic overfitting" in text
+    assert "M | - | " in text  # how far it came is not what its recipe takes
 
 
 def test_a_loss_of_guessing_is_told_but_stops_no_run(tmp_path, monkeypatch, at_hand, capsys):
@@ -279,11 +280,26 @@ def found(tmp_path):
             },
             "n": 1000,
             **bench.Recipe(sides=(16, 16, 32), steps=9, lam=0.9).told(),
+            "operations": 1.5e14,
             "accuracy": dict.fromkeys(titles, accuracy),
             "interval95": {titles[-1]: [accuracy - 0.03, accuracy + 0.03]},
         }
         (tmp_path / f"{name}-0.json").write_text(json.dumps(about))
     return tmp_path
+
+
+def test_operations_are_those_of_every_crafted_and_learned_image():
+    recipe = bench.Recipe(sides=(32, 32), steps=6)
+    count = bench.macs(bench.models.from_architecture(recipe.network), (3, 32, 32))
+    images = 6 * 128
+    assert recipe.operations() == 2 * images * (count.to_input + count.full)
+    twice = av.pgd(steps=2, epsilon=8 / 255)
+    assert replace(recipe, perturb=twice).operations() == 2 * images * (
+        2 * count.to_input + count.full
+    )
+    small = replace(recipe, sides=(16, 16)).operations()
+    assert 0.2 < small / recipe.operations() < 0.3
+    assert replace(recipe, sides=(16, 32)).operations() == (small + recipe.operations()) / 2
 
 
 def test_a_level_is_reached_by_the_cheapest_run_that_does_under_standard(found):
@@ -292,6 +308,7 @@ def test_a_level_is_reached_by_the_cheapest_run_that_does_under_standard(found):
     assert "- AutoAttack 33 %: 0.50 core-hours (fast, seed 0)" in text
     assert "- AutoAttack 36 %: 2.00 core-hours (big, seed 0)" in text
     assert "| 33.5 | - | 33.5 [30.5, 36.5] |" in text
+    assert text.count("| 1.00M | 0.15 |") == 4
     assert "| 45.0 | 45.0 [42.0, 48.0] | - |" in text
     assert text.count("| a CPU AVX2 |") == text.count("0.30 | a CPU AVX2") - 1 == 3
     assert "| a CPU AVX2, 2 threads |" in text
@@ -317,6 +334,7 @@ def test_the_curve_draws_standard_filled_and_quick_hollow(found):
     ]
     assert (drawn["fast"].x, drawn["fast"].y) == ((0.5,), (33.5,))
     assert drawn["fast"].error_y.array == pytest.approx([3])
+    assert drawn["fast"].text == ("fast<br>(AVX2)",)
 
 
 def test_a_curve_that_cannot_be_drawn_does_not_take_the_table_with_it(found, monkeypatch, capsys):
