@@ -545,7 +545,10 @@ def curve(folder: Path) -> Any:
         )
     for level in LEVELS:
         figure.add_hline(y=level, line={"color": GREY, "dash": "dot", "width": 1})
-    figure.update_xaxes(type="log", dtick=math.log10(2))
+    costs = [math.log2(about["training"]["core_hours"]) for about in shown] or [0.0]
+    ends = math.floor(min(costs) - 0.3), math.ceil(max(costs) + 0.6)  # names stand to the right
+    doubling = math.log10(2)
+    figure.update_xaxes(type="log", dtick=doubling, range=[doubling * end for end in ends])
     styled(
         figure,
         "AutoAttack on CIFAR-10 against a CPU's core-hours (hollow: quick)",

@@ -337,6 +337,16 @@ def test_the_curve_draws_standard_filled_and_quick_hollow(found):
     assert drawn["fast"].text == ("fast<br>(AVX2)",)
 
 
+def test_the_curve_s_axis_ends_at_doublings_of_an_hour(found):
+    """However near each other the points are, two ticks say how far apart."""
+    low, high = bench.curve(found).layout.xaxis.range
+    assert (10**low, 10**high) == pytest.approx((0.0625, 4))
+    for name in ("big", "weak", "quick"):
+        (found / f"{name}-0.json").unlink()
+    low, high = bench.curve(found).layout.xaxis.range
+    assert (10**low, 10**high) == pytest.approx((0.25, 1))
+
+
 def test_a_curve_that_cannot_be_drawn_does_not_take_the_table_with_it(found, monkeypatch, capsys):
     def failing(figure, path):
         raise RuntimeError("Kaleido requires Chrome\nto be installed")
