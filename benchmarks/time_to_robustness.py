@@ -555,8 +555,10 @@ def curve(folder: Path) -> Any:
         "core-hours of training",
         "AutoAttack (%)",
     )
+    page = {"width": 720, "height": 460, "margin_b": 65}  # no wider than a page that shows it
     white = {"paper_bgcolor": "white", "plot_bgcolor": "white"}
-    return figure.update_layout(width=900, height=520, showlegend=False, **white)
+    figure.update_traces(textfont_size=13)
+    return figure.update_layout(showlegend=False, font_size=13, **page, **white)
 
 
 def main() -> None:

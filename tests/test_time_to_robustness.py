@@ -335,6 +335,9 @@ def test_the_curve_draws_standard_filled_and_quick_hollow(found):
     assert (drawn["fast"].x, drawn["fast"].y) == ((0.5,), (33.5,))
     assert drawn["fast"].error_y.array == pytest.approx([3])
     assert drawn["fast"].text == ("fast<br>(AVX2)",)
+    layout = bench.curve(found).layout
+    assert layout.width <= 760  # a page's column: wider ones are scaled, words and all
+    assert layout.font.size >= 12
 
 
 def test_the_curve_s_axis_ends_at_doublings_of_an_hour(found):
