@@ -159,8 +159,11 @@ class Recipe:
         """
         network = models.from_architecture(self.network)
         method = Method(self.perturb, Adversarial(self.lam))
-        each = (step_macs(macs(network, (3, side, side)), method) for side in self.sides)
-        return 2.0 * sum(each) * self.part * BATCH
+        images = {side: self.sides.count(side) * self.part * BATCH for side in set(self.sides)}
+        return 2.0 * sum(
+            count * step_macs(macs(network, (3, side, side)), method)
+            for side, count in images.items()
+        )
 
     def told(self) -> dict[str, Any]:
         """The recipe as JSON has it, and what of it can be counted."""

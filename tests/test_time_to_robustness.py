@@ -256,6 +256,7 @@ def test_a_loss_of_guessing_is_told_but_stops_no_run(tmp_path, monkeypatch, at_h
 @pytest.fixture
 def found(tmp_path):
     """Results made up: three under AutoAttack, the cheapest under its quick version alone."""
+    recipe = bench.Recipe(sides=(16, 16, 32), steps=9, lam=0.9).told()
     for name, hours, accuracy in (
         ("big", 2.0, 0.41),
         ("fast", 0.5, 0.335),
@@ -279,7 +280,7 @@ def found(tmp_path):
                 "threads": 1 + (name == "big"),
             },
             "n": 1000,
-            **bench.Recipe(sides=(16, 16, 32), steps=9, lam=0.9).told(),
+            **recipe,
             "operations": 1.5e14,
             "accuracy": dict.fromkeys(titles, accuracy),
             "interval95": {titles[-1]: [accuracy - 0.03, accuracy + 0.03]},
