@@ -289,6 +289,12 @@ def found(tmp_path):
     return tmp_path
 
 
+def test_the_readme_says_how_many_of_the_recipes_have_been_run():
+    run = {about["recipe"] for about in bench.results_in(ROOT / bench.RESULTS)}
+    said = f"{len(run)} recipes of {len(bench.RECIPES)} have been run"
+    assert said in " ".join((ROOT / "README.md").read_text().split())
+
+
 def test_operations_are_those_of_every_crafted_and_learned_image():
     recipe = bench.Recipe(sides=(32, 32), steps=6)
     count = bench.macs(bench.models.from_architecture(recipe.network), (3, 32, 32))
