@@ -205,6 +205,13 @@ RECIPES: dict[str, Recipe] = {
         sides=(SIDE,) * 10,
     ),
     "best-hour": SLOWLY,
+    "bf16-hour": replace(
+        SLOWLY,
+        network=SMOOTH.replace("=32", "=48"),
+        precision="bf16",
+        steps=20 * EPOCH,
+        sides=(SIDE,) * 20,
+    ),
     "evening": replace(SLOWLY, network=SMOOTH.replace("=32", "=64")),  # four times the work
 }
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from avmixup_kit._base import check
 
 Channels = float | tuple[float, ...]
+WIDE = 128  # channels from which on a convolution of tiny maps is a product
 
 
 class Normalise(nn.Module):
@@ -118,9 +119,9 @@ class PreActivation(nn.Module):
         super().__init__()
         self.activation = activation
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = conv3x3(in_channels, out_channels, stride)
+        self.conv1 = Conv3x3(in_channels, out_channels, stride)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.conv2 = conv3x3(out_channels, out_channels)
+        self.conv2 = Conv3x3(out_channels, out_channels)
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = Conv1x1(in_channels, out_channels, stride)
@@ -201,5 +202,27 @@ class Conv1x1(nn.Conv2d):
         return F.conv2d(input[:, :, ::down, ::right], self.weight)
 
 
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution without bias, padded by one pixel; as one product where it is wide.
+
+    On maps of 2x2 pixels or fewer most of a filter lies on padding, and oneDNN is slow there: on a
+    CPU a wide one is computed as the product of each pixel's neighbourhood and the weights.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, 3, stride, padding=1, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        step = self.stride[0]
+        height, width = ((size - 1) // step + 1 for size in input.shape[2:])
+        wide = min(self.in_channels, self.out_channels) >= WIDE
+        if not (wide and height <= 2 and width <= 2 and input.device.type == "cpu"):
+            return super().forward(input)
+        padded = F.pad(input.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+        taps = [
+            padded[:, down : down + height * step : step, right : right + width * step : step]
+            for down in range(3)
+            for right in range(3)
+        ]
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(torch.cat(taps, dim=-1), weight).permute(0, 3, 1, 2)

@@ -29,12 +29,12 @@ from avmixup_kit._base.registry import Registry
 from avmixup_kit.models.networks import (
     AuthorsPreActivation,
     Channels,
+    Conv3x3,
     Network,
     Normalise,
     PreActivation,
     SameConv,
     Standardise,
-    conv3x3,
 )
 
 NETWORKS = Registry("network")
@@ -105,7 +105,7 @@ def wide_resnet(
     settings |= {"variant": variant, "normalisation": normalisation}
     channels = settings["in_channels"]
     with _seeded(seed):
-        stem = SameConv(channels, 16) if authors else conv3x3(channels, 16)
+        stem = SameConv(channels, 16) if authors else Conv3x3(channels, 16)
         unit = AuthorsPreActivation if authors else PreActivation
         widths = [16 * width * 2**group for group in range(3)]
         parts = _residual(stem, "group", unit, widths, (depth - 4) // 6)
@@ -161,7 +161,7 @@ def preact_resnet18(
     settings |= {"activation": activation} if activation != "relu" else {}
     with _seeded(seed):
         widths = [base_channels * 2**stage for stage in range(4)]
-        stem = conv3x3(settings["in_channels"], base_channels, stem_stride)
+        stem = Conv3x3(settings["in_channels"], base_channels, stem_stride)
         unit = partial(PreActivation, activation=ACTIVATIONS[activation])
         parts = _residual(stem, "stage", unit, widths, 2)
         parts["activation"] = nn.SiLU() if activation == "silu" else nn.ReLU(inplace=True)
@@ -202,7 +202,7 @@ def small_cnn(
         for layer in range(3):
             stride = 2 if layer < 2 or max(h, w) > 4 else 1
             out = base_channels * 2**layer
-            unit = conv3x3(size, out, stride), nn.BatchNorm2d(out), nn.ReLU(inplace=True)
+            unit = Conv3x3(size, out, stride), nn.BatchNorm2d(out), nn.ReLU(inplace=True)
             parts[f"conv{layer + 1}"] = nn.Sequential(*unit)
             size, h, w = out, math.ceil(h / stride), math.ceil(w / stride)
         parts["flatten"] = nn.Flatten()
