@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from avmixup_kit import models
 from avmixup_kit.models.networks import (
+    WIDE,
     AuthorsPreActivation,
     Conv1x1,
+    Conv3x3,
     Network,
     Normalise,
     PreActivation,
@@ -335,6 +337,39 @@ def test_a_shortcut_of_few_channels_has_the_right_gradients(channels: int) -> No
     for gradients in found:
         for gradient, wanted in zip(gradients, right, strict=True):
             torch.testing.assert_close(gradient.double(), wanted, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 4), (4, 3)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_wide_convolution_of_a_tiny_map_is_one_product(
+    size: tuple[int, int],
+    stride: int,
+    layout: torch.memory_format,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unit = Conv3x3(WIDE, WIDE, stride).double().to(memory_format=layout)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, WIDE, *size, dtype=torch.double, generator=generator)
+    x = x.to(memory_format=layout).requires_grad_()
+    wanted = F.conv2d(x, unit.weight, stride=stride, padding=1)
+    weights = torch.linspace(-1, 1, wanted.numel(), dtype=torch.double).reshape(wanted.shape)
+    right = torch.autograd.grad((wanted * weights).sum(), (x, unit.weight))
+    called: list[int] = []
+    convolution = nn.Conv2d.forward
+    monkeypatch.setattr(
+        nn.Conv2d, "forward", lambda self, x: called.append(1) or convolution(self, x)
+    )
+    y = unit(x)
+    found = torch.autograd.grad((y * weights).sum(), (x, unit.weight))
+    tiny = max(wanted.shape[2:]) <= 2
+    assert called == ([] if tiny else [1])
+    torch.testing.assert_close(y, wanted)
+    for gradient, expected in zip(found, right, strict=True):
+        torch.testing.assert_close(gradient, expected)
+    narrow = Conv3x3(WIDE - 1, WIDE, stride).double()
+    narrow(x[:, :-1])
+    assert called == ([1] if tiny else [1, 1])
 
 
 @pytest.mark.parametrize("name", TINY)
