@@ -10,6 +10,7 @@ import pytest
 from avmixup_kit import reproduce
 from avmixup_kit._base.tables import markdown_table
 from avmixup_kit.evaluation.compare import compare
+from avmixup_kit.models.networks import WIDE
 from avmixup_kit.reproduce import claims
 
 ROOT = Path(__file__).parents[1]
@@ -200,3 +201,14 @@ def test_what_it_says_of_core_hours_is_what_the_results_hold():
     assert f"keeps {100 * anchor['accuracy']['Clean']:.1f} % clean" in page
     assert f"{100 * anchor['accuracy']['PGD20']:.1f} % under PGD20" in page
     assert 0.49 < anchor["operations"] / about["operations"] < 0.51
+
+
+def test_the_table_of_tiny_maps_is_the_benchmark_s():
+    found = json.loads((ROOT / "results" / "benchmarks" / "tiny_maps.json").read_text())
+    rows = [
+        list(found["rows"][0]),
+        *([str(cell) for cell in row.values()] for row in found["rows"]),
+    ]
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    assert markdown_table(rows, left=3) in page
+    assert f"of {WIDE} channels or more" in page

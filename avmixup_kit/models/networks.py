@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from avmixup_kit._base import check
 
 Channels = float | tuple[float, ...]
-WIDE = 128  # channels from which on a convolution of tiny maps is a product
+WIDE = 256  # channels from which on a convolution of tiny maps is a product
 
 
 class Normalise(nn.Module):
@@ -213,11 +213,15 @@ class Conv3x3(nn.Conv2d):
         super().__init__(in_channels, out_channels, 3, stride, padding=1, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:
+        side = max((size - 1) // self.stride[0] + 1 for size in input.shape[2:])
+        wide = min(self.in_channels, self.out_channels) >= WIDE
+        tiny = wide and side <= 2 and input.device.type == "cpu"
+        return self.product(input) if tiny else super().forward(input)
+
+    def product(self, input: Tensor) -> Tensor:
+        """Return the same convolution as one product of matrices."""
         step = self.stride[0]
         height, width = ((size - 1) // step + 1 for size in input.shape[2:])
-        wide = min(self.in_channels, self.out_channels) >= WIDE
-        if not (wide and height <= 2 and width <= 2 and input.device.type == "cpu"):
-            return super().forward(input)
         padded = F.pad(input.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
         taps = [
             padded[:, down : down + height * step : step, right : right + width * step : step]
