@@ -39,7 +39,8 @@ class Compiled(nn.Module):
     Only the network is compiled. What a dial turns (gamma, lambda1, lambda2, epsilon, the learning
     rate) never enters what is compiled, so no turn compiles anything again.
 
-    ``dynamic``: one graph for batches of any size, as an evaluation has them.
+    ``dynamic``: one graph for batches of any number of images, as an evaluation has them. Their
+    shape is no variable in it, which would take minutes to compile.
     """
 
     runs: dict[bool, Callable[[Tensor], Tensor]]
@@ -48,6 +49,7 @@ class Compiled(nn.Module):
         super().__init__()
         self.network = network
         self.failed = False
+        self.dynamic = dynamic
         self.cuda_graphs = next(network.parameters()).is_cuda
         config = torch._dynamo.config  # pyright: ignore[reportPrivateUsage]
         config.recompile_limit = max(config.recompile_limit, GRAPHS)
@@ -55,7 +57,7 @@ class Compiled(nn.Module):
         config.optimize_ddp = False
         # Not submodules: the network's tensors are there once, under their own names.
         self.__dict__["runs"] = {
-            graphs: torch.compile(network, mode=mode, dynamic=dynamic)
+            graphs: torch.compile(network, mode=mode, dynamic=None if dynamic else False)
             for graphs, mode in ((False, "default"), (True, "reduce-overhead"))
         }
 
@@ -73,6 +75,8 @@ class Compiled(nn.Module):
             return self.network(x)
         if self.cuda_graphs:
             graphs_of_this_thread()
+        if self.dynamic:
+            torch._dynamo.maybe_mark_dynamic(x, 0)  # pyright: ignore[reportPrivateUsage]
         try:
             logits = self.runs[self.cuda_graphs](x)
         except FailOnRecompileLimitHit:
