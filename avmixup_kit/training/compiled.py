@@ -39,8 +39,8 @@ class Compiled(nn.Module):
     Only the network is compiled. What a dial turns (gamma, lambda1, lambda2, epsilon, the learning
     rate) never enters what is compiled, so no turn compiles anything again.
 
-    ``dynamic``: one graph for batches of any number of images, as an evaluation has them. Their
-    shape is no variable in it, which would take minutes to compile.
+    ``dynamic``: one graph for batches of any number of images in any layout, as an evaluation has
+    them. Their shape is no variable in it, which would take minutes to compile.
     """
 
     runs: dict[bool, Callable[[Tensor], Tensor]]
@@ -76,6 +76,7 @@ class Compiled(nn.Module):
         if self.cuda_graphs:
             graphs_of_this_thread()
         if self.dynamic:
+            x = x.contiguous(memory_format=torch.channels_last)
             torch._dynamo.maybe_mark_dynamic(x, 0)  # pyright: ignore[reportPrivateUsage]
         try:
             logits = self.runs[self.cuda_graphs](x)

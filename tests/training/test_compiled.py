@@ -150,6 +150,27 @@ def test_an_evaluation_compiled_once_for_all_batch_sizes_finds_the_same(digits, 
         torch.compiler.set_stance("default")
 
 
+@pytest.mark.usefixtures("compiler")
+def test_an_evaluation_is_compiled_once_for_both_layouts_and_any_number_of_images():
+    network = av.small_cnn(num_classes=3, in_channels=3, image_size=(8, 8), seed=0).eval()
+    network.requires_grad_(False)
+    compiled = Compiled(network, dynamic=True)
+    images = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def gradient(model, count, layout):
+        x = images[:count].contiguous(memory_format=layout).requires_grad_()
+        return torch.autograd.grad(model(x).square().sum(), x)[0]
+
+    gradient(compiled, 40, torch.channels_last)
+    torch.compiler.set_stance("fail_on_recompile")
+    try:
+        for count, layout in ((40, torch.contiguous_format), (17, torch.channels_last)):
+            found = gradient(compiled, count, layout)
+            torch.testing.assert_close(found, gradient(network, count, layout))
+    finally:
+        torch.compiler.set_stance("default")
+
+
 def test_without_a_c_compiler_training_says_so_once_and_goes_on(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT],
