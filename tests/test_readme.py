@@ -10,6 +10,7 @@ import pytest
 from avmixup_kit import reproduce
 from avmixup_kit._base.tables import markdown_table
 from avmixup_kit.evaluation.compare import compare
+from avmixup_kit.evaluation.record import Evaluation
 from avmixup_kit.models.networks import WIDE
 from avmixup_kit.reproduce import claims
 
@@ -201,6 +202,29 @@ def test_what_it_says_of_core_hours_is_what_the_results_hold():
     assert f"keeps {100 * anchor['accuracy']['Clean']:.1f} % clean" in page
     assert f"{100 * anchor['accuracy']['PGD20']:.1f} % under PGD20" in page
     assert 0.49 < anchor["operations"] / about["operations"] < 0.51
+
+
+def test_what_it_says_of_training_in_bfloat16_is_what_the_results_hold():
+    page = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    folder = ROOT / "results" / "time-to-robustness"
+    paths = [folder / f"{name}-0.json" for name in ("bf16-hour", "best-hour")]
+    about, other = (json.loads(path.read_text()) for path in paths)
+    title, kept = "AutoAttack (quick)", {k: 100 * v for k, v in about["accuracy"].items()}
+    assert "AutoAttack" not in kept
+    low, high = (100 * end for end in about["interval95"][title])
+    times = f"{about['operations'] / other['operations']:.1f} times the operations"
+    for text in (page, " ".join(README.split())):
+        assert f"{kept[title]:.1f} % ({low:.1f} to {high:.1f}) under {title}" in text
+        assert f"{about['training']['core_hours']:.2f} core-hours of" in text
+        assert times in text
+    said = "keeps {:.1f} % clean, {:.1f} % under PGD20, {:.1f} % under CW20 and"
+    assert said.format(kept["Clean"], kept["PGD20"], kept["CW20"]) in page
+    assert f"the {about['evaluation']['core_hours']:.2f} core-hours of its evaluation" in page
+    new, old = (Evaluation.load(path.with_suffix(".npz")) for path in paths)
+    for column, where in (("Clean", "points clean"), ("PGD20", "under PGD20"), ("CW20", "under")):
+        found = compare(new, old, column)
+        low, high = (100 * end for end in found.interval)
+        assert f"{100 * found.difference:+.1f} ({low:+.1f} to {high:+.1f}) {where}" in page
 
 
 def test_the_table_of_tiny_maps_is_the_benchmark_s():
