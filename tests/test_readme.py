@@ -120,7 +120,7 @@ def test_every_paired_difference_that_the_results_tell_of_labels_is_the_study_s(
 
 def test_what_it_says_of_photographs_is_what_the_tables_hold():
     page = (ROOT / "docs" / "results.md").read_text()
-    for name in ("table1", "figure2"):
+    for name in ("table1", "table3", "table5", "figure2"):
         table = reproduce.load(name, "laptop", ROOT / "results")
         there = [cells for cells in table.cells()[1:] if "missing" not in cells[-1]]
         lines = markdown_table([table.cells()[0], *there], left=2).splitlines()[2:]
@@ -156,9 +156,39 @@ def test_what_it_says_of_photographs_is_what_the_tables_hold():
     )
 
 
+def test_every_paired_difference_told_of_trades_and_feature_scatter_is_the_tables():
+    page = (ROOT / "docs" / "results.md").read_text()
+    part = " ".join(page.split("**TRADES and Feature Scatter**")[1].split("\n**")[0].split())
+    pairs = {
+        "table3": [("TRADES (1/lambda = 6)", "PGD"), ("AVmixup", "TRADES (1/lambda = 6)")],
+        "table5": [
+            ("CIFAR10 / Feature Scatter", "CIFAR10 / PGD"),
+            ("CIFAR10 / Feature Scatter + AVmixup", "CIFAR10 / Feature Scatter"),
+        ],
+    }
+    there = set()
+    for name, rows in pairs.items():
+        table = reproduce.load(name, "laptop", ROOT / "results")
+        for row, other in rows:
+            ours, others = ([one.evaluation() for one in table.of(which)] for which in (row, other))
+            assert len(ours) == len(others) == 1
+            for column in (column.title for column in table.plan.rows[0].columns):
+                found = compare(ours, others, column)
+                low, high = (100 * end for end in found.interval)
+                there.add(f"{100 * found.difference:+.1f} ({low:+.1f} to {high:+.1f})")
+                if column == "AutoAttack (quick)":
+                    said = f"{100 * found.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+                    assert said in part, row
+                    assert said in " ".join(README.split()) or "+ AVmixup" not in row
+    number = r"[+-]\d+\.\d"
+    told = set(re.findall(rf"{number} \({number} to {number}\)", part))
+    assert len(told) >= 8
+    assert told <= there
+
+
 def test_what_it_says_of_a_laptop_s_core_hours_is_the_most_that_a_network_took():
     most: dict[bool, list[float]] = {}
-    for path in (ROOT / "results").glob("*/laptop/*.json"):
+    for path in (ROOT / "results" / "table1" / "laptop").glob("*.json"):
         about = json.loads(path.read_text())
         wide = about["provenance"]["training"]["instructions"].startswith("AVX512")
         spent = [seconds / 3600 for seconds in about["processor seconds"].values()]
