@@ -184,6 +184,20 @@ def test_every_paired_difference_told_of_trades_and_feature_scatter_is_the_table
                     assert said in " ".join(README.split())
                 if column == "AutoAttack (quick)":
                     assert said in part, row
+    files = "table3/laptop/trades-1-lambda-6-0.json", "table5/laptop/cifar10-feature-scatter-0.json"
+    costs = [json.loads((ROOT / "results" / file).read_text()) for file in files]
+    trades, scatter = (f"{cost['processor seconds']['training'] / 3600:.2f}" for cost in costs)
+    tables = [reproduce.load(name, "laptop", ROOT / "results") for name in pairs]
+    ahead = [
+        next(
+            c.paper for c in claims.claims(table) if c.other.endswith(other) and c.column == "PGD20"
+        )
+        for table, other in zip(tables, ("= 6)", "Scatter"), strict=True)
+    ]
+    assert f"where the paper has it {ahead[0]:.1f} points ahead" in part
+    assert f"ahead in every column, by {ahead[1]:.1f} points under PGD20" in part
+    assert f"where the paper has {ahead[1]:+.1f}." in README.replace("\n", " ")
+    assert f"TRADES takes {trades} core-hours to train, Feature Scatter {scatter};" in part
     number = r"[+-]\d+\.\d"
     told = set(re.findall(rf"{number} \({number} to {number}\)", part))
     assert len(told) >= 8
@@ -192,7 +206,8 @@ def test_every_paired_difference_told_of_trades_and_feature_scatter_is_the_table
 
 def test_what_it_says_of_a_laptop_s_core_hours_is_the_most_that_a_network_took():
     most: dict[bool, list[float]] = {}
-    for path in (ROOT / "results" / "table1" / "laptop").glob("*.json"):
+    folders = (ROOT / "results" / name / "laptop" for name in ("table1", "figure2"))
+    for path in (path for folder in folders for path in folder.glob("*.json")):
         about = json.loads(path.read_text())
         wide = about["provenance"]["training"]["instructions"].startswith("AVX512")
         spent = [seconds / 3600 for seconds in about["processor seconds"].values()]
